@@ -1,0 +1,55 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test verify bench soak crds proto format lock clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON=... names the interpreter of a new virtual environment (3.11 or later)."
+
+# Hash-checked packages first; then the project itself, which needs nothing else.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP) ## Run the digits example: real data, pruning, a picture of its history
+	$(BIN)/trialfleet run examples/digits/study.yaml --data .trialfleet/digits --parallelism 2
+
+test: $(STAMP) ## Run all tests that need no cluster (ARGS="-k name" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+verify: $(STAMP) ## Check style, types, layers and generated files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate.py --check
+
+bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios
+	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+crds: $(STAMP) ## Regenerate crds/ from operator/trialfleet/api
+	$(BIN)/python tools/generate.py crds
+
+proto: $(STAMP) ## Regenerate the stubs and docs/protocol.md from proto/
+	$(BIN)/python tools/generate.py proto
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: $(STAMP) ## Resolve the dependencies of pyproject.toml into requirements/
+	$(BIN)/python tools/lock.py $(ARGS)
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

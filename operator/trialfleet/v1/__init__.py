@@ -1,0 +1,1 @@
+"""Generated stubs of the protocol ``trialfleet.v1``; made by ``make proto``."""
