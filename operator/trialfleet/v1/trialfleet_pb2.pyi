@@ -114,16 +114,18 @@ class Cursor(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., trials: _Optional[int] = ..., definitions: _Optional[int] = ...) -> None: ...
 
 class News(_message.Message):
-    __slots__ = ("restarted", "cursor", "finished", "unfinished")
+    __slots__ = ("restarted", "cursor", "finished", "unfinished", "more")
     RESTARTED_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     UNFINISHED_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     restarted: bool
     cursor: Cursor
     finished: TrialBatch
     unfinished: TrialBatch
-    def __init__(self, restarted: _Optional[bool] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., finished: _Optional[_Union[TrialBatch, _Mapping]] = ..., unfinished: _Optional[_Union[TrialBatch, _Mapping]] = ...) -> None: ...
+    more: bool
+    def __init__(self, restarted: _Optional[bool] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., finished: _Optional[_Union[TrialBatch, _Mapping]] = ..., unfinished: _Optional[_Union[TrialBatch, _Mapping]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Budget(_message.Message):
     __slots__ = ("trials", "failed_trials", "timeout_s", "goals")
