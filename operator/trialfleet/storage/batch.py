@@ -1,0 +1,236 @@
+"""Applying commands: which ones share a transaction, and what is done when one fails."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psycopg2
+import psycopg2.errors
+import sqlalchemy as sa
+
+from trialfleet.errors import InvalidInput, StorageUnavailable, TrialfleetError
+from trialfleet.storage.opening import insert_trial, open_trials
+from trialfleet.storage.params import Distributions
+from trialfleet.storage.records import (
+    CloseSession,
+    Command,
+    CreateStudy,
+    CreateTrial,
+    DeleteStudy,
+    EnsureStudy,
+    GiveUp,
+    KeepAlive,
+    OpenSession,
+    OpenTrial,
+    SetStudyAttribute,
+    TrialCreated,
+    UpdateTrial,
+    WriteTrial,
+)
+from trialfleet.storage.sessions import (
+    begin_once,
+    close_session,
+    finish_once,
+    give_up,
+    keep_alive,
+    open_session,
+)
+from trialfleet.storage.studies import (
+    create_study,
+    delete_study,
+    ensure_study,
+    set_study_attribute,
+)
+from trialfleet.storage.updating import update_trials
+
+_log = logging.getLogger(__name__)
+
+_SINGLE: Final[dict[type[Any], Callable[[sa.Connection, Any], Any]]] = {
+    EnsureStudy: ensure_study,
+    CreateStudy: create_study,
+    DeleteStudy: delete_study,
+    SetStudyAttribute: set_study_attribute,
+    OpenSession: open_session,
+    CloseSession: close_session,
+    GiveUp: give_up,
+}
+
+_MAX_TRIES: Final = 5
+# Two transactions that waited for each other, or one that waited too long: the database has
+# undone it, and the same again may well succeed.
+_AGAIN: Final = (
+    psycopg2.errors.DeadlockDetected,
+    psycopg2.errors.SerializationFailure,
+    psycopg2.errors.LockNotAvailable,
+    psycopg2.errors.UniqueViolation,
+)
+
+_Work = Callable[[sa.Connection], list[Any]]
+
+
+class Writer:
+    """Applies batches of commands on one connection. Belongs to one thread."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Take the engine; a connection is made when the first batch comes."""
+        self._engine = engine
+        self._connection: sa.Connection | None = None
+        self._distributions = Distributions()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def apply(self, commands: Sequence[Command]) -> list[Any]:
+        """Apply commands and commit; return for each its answer or its error.
+
+        The commands of different callers have no order among each other. All openings of
+        trials and writes to trials share one transaction, all keep-alives another one, and
+        each of the rare others has its own: so every transaction locks studies, sessions and
+        trials in this order.
+        """
+        shared = [i for i, command in enumerate(commands) if _is_shared(command)]
+        alive = [i for i, command in enumerate(commands) if isinstance(command, KeepAlive)]
+        answers: list[Any] = [None] * len(commands)
+        for places, work in ((shared, self._shared), (alive, keep_alive)):
+            for place, answer in zip(
+                places, self._together([commands[i] for i in places], work), strict=True
+            ):
+                answers[place] = answer
+        for place in sorted(set(range(len(commands))) - {*shared, *alive}):
+            (answers[place],) = self._together([commands[place]], self._single)
+        return answers
+
+    def _together(self, commands: Sequence[Any], work: Callable[..., list[Any]]) -> list[Any]:
+        if not commands:
+            return []
+        try:
+            return self._transaction(lambda connection: work(connection, commands))
+        except StorageUnavailable as error:
+            return [error] * len(commands)
+        except TrialfleetError as error:
+            return [error]
+        except (sa.exc.DBAPIError, ValueError) as error:
+            if len(commands) == 1:
+                return [_invalid(error)]
+            _log.info("a batch of %d is applied one by one: %s", len(commands), _one_line(error))
+            return [answer for one in commands for answer in self._together([one], work)]
+
+    def _transaction(self, work: _Work) -> list[Any]:
+        for attempt in range(1, _MAX_TRIES + 1):
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                with self._connection.begin():
+                    return work(self._connection)
+            except sa.exc.DBAPIError as error:
+                if error.connection_invalidated or self._connection is None or _is_gone(error):
+                    self._discard()
+                    raise StorageUnavailable(
+                        f"the database is away: {_one_line(error)}"
+                    ) from error
+                if isinstance(error.orig, _AGAIN) and attempt < _MAX_TRIES:
+                    _log.info("attempt %d of a transaction: %s", attempt, _one_line(error))
+                    continue
+                raise
+        raise AssertionError("unreachable")
+
+    def _discard(self) -> None:
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+    def _shared(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
+        opens = [i for i, command in enumerate(commands) if _opens(command)]
+        writes = [i for i, command in enumerate(commands) if not _opens(command)]
+        answers: list[Any] = [None] * len(commands)
+        if opens:
+            for place, answer in zip(
+                opens, open_trials(connection, [commands[i] for i in opens]), strict=True
+            ):
+                answers[place] = answer
+        if writes:
+            for place, answer in zip(
+                writes,
+                update_trials(connection, [commands[i] for i in writes], self._distributions),
+                strict=True,
+            ):
+                answers[place] = answer
+        return answers
+
+    def _single(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
+        (command,) = commands
+        write = getattr(command, "write", None)
+        if write is None:
+            return [self._execute(connection, command)]
+        new, answer = begin_once(connection, write)
+        if not new:
+            return [_restored(connection, command, answer)]
+        result = self._execute(connection, command)
+        if result is not None:
+            finish_once(connection, write, result[0] if isinstance(result, tuple) else result)
+        return [result]
+
+    def _execute(self, connection: sa.Connection, command: Any) -> Any:
+        if isinstance(command, CreateTrial):
+            assert command.template is not None
+            return insert_trial(connection, command.study_id, command.template)
+        if isinstance(command, WriteTrial):
+            (answer,) = update_trials(connection, [command], self._distributions)
+            if isinstance(answer, TrialfleetError):
+                raise answer
+            return answer
+        return _SINGLE[type(command)](connection, command)
+
+
+def _opens(command: Command) -> bool:
+    return isinstance(command, OpenTrial) or (
+        isinstance(command, CreateTrial) and command.template is None
+    )
+
+
+def _is_shared(command: Command) -> bool:
+    return (
+        _opens(command)
+        or isinstance(command, UpdateTrial)
+        or (isinstance(command, WriteTrial) and command.write is None)
+    )
+
+
+def _restored(connection: sa.Connection, command: Command, answer: int | None) -> Any:
+    """Return what the first of two equal writes was answered."""
+    if isinstance(command, CreateTrial):
+        query = sa.text("SELECT trial_id, number FROM trials WHERE trial_id = :trial_id")
+        return TrialCreated(*connection.execute(query, {"trial_id": answer}).one())
+    if isinstance(command, WriteTrial):
+        return bool(answer)
+    return answer
+
+
+def _is_gone(error: sa.exc.DBAPIError) -> bool:
+    # A server that starts, stops or has no connection left says so while connecting; one that
+    # is read-only is a replica that was the primary a moment ago.
+    return isinstance(error.orig, psycopg2.OperationalError) and (
+        error.orig.pgcode is None
+        or error.orig.pgcode[:2] in {"08", "53", "57"}
+        and not isinstance(error.orig, psycopg2.errors.QueryCanceled)
+    ) or isinstance(error.orig, psycopg2.InterfaceError | psycopg2.errors.ReadOnlySqlTransaction)
+
+
+def _one_line(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split())[:300]
+
+
+def _invalid(error: Exception) -> TrialfleetError:
+    if isinstance(error, ValueError) or isinstance(
+        getattr(error, "orig", None), psycopg2.DataError | psycopg2.IntegrityError
+    ):
+        invalid: TrialfleetError = InvalidInput(f"can't be stored: {_one_line(error)}")
+    else:
+        invalid = StorageUnavailable(f"the database refused: {_one_line(error)}")
+    invalid.__cause__ = error
+    return invalid

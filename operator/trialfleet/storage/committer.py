@@ -1,0 +1,99 @@
+"""Group commit: the writes of many callers share a transaction."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from trialfleet.errors import Overloaded, StorageUnavailable
+from trialfleet.storage.batch import Writer
+from trialfleet.storage.records import Command
+
+_log = logging.getLogger(__name__)
+
+_MAX_BATCH = 1_000
+"""Commands a transaction: bounds the time for which it holds its locks."""
+
+
+class Committer:
+    """Applies commands in batches, on a thread of its own.
+
+    While one batch commits the next gathers, so a batch is as large as the load makes it and a
+    lone command never waits for company. Create and use it on one event loop.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, max_waiting: int, on_commit: Callable[[int], None]
+    ) -> None:
+        """Start the thread. ``on_commit`` is called on the loop with each batch's size."""
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(engine)
+        self._max_waiting = max_waiting
+        self._on_commit = on_commit
+        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._wake = threading.Semaphore(0)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for a transaction."""
+        return len(self._waiting)
+
+    async def apply(self, command: Command) -> Any:
+        """Return a command's answer when it is committed, or raise its error.
+
+        Raises :class:`Overloaded` if too many wait already.
+        """
+        if self._closed:
+            raise StorageUnavailable("the proxy is stopping")
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} writes are waiting already")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((command, future))
+        self._wake.release()
+        return await future
+
+    async def close(self) -> None:
+        """Apply what waits, then end the thread."""
+        self._closed = True
+        self._wake.release()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            batch = []
+            while self._waiting and len(batch) < _MAX_BATCH:
+                batch.append(self._waiting.popleft())
+            if batch:
+                answers = self._apply([command for command, _ in batch])
+                self._loop.call_soon_threadsafe(self._answer, batch, answers)
+            elif self._closed:
+                self._writer.close()
+                return
+
+    def _apply(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return self._writer.apply(commands)
+        except Exception as error:
+            # A defect of ours must not leave callers waiting for ever.
+            _log.exception("a batch of %d commands failed", len(commands))
+            return [error] * len(commands)
+
+    def _answer(
+        self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], answers: Sequence[Any]
+    ) -> None:
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+        self._on_commit(len(batch))

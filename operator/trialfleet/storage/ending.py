@@ -1,0 +1,37 @@
+"""When a study ends: a pure decision from its budget and its counts."""
+
+import datetime
+from collections.abc import Sequence
+
+from trialfleet import names
+from trialfleet.storage.records import Budget, Counts
+
+
+def end_reason(
+    budget: Budget,
+    counts: Counts,
+    best: Sequence[float | None],
+    maximize: Sequence[bool],
+    started: datetime.datetime | None,
+    now: datetime.datetime,
+) -> str:
+    """Return why no further trial may be opened, one of ``names.ENDED_*``, or ``""``.
+
+    ``best`` holds the best value seen of each objective, None where there is none yet.
+    Running trials occupy the budget: with the last ones under way the reason is already
+    ``TrialsComplete``, although one of them may still be lost and come back.
+    """
+    for objective, value in budget.goals:
+        reached = best[objective] if objective < len(best) else None
+        if reached is not None and (
+            reached >= value if maximize[objective] else reached <= value
+        ):
+            return names.ENDED_GOAL
+    if budget.failed_trials is not None and counts.failed >= budget.failed_trials:
+        return names.ENDED_FAILED_TRIALS
+    if budget.timeout_s is not None and started is not None:
+        if (now - started).total_seconds() >= budget.timeout_s:
+            return names.ENDED_TIMEOUT
+    if budget.trials is not None and counts.counted + counts.running >= budget.trials:
+        return names.ENDED_TRIALS
+    return ""

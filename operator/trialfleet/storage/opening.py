@@ -1,0 +1,301 @@
+"""Opening trials: numbered under the study's lock, within its budget."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from trialfleet import names
+from trialfleet.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
+from trialfleet.storage.reading import Standing, read_standings, read_trials, require_study
+from trialfleet.storage.records import (
+    CreateTrial,
+    Ended,
+    OpenTrial,
+    TrialCreated,
+    TrialRecord,
+    Wait,
+    WriteId,
+)
+from trialfleet.storage.updating import TrialWrites
+
+# The lock that Optuna's RDBStorage takes when it numbers a trial.
+_LOCK_STUDIES: Final = sa.text(
+    "SELECT study_id FROM studies WHERE study_id = ANY(CAST(:ids AS int[])) "
+    "ORDER BY study_id FOR UPDATE"
+)
+
+# The lock is against giving the session up at the same time, which takes FOR UPDATE.
+_SESSIONS: Final = sa.text(
+    """
+    SELECT s.session_id, u.opened, s.ended_at IS NULL AS alive,
+        (SELECT r.trial_id FROM trialfleet_runs r
+            WHERE r.session_id = s.session_id AND r.opened = u.opened) AS trial_id
+    FROM trialfleet_sessions s
+    JOIN unnest(CAST(:sessions AS bytea[]), CAST(:sequences AS bigint[])) AS u (session_id, opened)
+        USING (session_id)
+    ORDER BY s.session_id FOR KEY SHARE OF s
+    """
+)
+
+_LAST_NUMBER: Final = """
+    coalesce((SELECT l.number FROM trials l WHERE l.study_id = {study} AND l.number IS NOT NULL
+        ORDER BY l.number DESC LIMIT 1), -1)
+"""
+
+_POP: Final = sa.text(
+    """
+    SELECT u.study_id, w.trial_id
+    FROM unnest(CAST(:ids AS int[]), CAST(:limits AS int[])) AS u (study_id, n)
+    CROSS JOIN LATERAL (
+        SELECT t.trial_id FROM trials t WHERE t.study_id = u.study_id AND t.state = 'WAITING'
+        ORDER BY t.trial_id LIMIT u.n FOR NO KEY UPDATE SKIP LOCKED) AS w
+    ORDER BY w.trial_id
+    """
+)
+
+# Numbers follow the order of ids: Optuna numbers a trial by counting those with a lower id.
+_INSERT: Final = sa.text(
+    f"""
+    INSERT INTO trials (study_id, number, state, datetime_start)
+    SELECT u.study_id, {_LAST_NUMBER.format(study="u.study_id")}
+        + row_number() OVER (PARTITION BY u.study_id ORDER BY u.place), 'RUNNING',
+        clock_timestamp() AT TIME ZONE 'UTC'
+    FROM unnest(CAST(:ids AS int[])) WITH ORDINALITY AS u (study_id, place) ORDER BY u.place
+    RETURNING trial_id, study_id, number, datetime_start
+    """
+)
+
+_OWN: Final = sa.text(
+    """
+    INSERT INTO trialfleet_runs (trial_id, session_id, opened)
+    SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:sessions AS bytea[]), CAST(:opened AS bigint[]))
+    ON CONFLICT (trial_id) DO UPDATE SET session_id = excluded.session_id,
+        opened = excluded.opened, sequence = 0, taken_away = false
+    """
+)
+
+_STARTED: Final = sa.text(
+    """
+    UPDATE trialfleet_studies SET started_at = clock_timestamp()
+    WHERE study_id = ANY(CAST(:ids AS int[])) AND started_at IS NULL
+    """
+)
+
+_INSERT_TEMPLATE: Final = sa.text(
+    f"""
+    INSERT INTO trials (study_id, number, state, datetime_start, datetime_complete)
+    VALUES (:study_id, {_LAST_NUMBER.format(study=":study_id")} + 1, CAST(:state AS trialstate),
+        :started, :completed)
+    RETURNING trial_id, number
+    """
+)
+_SET_STATE: Final = sa.text(
+    "UPDATE trials SET state = CAST(:state AS trialstate) WHERE trial_id = :trial_id"
+)
+
+Opener = OpenTrial | CreateTrial
+
+
+def lock_studies(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Take the lock under which trials are numbered, for several studies without a deadlock."""
+    connection.execute(_LOCK_STUDIES, {"ids": sorted(ids)})
+
+
+def insert_trial(connection: sa.Connection, study_id: int, template: TrialRecord) -> TrialCreated:
+    """Add a copy of a template to a study. Raises :class:`NotFound`."""
+    lock_studies(connection, [study_id])
+    require_study(connection, study_id)
+    # The values of a finished trial have to be there before it is: see the triggers.
+    first = TrialState.RUNNING if template.state.is_finished() else template.state
+    trial_id, number = connection.execute(
+        _INSERT_TEMPLATE,
+        {
+            "study_id": study_id,
+            "state": first.name,
+            "started": _naive(template.started),
+            "completed": _naive(template.completed),
+        },
+    ).one()
+    writes = TrialWrites()
+    writes.add(
+        trial_id,
+        params=template.params,
+        user_attrs=template.user_attrs,
+        system_attrs=template.system_attrs,
+        intermediate_values=template.intermediate_values,
+        values=template.values,
+    )
+    writes.execute(connection)
+    if first != template.state:
+        connection.execute(_SET_STATE, {"trial_id": trial_id, "state": template.state.name})
+    return TrialCreated(trial_id, number)
+
+
+def _naive(time: datetime.datetime | None) -> datetime.datetime | None:
+    return None if time is None else time.replace(tzinfo=None)
+
+
+def open_trials(connection: sa.Connection, commands: Sequence[Opener]) -> list[Any]:
+    """Open trials, at most as many as the budgets allow; return each command's answer or error.
+
+    The commands are :class:`OpenTrial`, or :class:`CreateTrial` without a template.
+    """
+    study_ids = sorted({command.study_id for command in commands})
+    lock_studies(connection, study_ids)
+    sessions = _read_sessions(connection, [c.write for c in commands if c.write is not None])
+    standings = read_standings(connection, study_ids)
+    free = {study_id: standing.free for study_id, standing in standings.items()}
+
+    answers: list[Any] = [None] * len(commands)
+    trial_ids: dict[int, int] = {}  # of the trials opened, by the command's place
+    first: dict[WriteId, int] = {}  # place of a write that came twice in this batch
+    admitted: list[int] = []
+    for place, command in enumerate(commands):
+        try:
+            standing = standings.get(command.study_id)
+            if standing is None:
+                raise NotFound(f"no study has the id {command.study_id}")
+            if command.write is not None:
+                if command.write in first:
+                    continue
+                first[command.write] = place
+                opened_before = _opened_before(sessions, command.write)
+                if opened_before is not None:
+                    trial_ids[place] = opened_before
+                    continue
+                answers[place] = _refusal(command, standing, free[command.study_id])
+                if answers[place] is not None:
+                    continue
+            admitted.append(place)
+            left = free[command.study_id]
+            if left is not None:
+                free[command.study_id] = left - 1
+        except TrialfleetError as error:
+            answers[place] = error
+
+    popped = _pop_waiting(connection, commands, admitted, standings)
+    added = _insert(connection, commands, [place for place in admitted if place not in popped])
+    trial_ids |= popped
+    _own(connection, commands, popped, added)
+    unstarted = {commands[place].study_id for place in admitted}
+    unstarted = {i for i in unstarted if standings[i].managed and standings[i].started is None}
+    if unstarted:
+        connection.execute(_STARTED, {"ids": sorted(unstarted)})
+
+    records = read_trials(connection, trial_ids.values()) if trial_ids else {}
+    for place, trial_id in trial_ids.items():
+        answers[place] = _answer(commands[place], records[trial_id])
+    for place, record in added.items():
+        answers[place] = _answer(commands[place], record)
+    for place, command in enumerate(commands):
+        if command.write is not None and answers[place] is None:
+            answers[place] = answers[first[command.write]]
+    return answers
+
+
+def _read_sessions(
+    connection: sa.Connection, writes: Sequence[WriteId]
+) -> dict[WriteId, tuple[bool, int | None]]:
+    if not writes:
+        return {}
+    rows = connection.execute(
+        _SESSIONS,
+        {
+            "sessions": [write.session for write in writes],
+            "sequences": [write.sequence for write in writes],
+        },
+    )
+    return {
+        WriteId(bytes(session), opened): (alive, trial_id)
+        for session, opened, alive, trial_id in rows
+    }
+
+
+def _opened_before(
+    sessions: dict[WriteId, tuple[bool, int | None]], write: WriteId
+) -> int | None:
+    alive, trial_id = sessions.get(write, (False, None))
+    if not alive:
+        raise SessionGivenUp("the session was given up or never opened: open another")
+    return trial_id
+
+
+def _refusal(command: Opener, standing: Standing, free: int | None) -> Wait | Ended | None:
+    if standing.ended == "" and (free is None or free > 0):
+        return None
+    reason = standing.ended or names.ENDED_TRIALS
+    if isinstance(command, CreateTrial):
+        raise StudyEnded(reason)
+    return Ended(reason) if standing.over else Wait.WAIT
+
+
+def _pop_waiting(
+    connection: sa.Connection,
+    commands: Sequence[Opener],
+    admitted: Sequence[int],
+    standings: dict[int, Standing],
+) -> dict[int, int]:
+    """Give waiting trials to commands; return the trials' ids by the commands' places."""
+    takers: dict[int, list[int]] = {}
+    for place in admitted:
+        study_id = commands[place].study_id
+        if isinstance(commands[place], OpenTrial) and standings[study_id].counts.waiting > 0:
+            takers.setdefault(study_id, []).append(place)
+    if not takers:
+        return {}
+    rows = connection.execute(
+        _POP, {"ids": list(takers), "limits": [len(places) for places in takers.values()]}
+    ).all()
+    queues = {study_id: iter(places) for study_id, places in takers.items()}
+    popped = {next(queues[study_id]): trial_id for study_id, trial_id in rows}
+    writes = TrialWrites(states=dict.fromkeys(popped.values(), TrialState.RUNNING))
+    writes.execute(connection)
+    return popped
+
+
+def _insert(
+    connection: sa.Connection, commands: Sequence[Opener], places: Sequence[int]
+) -> dict[int, TrialRecord]:
+    if not places:
+        return {}
+    rows = connection.execute(_INSERT, {"ids": [commands[place].study_id for place in places]})
+    queues: dict[int, list[sa.Row[Any]]] = {}
+    for row in sorted(rows, key=lambda row: -row.trial_id):
+        queues.setdefault(row.study_id, []).append(row)
+    added = {}
+    for place in places:
+        row = queues[commands[place].study_id].pop()
+        added[place] = TrialRecord(
+            trial_id=row.trial_id,
+            number=row.number,
+            state=TrialState.RUNNING,
+            started=row.datetime_start.replace(tzinfo=datetime.UTC),
+        )
+    return added
+
+
+def _own(
+    connection: sa.Connection,
+    commands: Sequence[Opener],
+    popped: dict[int, int],
+    added: dict[int, TrialRecord],
+) -> None:
+    owned = popped | {place: record.trial_id for place, record in added.items()}
+    ids, sessions, opened = [], [], []
+    for place, trial_id in owned.items():
+        write = commands[place].write
+        if write is not None:
+            ids.append(trial_id)
+            sessions.append(write.session)
+            opened.append(write.sequence)
+    if ids:
+        connection.execute(_OWN, {"ids": ids, "sessions": sessions, "opened": opened})
+
+
+def _answer(command: Opener, record: TrialRecord) -> TrialRecord | TrialCreated:
+    if isinstance(command, OpenTrial):
+        return record
+    return TrialCreated(record.trial_id, record.number)

@@ -1,0 +1,280 @@
+"""Queries that change nothing."""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from trialfleet import names
+from trialfleet.errors import NotFound
+from trialfleet.storage.ending import end_reason
+from trialfleet.storage.records import (
+    Budget,
+    Counts,
+    Goal,
+    Param,
+    StudyRecord,
+    Summary,
+    TrialRecord,
+)
+
+_TRIAL_COLUMNS: Final = "t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete"
+
+_TRIALS: Final = sa.text(
+    f"SELECT {_TRIAL_COLUMNS} FROM trials t WHERE t.trial_id = ANY(CAST(:ids AS int[]))"
+)
+
+# A study's trials are numbered in the order of their ids, so the number, which has an index
+# together with the study, stands for the id.
+_TRIALS_SINCE: Final = sa.text(
+    f"""
+    SELECT {_TRIAL_COLUMNS} FROM trials t
+    WHERE t.study_id = :study_id AND t.trial_id > :after AND t.number > coalesce(
+        (SELECT l.number FROM trials l WHERE l.trial_id = :after AND l.study_id = :study_id), -1)
+    UNION
+    SELECT {_TRIAL_COLUMNS} FROM trials t
+    WHERE t.trial_id = ANY(CAST(:included AS int[])) AND t.study_id = :study_id
+    ORDER BY trial_id LIMIT :limit
+    """
+)
+
+# All that belongs to trials, in one statement: kind, trial, place in the order, name, number,
+# text.
+_PARTS: Final = sa.text(
+    """
+    SELECT 'p', trial_id, param_id, param_name, param_value, distribution_json
+    FROM trial_params WHERE trial_id = ANY(CAST(:ids AS int[]))
+    UNION ALL
+    SELECT 'v', trial_id, objective, NULL, value, value_type::text
+    FROM trial_values WHERE trial_id = ANY(CAST(:ids AS int[]))
+    UNION ALL
+    SELECT 'u', trial_id, trial_user_attribute_id, key, NULL, value_json
+    FROM trial_user_attributes WHERE trial_id = ANY(CAST(:ids AS int[]))
+    UNION ALL
+    SELECT 's', trial_id, trial_system_attribute_id, key, NULL, value_json
+    FROM trial_system_attributes WHERE trial_id = ANY(CAST(:ids AS int[]))
+    UNION ALL
+    SELECT 'i', trial_id, step, NULL, intermediate_value, intermediate_value_type::text
+    FROM trial_intermediate_values WHERE trial_id = ANY(CAST(:ids AS int[]))
+    ORDER BY 3
+    """
+)
+
+_STUDIES: Final = """
+    SELECT s.study_id, s.study_name,
+        ARRAY(SELECT d.direction::text FROM study_directions d
+            WHERE d.study_id = s.study_id ORDER BY d.objective),
+        ARRAY(SELECT ARRAY[a.key, a.value_json] FROM study_user_attributes a
+            WHERE a.study_id = s.study_id ORDER BY a.study_user_attribute_id),
+        ARRAY(SELECT ARRAY[a.key, a.value_json] FROM study_system_attributes a
+            WHERE a.study_id = s.study_id ORDER BY a.study_system_attribute_id)
+    FROM studies s {where} ORDER BY s.study_id
+"""
+_ALL_STUDIES: Final = sa.text(_STUDIES.format(where=""))
+_STUDY_BY_ID: Final = sa.text(_STUDIES.format(where="WHERE s.study_id = :study_id"))
+_STUDY_BY_NAME: Final = sa.text(_STUDIES.format(where="WHERE s.study_name = :name"))
+
+# The columns of one study's standing; see :class:`Standing`. A study that only stock Optuna
+# knows has no row in trialfleet_studies.
+_STANDING: Final = sa.text(
+    """
+    SELECT s.study_id, clock_timestamp(), d.started_at, d.max_trials, d.max_failed, d.timeout_s,
+        coalesce(d.goals, '[]'),
+        ARRAY(SELECT x.direction::text FROM study_directions x
+            WHERE x.study_id = s.study_id ORDER BY x.objective),
+        (SELECT ARRAY[sum(complete), sum(pruned), sum(failed), sum(running), sum(waiting),
+                sum(lost)]::bigint[]
+            FROM trialfleet_counts c WHERE c.study_id = s.study_id),
+        ARRAY(SELECT min(cost) FROM trialfleet_best b, unnest(b.costs) WITH ORDINALITY AS u (cost, k)
+            WHERE b.study_id = s.study_id AND d.goals <> '[]' GROUP BY k ORDER BY k),
+        d.study_id IS NOT NULL
+    FROM studies s LEFT JOIN trialfleet_studies d USING (study_id)
+    WHERE s.study_id = ANY(CAST(:ids AS int[]))
+    """
+)
+
+_SUMMARIES: Final = sa.text(
+    """
+    SELECT s.study_id,
+        (SELECT count(*) FROM trialfleet_best b WHERE b.study_id = s.study_id),
+        (SELECT count(*) FROM trialfleet_sessions x
+            WHERE x.study_id = s.study_id AND x.ended_at IS NULL),
+        ARRAY(SELECT ARRAY[l.reason, l.trials::text] FROM trialfleet_lost l
+            WHERE l.study_id = s.study_id ORDER BY l.reason),
+        ARRAY(SELECT b.trial_id FROM trialfleet_best b WHERE b.study_id = s.study_id
+            ORDER BY b.costs, b.trial_id LIMIT :best)
+    FROM studies s WHERE s.study_id = ANY(CAST(:ids AS int[]))
+    """
+)
+
+_STATES: Final = {state.name: state for state in TrialState}
+_SPECIAL: Final = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
+
+
+def _utc(naive: datetime.datetime | None) -> datetime.datetime | None:
+    return None if naive is None else naive.replace(tzinfo=datetime.UTC)
+
+
+def _build(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[TrialRecord]:
+    ids = [row[0] for row in rows]
+    parts: dict[int, dict[str, list[Any]]] = {}
+    for kind, trial_id, place, name, number, text in connection.execute(_PARTS, {"ids": ids}):
+        item: Any
+        if kind == "p":
+            item = Param(name, number, text)
+        elif kind == "v":
+            item = _SPECIAL.get(text, number)
+        elif kind == "i":
+            item = (place, _SPECIAL.get(text, number))
+        else:
+            item = (name, text)
+        parts.setdefault(trial_id, {}).setdefault(kind, []).append(item)
+    records = []
+    for trial_id, number, state, started, completed in rows:
+        mine: Mapping[str, list[Any]] = parts.get(trial_id, {})
+        records.append(
+            TrialRecord(
+                trial_id=trial_id,
+                number=number,
+                state=_STATES[state],
+                values=mine.get("v"),
+                started=_utc(started),
+                completed=_utc(completed),
+                params=mine.get("p", ()),
+                user_attrs=mine.get("u", ()),
+                system_attrs=mine.get("s", ()),
+                intermediate_values=mine.get("i", ()),
+            )
+        )
+    return records
+
+
+def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, TrialRecord]:
+    """Return the trials that exist of those asked for."""
+    rows = connection.execute(_TRIALS, {"ids": list(ids)}).all()
+    return {record.trial_id: record for record in _build(connection, rows)} if rows else {}
+
+
+def read_trials_since(
+    connection: sa.Connection, study_id: int, after: int, included: Sequence[int], limit: int
+) -> list[TrialRecord]:
+    """Return a study's trials with an id over ``after`` or in ``included``, ordered by id.
+
+    At most ``limit`` of them; a trial and its parts are of one snapshot. Raises
+    :class:`NotFound` for a study that does not exist.
+    """
+    connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+    rows = connection.execute(
+        _TRIALS_SINCE,
+        {"study_id": study_id, "after": after, "included": list(included), "limit": limit},
+    ).all()
+    if not rows:
+        require_study(connection, study_id)
+        return []
+    return _build(connection, rows)
+
+
+def require_study(connection: sa.Connection, study_id: int) -> None:
+    """Raise :class:`NotFound` if the study does not exist."""
+    query = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id")
+    if connection.execute(query, {"study_id": study_id}).first() is None:
+        raise NotFound(f"no study has the id {study_id}")
+
+
+def read_trial_id(connection: sa.Connection, study_id: int, number: int) -> int:
+    """Return the id of a study's trial by its number. Raises :class:`NotFound`."""
+    query = sa.text("SELECT trial_id FROM trials WHERE study_id = :study_id AND number = :number")
+    row = connection.execute(query, {"study_id": study_id, "number": number}).first()
+    if row is None:
+        raise NotFound(f"the study with id {study_id} has no trial {number}")
+    return int(row[0])
+
+
+def read_studies(
+    connection: sa.Connection, *, study_id: int | None = None, name: str | None = None
+) -> list[StudyRecord]:
+    """Return one study by its id or name, or all; a list without it if it does not exist."""
+    if study_id is not None:
+        rows = connection.execute(_STUDY_BY_ID, {"study_id": study_id})
+    elif name is not None:
+        rows = connection.execute(_STUDY_BY_NAME, {"name": name})
+    else:
+        rows = connection.execute(_ALL_STUDIES)
+    return [
+        StudyRecord(
+            study_id=row[0],
+            name=row[1],
+            directions=[StudyDirection[direction] for direction in row[2]],
+            user_attrs=[tuple(pair) for pair in row[3]],
+            system_attrs=[tuple(pair) for pair in row[4]],
+        )
+        for row in rows
+    ]
+
+
+class Standing:
+    """Where a study stands: what the budget allows, and what of it is used."""
+
+    __slots__ = ("budget", "counts", "ended", "managed", "started")
+
+    def __init__(self, row: Sequence[Any]) -> None:
+        """Take a row of the query for it."""
+        _, now, self.started, max_trials, max_failed, timeout_s, goals, directions, *rest = row
+        counts, costs, self.managed = rest
+        self.budget = Budget(
+            trials=max_trials,
+            failed_trials=max_failed,
+            timeout_s=timeout_s,
+            goals=[Goal(int(objective), float(value)) for objective, value in goals],
+        )
+        self.counts = Counts(*counts) if counts and counts[0] is not None else Counts()
+        maximize = [direction == StudyDirection.MAXIMIZE.name for direction in directions]
+        best = [-cost if turned else cost for cost, turned in zip(costs, maximize, strict=False)]
+        self.ended = end_reason(self.budget, self.counts, best, maximize, self.started, now)
+
+    @property
+    def free(self) -> int | None:
+        """How many trials may be opened now; None if any number."""
+        if self.ended:
+            return 0
+        if self.budget.trials is None:
+            return None
+        return self.budget.trials - self.counts.counted - self.counts.running
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to open, even if a trial that still runs is lost."""
+        if self.ended == names.ENDED_TRIALS and self.budget.trials is not None:
+            return self.counts.counted >= self.budget.trials
+        return bool(self.ended)
+
+
+def read_standings(connection: sa.Connection, ids: Iterable[int]) -> dict[int, Standing]:
+    """Return where studies stand; those that do not exist are left out."""
+    rows = connection.execute(_STANDING, {"ids": list(ids)}).all()
+    return {row[0]: Standing(row) for row in rows}
+
+
+def read_summaries(connection: sa.Connection, ids: Sequence[int], best: int) -> dict[int, Summary]:
+    """Return the summaries of studies with at most ``best`` of their best trials.
+
+    A study that does not exist is left out. The cost does not grow with the trials.
+    """
+    connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+    standings = read_standings(connection, ids)
+    rows = connection.execute(_SUMMARIES, {"ids": ids, "best": best}).all()
+    trials = read_trials(connection, {trial_id for row in rows for trial_id in row[4]})
+    return {
+        study_id: Summary(
+            counts=standings[study_id].counts,
+            best=[trials[trial_id] for trial_id in best_ids],
+            front=front,
+            ended=standings[study_id].ended if standings[study_id].over else "",
+            sessions=sessions,
+            lost_reasons={reason: int(number) for reason, number in reasons},
+        )
+        for study_id, front, sessions, reasons, best_ids in rows
+    }

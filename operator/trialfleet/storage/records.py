@@ -1,0 +1,331 @@
+"""What goes into a storage and what comes out of it, as plain values.
+
+Nothing here knows SQL or gRPC. Trial states are Optuna's; parameter values are in the
+internal representation of their distribution, distributions and attribute values are
+Optuna's JSON text, times are aware and in UTC.
+"""
+
+import datetime
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+
+class WriteId(NamedTuple):
+    """Identity of a write: sent again with the same identity, it is applied once."""
+
+    session: bytes
+    """16 bytes."""
+    sequence: int
+    """Grows with every write of the session, from 1."""
+
+
+class Param(NamedTuple):
+    """One parameter of a trial."""
+
+    name: str
+    value: float
+    """In the internal representation of the distribution."""
+    distribution_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial as it is stored; as a template, ``trial_id`` and ``number`` are ignored."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    values: Sequence[float] | None = None
+    started: datetime.datetime | None = None
+    completed: datetime.datetime | None = None
+    params: Sequence[Param] = ()
+    user_attrs: Sequence[tuple[str, str]] = ()
+    system_attrs: Sequence[tuple[str, str]] = ()
+    intermediate_values: Sequence[tuple[int, float]] = ()
+    """Pairs of step and value; the value may be NaN or infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialUpdate:
+    """What a trial gained since the last write of its owner."""
+
+    trial_id: int
+    params: Sequence[Param] = ()
+    user_attrs: Sequence[tuple[str, str]] = ()
+    system_attrs: Sequence[tuple[str, str]] = ()
+    intermediate_values: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """A study as Optuna sees it."""
+
+    study_id: int
+    name: str
+    directions: Sequence[StudyDirection]
+    user_attrs: Sequence[tuple[str, str]] = ()
+    system_attrs: Sequence[tuple[str, str]] = ()
+
+
+class Goal(NamedTuple):
+    """The study ends when a trial's value for the objective is as good as ``value``."""
+
+    objective: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What ends a study; an absent field sets no end."""
+
+    trials: int | None = None
+    """Counted trials: COMPLETE, PRUNED, and FAIL by the objective's own error."""
+    failed_trials: int | None = None
+    timeout_s: float | None = None
+    """Seconds from the first trial opened."""
+    goals: Sequence[Goal] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many trials of a study are in each state; a lost trial is not a failed one."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+    lost: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Trials that the budget counts."""
+        return self.complete + self.pruned + self.failed
+
+
+# -- commands: each is applied in one transaction, many share one --------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureStudy:
+    """Create a study or bring its definition up to date -> :class:`StudyEnsured`.
+
+    Raises ``InvalidInput`` if the study exists with other directions.
+    """
+
+    name: str
+    directions: Sequence[StudyDirection]
+    budget: Budget
+    retries: int = 0
+    enqueue: Sequence[str] = ()
+    """JSON objects, parameter to value: waiting trials, made once in the study's life."""
+    metric_names: Sequence[str] = ()
+
+
+class StudyEnsured(NamedTuple):
+    study_id: int
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateStudy:
+    """Optuna's ``create_new_study`` -> the study's id.
+
+    Raises ``StudyExists``.
+    """
+
+    name: str
+    directions: Sequence[StudyDirection]
+    write: WriteId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteStudy:
+    """Delete a study with its trials -> None. Raises ``NotFound``."""
+
+    study_id: int
+    write: WriteId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetStudyAttribute:
+    """Set one attribute of a study -> None. Raises ``NotFound``."""
+
+    study_id: int
+    key: str
+    value_json: str
+    system: bool
+    write: WriteId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Begin a worker's life -> :class:`SessionOpened`; a repeat opens it once.
+
+    Raises ``NotFound`` if a study is named that does not exist.
+    """
+
+    session: bytes
+    worker: str
+    study: str
+    """Name of the study, or empty for a session bound to none."""
+    time_to_live_s: float
+
+
+class SessionOpened(NamedTuple):
+    study_id: int | None
+    ordinal: int
+    """Sessions that the study had before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Extend a session's life -> False if it was given up or closed."""
+
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """End a session in order; trials it still runs go back to waiting -> None."""
+
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Fence a dead worker's sessions, fail and requeue its trials -> :class:`GivenUp`.
+
+    Exactly one of ``session`` and ``worker`` is given. Without either, every session whose
+    keep-alive has run out is given up.
+    """
+
+    reason: str
+    message: str = ""
+    session: bytes | None = None
+    worker: str | None = None
+    failed: bool = False
+    """The objective's own doing: its trials count as failed and are not requeued."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    sessions: int = 0
+    lost: Sequence[int] = ()
+    requeued: Sequence[int] = ()
+    failed: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTrial:
+    """Open the next trial for a session -> a :class:`TrialRecord`, ``Wait`` or ``Ended``.
+
+    Raises ``SessionGivenUp``, or ``NotFound`` for the study.
+    """
+
+    study_id: int
+    write: WriteId
+
+
+class Wait(enum.Enum):
+    """No trial may be opened now, but one that still runs may be lost and come back."""
+
+    WAIT = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No trial may be opened any more."""
+
+    reason: str
+    """One of ``names.ENDED_*``."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateTrial:
+    """Write to a running trial of a session, and end it if ``state`` is given -> None.
+
+    ``state`` may be COMPLETE, PRUNED, FAIL, or WAITING to hand the trial back.
+    Raises ``SessionGivenUp`` if the trial is not the session's own any more.
+    """
+
+    write: WriteId
+    update: TrialUpdate
+    state: TrialState | None = None
+    values: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTrial:
+    """Optuna's ``create_new_trial`` -> :class:`TrialCreated`.
+
+    Without a template the trial runs; if a write is given it is the session's own, and the
+    budget may refuse it (``StudyEnded``). Raises ``NotFound``.
+    """
+
+    study_id: int
+    template: TrialRecord | None = None
+    write: WriteId | None = None
+
+
+class TrialCreated(NamedTuple):
+    trial_id: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTrial:
+    """Optuna's ``set_trial_*`` methods: a write by a caller that does not own the trial.
+
+    -> False if RUNNING was asked for and the trial was not waiting, else True.
+    Raises ``NotFound``, ``TrialFinished``, or ``InvalidInput`` for a parameter whose
+    distribution is incompatible with the study's.
+    """
+
+    update: TrialUpdate
+    state: TrialState | None = None
+    values: Sequence[float] | None = None
+    write: WriteId | None = None
+
+
+Command = (
+    EnsureStudy
+    | CreateStudy
+    | DeleteStudy
+    | SetStudyAttribute
+    | OpenSession
+    | KeepAlive
+    | CloseSession
+    | GiveUp
+    | OpenTrial
+    | UpdateTrial
+    | CreateTrial
+    | WriteTrial
+)
+
+
+# -- answers of reads -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A study in a few numbers."""
+
+    counts: Counts
+    best: Sequence[TrialRecord]
+    """The best trial; with several objectives the head of the Pareto front."""
+    front: int
+    ended: str
+    """Empty while the study may open trials, else one of ``names.ENDED_*``."""
+    sessions: int
+    """Open now."""
+    lost_reasons: dict[str, int] = field(default_factory=dict)
+
+    def head(self, best: int) -> "Summary":
+        """Return the summary with at most ``best`` of the best trials."""
+        return self if len(self.best) <= best else replace(self, best=self.best[:best])

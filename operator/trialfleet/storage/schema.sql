@@ -1,0 +1,212 @@
+-- Trialfleet's own part of the database, beside Optuna's tables.
+--
+-- Everything is prefixed trialfleet_. Nothing of Optuna's is changed but for two indexes and
+-- two triggers on "trials". The triggers keep counts and best trials whoever writes: our
+-- proxies, a stock RDBStorage, or a person with psql.
+
+CREATE TABLE trialfleet_schema (version int NOT NULL);
+
+-- What ends a study, and what becomes of its lost trials. A study that only stock Optuna
+-- knows has no row: no budget, no retries.
+CREATE TABLE trialfleet_studies (
+    study_id int PRIMARY KEY REFERENCES studies ON DELETE CASCADE,
+    max_trials int,
+    max_failed int,
+    timeout_s float8,
+    goals jsonb NOT NULL DEFAULT '[]',
+    retries int NOT NULL DEFAULT 0,
+    enqueued boolean NOT NULL DEFAULT false,
+    sessions_opened int NOT NULL DEFAULT 0,
+    started_at timestamptz
+);
+
+CREATE TABLE trialfleet_sessions (
+    session_id bytea PRIMARY KEY,
+    worker text NOT NULL,
+    study_id int REFERENCES studies ON DELETE CASCADE,
+    ordinal int NOT NULL,
+    time_to_live_s float8 NOT NULL,
+    expires_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    -- The last write of the session that is no write to one of its own trials, and its answer:
+    -- a write that is sent again gets the answer of the first.
+    sequence bigint NOT NULL DEFAULT 0,
+    answer bigint
+) WITH (fillfactor = 50);
+CREATE INDEX trialfleet_sessions_worker ON trialfleet_sessions (worker) WHERE ended_at IS NULL;
+CREATE INDEX trialfleet_sessions_study ON trialfleet_sessions (study_id) WHERE ended_at IS NULL;
+
+-- Which session runs, or ran, a trial.
+CREATE TABLE trialfleet_runs (
+    trial_id int PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
+    session_id bytea NOT NULL,
+    opened bigint NOT NULL,               -- sequence number of the write that opened it
+    sequence bigint NOT NULL DEFAULT 0,   -- of the last report
+    taken_away boolean NOT NULL DEFAULT false,
+    lost boolean NOT NULL DEFAULT false,
+    UNIQUE (session_id, opened)
+);
+
+-- The first distribution of each parameter: the one that later ones must be compatible with.
+CREATE TABLE trialfleet_params (
+    study_id int REFERENCES studies ON DELETE CASCADE,
+    param_name varchar(512),
+    distribution_json text NOT NULL,
+    PRIMARY KEY (study_id, param_name)
+);
+
+-- How many trials are in each state, spread over rows so that concurrent transactions don't
+-- wait for each other: the sum over a study's rows is the count.
+CREATE TABLE trialfleet_counts (
+    study_id int REFERENCES studies ON DELETE CASCADE,
+    shard smallint,
+    complete bigint NOT NULL,
+    pruned bigint NOT NULL,
+    failed bigint NOT NULL,
+    running bigint NOT NULL,
+    waiting bigint NOT NULL,
+    lost bigint NOT NULL,
+    PRIMARY KEY (study_id, shard)
+) WITH (fillfactor = 10);
+
+CREATE TABLE trialfleet_lost (
+    study_id int REFERENCES studies ON DELETE CASCADE,
+    reason text,
+    trials int NOT NULL,
+    PRIMARY KEY (study_id, reason)
+);
+
+-- The Pareto front of the feasible complete trials; with one objective, the best trial.
+-- "costs" are the values with the sign turned for what is maximized: smaller is better.
+CREATE TABLE trialfleet_best (
+    study_id int NOT NULL REFERENCES studies ON DELETE CASCADE,
+    trial_id int PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
+    costs float8[] NOT NULL
+);
+CREATE INDEX trialfleet_best_study ON trialfleet_best (study_id, costs, trial_id);
+
+CREATE INDEX trialfleet_trials_number ON trials (study_id, number);
+CREATE INDEX trialfleet_trials_unfinished ON trials (study_id, state, trial_id)
+    WHERE state IN ('RUNNING', 'WAITING');
+
+-- Whether trial A makes B superfluous in the front. Of equal trials the front keeps all if
+-- there are several objectives, as Optuna's does, and the first if there is one.
+CREATE FUNCTION trialfleet_dominates(a float8[], b float8[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN cardinality(a) = 1 THEN a[1] <= b[1]
+        ELSE a <> b AND (SELECT bool_and(x <= y) FROM unnest(a, b) AS pair (x, y)) END
+$$;
+
+-- Takes complete trials into the front. A trial with a violated constraint never enters.
+CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    candidate record;
+BEGIN
+    FOR candidate IN
+        SELECT t.study_id, t.trial_id, array_agg(
+            CASE v.value_type WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity'
+                ELSE v.value END
+            * CASE d.direction WHEN 'MAXIMIZE' THEN -1 ELSE 1 END ORDER BY v.objective) AS costs
+        FROM unnest(ids) AS t0 (trial_id)
+        JOIN trials t USING (trial_id)
+        JOIN trial_values v USING (trial_id)
+        JOIN study_directions d ON d.study_id = t.study_id AND d.objective = v.objective
+        WHERE NOT EXISTS (
+            SELECT FROM trial_system_attributes a WHERE a.trial_id = t.trial_id AND CASE
+                WHEN a.key LIKE 'constraints:%' THEN a.value_json::float8 > 0
+                WHEN a.key = 'constraints' THEN
+                    0 < ANY (string_to_array(trim(BOTH '[] ' FROM a.value_json), ',')::float8[])
+                ELSE false END)
+        GROUP BY t.study_id, t.trial_id
+        ORDER BY t.study_id, t.trial_id
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
+            WHERE b.study_id = candidate.study_id
+            AND trialfleet_dominates(b.costs, candidate.costs));
+        -- Two that enter at once could each miss that the other is better.
+        PERFORM pg_advisory_xact_lock(hashtext('trialfleet_best'), candidate.study_id);
+        CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
+            WHERE b.study_id = candidate.study_id
+            AND trialfleet_dominates(b.costs, candidate.costs));
+        DELETE FROM trialfleet_best b WHERE b.study_id = candidate.study_id
+            AND trialfleet_dominates(candidate.costs, b.costs);
+        INSERT INTO trialfleet_best (study_id, trial_id, costs)
+        VALUES (candidate.study_id, candidate.trial_id, candidate.costs)
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION trialfleet_add_counts(
+    ids int[], studies int[], states trialstate[], signs int[]
+) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO trialfleet_counts AS c
+        (study_id, shard, complete, pruned, failed, running, waiting, lost)
+    SELECT study_id, pg_backend_pid() % 16,
+        coalesce(sum(sign) FILTER (WHERE state = 'COMPLETE'), 0),
+        coalesce(sum(sign) FILTER (WHERE state = 'PRUNED'), 0),
+        coalesce(sum(sign) FILTER (WHERE state = 'FAIL' AND r.lost IS NOT TRUE), 0),
+        coalesce(sum(sign) FILTER (WHERE state = 'RUNNING'), 0),
+        coalesce(sum(sign) FILTER (WHERE state = 'WAITING'), 0),
+        coalesce(sum(sign) FILTER (WHERE state = 'FAIL' AND r.lost), 0)
+    FROM unnest(ids, studies, states, signs) AS change (trial_id, study_id, state, sign)
+    LEFT JOIN trialfleet_runs r USING (trial_id)
+    GROUP BY study_id
+    ORDER BY study_id
+    ON CONFLICT (study_id, shard) DO UPDATE SET
+        complete = c.complete + excluded.complete,
+        pruned = c.pruned + excluded.pruned,
+        failed = c.failed + excluded.failed,
+        running = c.running + excluded.running,
+        waiting = c.waiting + excluded.waiting,
+        lost = c.lost + excluded.lost
+$$;
+
+CREATE FUNCTION trialfleet_trials_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM trialfleet_add_counts(
+        array_agg(trial_id), array_agg(study_id), array_agg(state), array_agg(1))
+    FROM inserted HAVING count(*) > 0;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION trialfleet_trials_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    completed int[];
+BEGIN
+    PERFORM trialfleet_add_counts(
+        array_agg(trial_id), array_agg(study_id), array_agg(state), array_agg(sign))
+    FROM (
+        SELECT n.trial_id, n.study_id, n.state, 1
+        FROM after n JOIN before o USING (trial_id) WHERE n.state <> o.state
+        UNION ALL
+        SELECT o.trial_id, o.study_id, o.state, -1
+        FROM after n JOIN before o USING (trial_id) WHERE n.state <> o.state
+    ) AS change (trial_id, study_id, state, sign) HAVING count(*) > 0;
+    SELECT array_agg(n.trial_id) INTO completed
+    FROM after n JOIN before o USING (trial_id)
+    WHERE n.state = 'COMPLETE' AND o.state <> 'COMPLETE';
+    IF completed IS NOT NULL THEN
+        PERFORM trialfleet_rank(completed);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER trialfleet_inserted AFTER INSERT ON trials
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_inserted();
+CREATE TRIGGER trialfleet_updated AFTER UPDATE ON trials
+    REFERENCING OLD TABLE AS before NEW TABLE AS after
+    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_updated();
+
+-- Trials that stock Optuna wrote before.
+INSERT INTO trialfleet_counts
+    (study_id, shard, complete, pruned, failed, running, waiting, lost)
+SELECT study_id, 0,
+    count(*) FILTER (WHERE state = 'COMPLETE'), count(*) FILTER (WHERE state = 'PRUNED'),
+    count(*) FILTER (WHERE state = 'FAIL'), count(*) FILTER (WHERE state = 'RUNNING'),
+    count(*) FILTER (WHERE state = 'WAITING'), 0
+FROM trials GROUP BY study_id;
+SELECT trialfleet_rank(array_agg(trial_id)) FROM trials WHERE state = 'COMPLETE';

@@ -1,0 +1,258 @@
+"""The life of a worker as the storage sees it, and what becomes of its trials."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from optuna.distributions import json_to_distribution
+from optuna.trial import TrialState
+
+from trialfleet import names
+from trialfleet.errors import NotFound, SessionGivenUp
+from trialfleet.storage.opening import insert_trial, lock_studies
+from trialfleet.storage.reading import read_trials
+from trialfleet.storage.records import (
+    CloseSession,
+    GivenUp,
+    GiveUp,
+    KeepAlive,
+    OpenSession,
+    SessionOpened,
+    TrialRecord,
+    WriteId,
+)
+from trialfleet.storage.updating import TrialWrites
+
+_ORDINAL: Final = sa.text(
+    """
+    INSERT INTO trialfleet_studies AS s (study_id, sessions_opened) VALUES (:study_id, 1)
+    ON CONFLICT (study_id) DO UPDATE SET sessions_opened = s.sessions_opened + 1
+    RETURNING sessions_opened - 1
+    """
+)
+_OPENED: Final = sa.text(
+    "SELECT study_id, ordinal FROM trialfleet_sessions WHERE session_id = :session"
+)
+_OPEN: Final = sa.text(
+    """
+    INSERT INTO trialfleet_sessions
+        (session_id, worker, study_id, ordinal, time_to_live_s, expires_at)
+    VALUES (:session, :worker, :study_id, :ordinal, :time_to_live_s,
+        clock_timestamp() + make_interval(secs => :time_to_live_s))
+    """
+)
+_KEEP_ALIVE: Final = sa.text(
+    """
+    UPDATE trialfleet_sessions
+    SET expires_at = clock_timestamp() + make_interval(secs => time_to_live_s)
+    WHERE session_id = ANY(CAST(:sessions AS bytea[])) AND ended_at IS NULL
+    RETURNING session_id
+    """
+)
+_WRITE_ONCE: Final = sa.text(
+    """
+    UPDATE trialfleet_sessions SET sequence = :sequence, answer = NULL
+    WHERE session_id = :session AND ended_at IS NULL AND sequence < :sequence
+    RETURNING 1
+    """
+)
+_ANSWERED: Final = sa.text(
+    """
+    SELECT answer FROM trialfleet_sessions
+    WHERE session_id = :session AND ended_at IS NULL AND sequence >= :sequence
+    """
+)
+_ANSWER: Final = sa.text(
+    "UPDATE trialfleet_sessions SET answer = :answer WHERE session_id = :session"
+)
+
+_BY_SESSION: Final = "session_id = :session"
+_BY_WORKER: Final = "worker = :worker"
+_EXPIRED: Final = "expires_at < clock_timestamp()"
+
+_RUNNING_STUDIES: Final = """
+    SELECT DISTINCT t.study_id FROM trials t
+    JOIN trialfleet_runs r USING (trial_id) JOIN trialfleet_sessions s USING (session_id)
+    WHERE t.state = 'RUNNING' AND s.ended_at IS NULL AND s.{which}
+"""
+_END: Final = """
+    UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
+        SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
+        ORDER BY session_id FOR UPDATE)
+    RETURNING session_id, worker
+"""
+_RUNNING: Final = sa.text(
+    """
+    SELECT t.trial_id, t.study_id, r.session_id, coalesce(s.retries, 0) AS retries
+    FROM trials t JOIN trialfleet_runs r USING (trial_id)
+    LEFT JOIN trialfleet_studies s ON s.study_id = t.study_id
+    WHERE t.state = 'RUNNING' AND r.session_id = ANY(CAST(:sessions AS bytea[]))
+    ORDER BY t.trial_id FOR NO KEY UPDATE OF t
+    """
+)
+_TAKE_AWAY: Final = sa.text(
+    """
+    UPDATE trialfleet_runs SET taken_away = true, lost = :lost
+    WHERE trial_id = ANY(CAST(:ids AS int[]))
+    """
+)
+_COUNT_LOST: Final = sa.text(
+    """
+    INSERT INTO trialfleet_lost AS l (study_id, reason, trials) VALUES (:study_id, :reason, 1)
+    ON CONFLICT (study_id, reason) DO UPDATE SET trials = l.trials + 1
+    """
+)
+
+_OURS: Final = frozenset(
+    {names.ATTR_REASON, names.ATTR_MESSAGE, names.ATTR_WORKER, names.ATTR_TRACEBACK}
+)
+
+
+def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpened:
+    """See :class:`OpenSession`."""
+    opened = connection.execute(_OPENED, {"session": command.session}).first()
+    if opened is not None:
+        return SessionOpened(*opened)
+    study_id, ordinal = None, 0
+    if command.study:
+        query = sa.text("SELECT study_id FROM studies WHERE study_name = :name")
+        study_id = connection.execute(query, {"name": command.study}).scalar()
+        if study_id is None:
+            raise NotFound(f"no study has the name {command.study!r}")
+        ordinal = connection.execute(_ORDINAL, {"study_id": study_id}).scalar_one()
+    connection.execute(
+        _OPEN,
+        {
+            "session": command.session,
+            "worker": command.worker,
+            "study_id": study_id,
+            "ordinal": ordinal,
+            "time_to_live_s": command.time_to_live_s,
+        },
+    )
+    return SessionOpened(study_id, ordinal)
+
+
+def keep_alive(connection: sa.Connection, commands: Sequence[KeepAlive]) -> list[bool]:
+    """Extend the life of many sessions; return which are alive."""
+    # Sorted, so that two proxies lock the rows of the same sessions in one order.
+    sessions = sorted({command.session for command in commands})
+    rows = connection.execute(_KEEP_ALIVE, {"sessions": sessions})
+    alive = {bytes(row[0]) for row in rows}
+    return [command.session in alive for command in commands]
+
+
+def begin_once(connection: sa.Connection, write: WriteId) -> tuple[bool, int | None]:
+    """Begin a write of a session that is to be applied once.
+
+    Returns whether it is new and, if it is not, the answer of the first time. Raises
+    :class:`SessionGivenUp`.
+    """
+    key = {"session": write.session, "sequence": write.sequence}
+    if connection.execute(_WRITE_ONCE, key).first() is not None:
+        return True, None
+    row = connection.execute(_ANSWERED, key).first()
+    if row is None:
+        raise SessionGivenUp("the session was given up or never opened: open another")
+    return False, row[0]
+
+
+def finish_once(connection: sa.Connection, write: WriteId, answer: int) -> None:
+    """Keep the answer of a write that :func:`begin_once` began."""
+    connection.execute(_ANSWER, {"session": write.session, "answer": answer})
+
+
+def close_session(connection: sa.Connection, command: CloseSession) -> None:
+    """See :class:`CloseSession`."""
+    _, running = _end_sessions(connection, _BY_SESSION, {"session": command.session})
+    ids = [row.trial_id for row in running]
+    if ids:
+        TrialWrites(
+            states=dict.fromkeys(ids, TrialState.WAITING),
+            handed_back=ids,
+        ).execute(connection)
+
+
+def _end_sessions(
+    connection: sa.Connection, which: str, key: dict[str, Any]
+) -> tuple[dict[bytes, str], Sequence[sa.Row[Any]]]:
+    """End sessions; return their workers' names, and the trials that they run, locked.
+
+    Locks in the order that all writes keep: studies, sessions, trials. A trial that is opened
+    meanwhile waits for the session's row and is then refused.
+    """
+    studies = connection.execute(sa.text(_RUNNING_STUDIES.format(which=which)), key).scalars().all()
+    if studies:
+        lock_studies(connection, studies)
+    ended = connection.execute(sa.text(_END.format(which=which)), key).all()
+    workers = {bytes(session): worker for session, worker in ended}
+    if not workers:
+        return {}, ()
+    return workers, connection.execute(_RUNNING, {"sessions": list(workers)}).all()
+
+
+def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
+    """See :class:`GiveUp`."""
+    if command.session is not None:
+        which, key = _BY_SESSION, {"session": command.session}
+    elif command.worker is not None:
+        which, key = _BY_WORKER, {"worker": command.worker}
+    else:
+        which, key = _EXPIRED, {}
+    workers, running = _end_sessions(connection, which, key)
+    if not running:
+        return GivenUp(sessions=len(workers))
+    ids = [row.trial_id for row in running]
+    records = read_trials(connection, ids)
+    connection.execute(_TAKE_AWAY, {"ids": ids, "lost": not command.failed})
+    writes = TrialWrites(states=dict.fromkeys(ids, TrialState.FAIL))
+    for row in running:
+        attrs = {
+            names.ATTR_REASON: command.reason,
+            names.ATTR_MESSAGE: command.message,
+            names.ATTR_WORKER: workers[bytes(row.session_id)],
+        }
+        writes.add(
+            row.trial_id,
+            system_attrs=[(key, json.dumps(text)) for key, text in attrs.items() if text],
+        )
+    writes.execute(connection)
+    numbers = [records[trial_id].number for trial_id in ids]
+    if command.failed:
+        return GivenUp(sessions=len(workers), failed=numbers)
+    requeued = []
+    for row in running:
+        connection.execute(_COUNT_LOST, {"study_id": row.study_id, "reason": command.reason})
+        retry = _retry(records[row.trial_id], row.retries)
+        if retry is not None:
+            requeued.append(insert_trial(connection, row.study_id, retry).number)
+    return GivenUp(sessions=len(workers), lost=numbers, requeued=requeued)
+
+
+def _retry(lost: TrialRecord, retries: int) -> TrialRecord | None:
+    """Return the waiting trial that tries a lost one again, None if retries are used up.
+
+    The attributes are those of Optuna's ``RetryHeartbeatStaleTrialCallback``.
+    """
+    attrs = {key: text for key, text in lost.system_attrs if key not in _OURS}
+    history: list[int] = json.loads(attrs.get(names.ATTR_RETRY_HISTORY, "[]"))
+    if len(history) >= retries:
+        return None
+    history.append(lost.number)
+    attrs[names.ATTR_FAILED_TRIAL] = json.dumps(history[0])
+    attrs[names.ATTR_RETRY_HISTORY] = json.dumps(history)
+    fixed = json.loads(attrs.get(names.ATTR_FIXED_PARAMS, "{}")) | {
+        name: json_to_distribution(text).to_external_repr(value)
+        for name, value, text in lost.params
+    }
+    if fixed:
+        attrs[names.ATTR_FIXED_PARAMS] = json.dumps(fixed)
+    return TrialRecord(
+        trial_id=0,
+        number=0,
+        state=TrialState.WAITING,
+        params=lost.params,
+        user_attrs=lost.user_attrs,
+        system_attrs=list(attrs.items()),
+    )

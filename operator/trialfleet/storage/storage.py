@@ -1,0 +1,226 @@
+"""The interface of a storage."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Self, TypeVar
+
+import sqlalchemy as sa
+
+from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.storage import reading
+from trialfleet.storage.committer import Committer
+from trialfleet.storage.parking import Parking
+from trialfleet.storage.records import (
+    Command,
+    Ended,
+    OpenTrial,
+    StudyRecord,
+    Summary,
+    TrialRecord,
+    Wait,
+)
+from trialfleet.storage.schema import prepare
+from trialfleet.storage.sharing import SharedReads
+
+_READERS: Final = 4
+
+# Bounds every wait in the database: for a lock, for a statement, for a peer that went silent.
+_SETTINGS: Final = {
+    "timezone": "UTC",
+    "lock_timeout": "10s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+_CONNECT: Final = {
+    "application_name": "trialfleet",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
+}
+
+T = TypeVar("T")
+
+
+class Storage:
+    """One PostgreSQL database that holds studies and their trials.
+
+    Construct and use it on one asyncio event loop: ``async with Storage(url) as storage``.
+    Any number of tasks may call it at once. Every read sees what was committed when it was
+    asked for. Any method raises :class:`~trialfleet.errors.StorageUnavailable` while the
+    database is away, and works again when it is back.
+    """
+
+    def __init__(self, url: str, *, max_waiting: int = 20_000) -> None:
+        """Take the SQLAlchemy URL of a PostgreSQL database; nothing is connected yet.
+
+        ``max_waiting`` commands may wait for a commit; more raise ``Overloaded``. Raises
+        :class:`InvalidInput` for a URL that can't be used.
+        """
+        self._engine = _engine(url)
+        self._max_waiting = max_waiting
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+        self._trials = SharedReads(self._read_trials)
+        self._summaries = SharedReads(self._read_summaries)
+        self._parking = Parking(self._read_standings)
+        self._committer: Committer | None = None
+        self.batches = 0
+        """Transactions of the committer so far."""
+        self.commands = 0
+        """Commands committed so far."""
+
+    async def __aenter__(self) -> Self:
+        """Prepare the database.
+
+        Raises :class:`~trialfleet.errors.SchemaMismatch`, before anything is written, if it was
+        made by a version of Optuna or Trialfleet that the installed ones don't work with.
+        """
+        await self._in_reader(prepare, self._engine)
+        self._committer = Committer(self._engine, self._max_waiting, self._committed)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Commit what waits and close the connections."""
+        self._parking.close()
+        if self._committer is not None:
+            await self._committer.close()
+        self._readers.shutdown(wait=True)
+        self._engine.dispose()
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for a transaction."""
+        return self._committer.waiting if self._committer else 0
+
+    def _committed(self, commands: int) -> None:
+        self.batches += 1
+        self.commands += commands
+        self._parking.poke()
+
+    async def apply(self, command: Command) -> Any:
+        """Apply one command; return when it is committed. See each command for its answer."""
+        if self._committer is None:
+            raise StorageUnavailable("the storage is not ready")
+        return await self._committer.apply(command)
+
+    async def open_trial(self, command: OpenTrial, wait_s: float) -> TrialRecord | Wait | Ended:
+        """Open a trial, and while none may be opened wait up to ``wait_s`` seconds for one."""
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            answer: TrialRecord | Wait | Ended = await self.apply(command)
+            if answer is not Wait.WAIT or not await self._parking.wait(command.study_id, deadline):
+                return answer
+
+    async def ready(self) -> bool:
+        """Whether the database answers and its schema is right."""
+        if self._committer is None:
+            return False
+        try:
+            await self._reading(_ping)
+        except StorageUnavailable:
+            return False
+        return True
+
+    async def studies(
+        self, *, study_id: int | None = None, name: str | None = None
+    ) -> Sequence[StudyRecord]:
+        """Return one study by id or name, or all; an empty list if it does not exist."""
+        read = functools.partial(reading.read_studies, study_id=study_id, name=name)
+        return await self._reading(read)
+
+    async def trials(self, trial_ids: Sequence[int]) -> Sequence[TrialRecord]:
+        """Return trials as they are now, in the order asked. Raises ``NotFound``."""
+        records = await asyncio.gather(*map(self._trials.get, trial_ids))
+        for trial_id, record in zip(trial_ids, records, strict=True):
+            if record is None:
+                raise NotFound(f"no trial has the id {trial_id}")
+        return [record for record in records if record is not None]
+
+    async def trial_id(self, study_id: int, number: int) -> int:
+        """Return the id of a study's trial by its number. Raises ``NotFound``."""
+        read = functools.partial(reading.read_trial_id, study_id=study_id, number=number)
+        return await self._reading(read)
+
+    async def trials_since(
+        self, study_id: int, greater_than: int, included: Sequence[int], limit: int = 10_000
+    ) -> Sequence[TrialRecord]:
+        """Return trials of a study whose id is greater or included, ordered by id.
+
+        At most ``limit``, those with the lowest ids. Raises ``NotFound`` for the study.
+        """
+        return await self._reading(
+            functools.partial(
+                reading.read_trials_since,
+                study_id=study_id,
+                after=greater_than,
+                included=included,
+                limit=limit,
+            )
+        )
+
+    async def summary(self, study_id: int, best: int = 1) -> Summary:
+        """Return counts and best trials in constant time. Raises ``NotFound``."""
+        summary = await self._summaries.get((study_id, best))
+        if summary is None:
+            raise NotFound(f"no study has the id {study_id}")
+        return summary
+
+    async def _read_trials(self, ids: Sequence[int]) -> dict[int, TrialRecord]:
+        return await self._reading(functools.partial(reading.read_trials, ids=ids))
+
+    async def _read_standings(self, ids: Sequence[int]) -> dict[int, reading.Standing]:
+        return await self._reading(functools.partial(reading.read_standings, ids=ids))
+
+    async def _read_summaries(
+        self, keys: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], Summary]:
+        ids = sorted({study_id for study_id, _ in keys})
+        most = max(best for _, best in keys)
+        read = functools.partial(reading.read_summaries, ids=ids, best=most)
+        summaries = await self._reading(read)
+        return {key: summaries[key[0]].head(key[1]) for key in keys if key[0] in summaries}
+
+    async def _reading(self, read: Callable[[sa.Connection], T]) -> T:
+        return await self._in_reader(_read, self._engine, read)
+
+    async def _in_reader(self, function: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._readers, function, *args)
+        except sa.exc.DBAPIError as error:
+            text = " ".join(str(error.orig).split())
+            raise StorageUnavailable(f"the database is away: {text}") from error
+
+
+def _engine(url: str) -> sa.Engine:
+    accepted = "a URL like postgresql+psycopg2://USER:PASSWORD@HOST:5432/DATABASE"
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise InvalidInput(f"storage: found a text that is no URL, accepted: {accepted}") from error
+    if parsed.get_backend_name() != "postgresql":
+        raise InvalidInput(
+            f"storage: found a {parsed.get_backend_name()} database, accepted: {accepted}"
+        )
+    # SQLAlchemy takes a plain postgresql:// for another driver than the one that we bring.
+    parsed = parsed.set(drivername="postgresql+psycopg2")
+    return sa.create_engine(
+        parsed,
+        pool_size=_READERS + 2,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args=dict(_CONNECT),
+    )
+
+
+def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
+    with engine.connect() as connection:
+        return read(connection)
+
+
+def _ping(connection: sa.Connection) -> None:
+    connection.execute(sa.text("SELECT 1 FROM trialfleet_schema"))

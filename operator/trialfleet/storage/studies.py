@@ -1,0 +1,167 @@
+"""Writes to studies: create, define, delete, set attributes."""
+
+import json
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from trialfleet import names
+from trialfleet.errors import InvalidInput, NotFound, StudyExists
+from trialfleet.storage.opening import insert_trial
+from trialfleet.storage.reading import read_studies, require_study
+from trialfleet.storage.records import (
+    CreateStudy,
+    DeleteStudy,
+    EnsureStudy,
+    SetStudyAttribute,
+    StudyEnsured,
+    TrialRecord,
+)
+
+_INSERT_STUDY = sa.text(
+    "INSERT INTO studies (study_name) VALUES (:name) ON CONFLICT DO NOTHING RETURNING study_id"
+)
+_INSERT_DIRECTIONS = sa.text(
+    """
+    INSERT INTO study_directions (study_id, direction, objective)
+    SELECT :study_id, CAST(direction AS studydirection), objective - 1
+    FROM unnest(CAST(:directions AS text[])) WITH ORDINALITY AS d (direction, objective)
+    """
+)
+_DEFINE = sa.text(
+    """
+    INSERT INTO trialfleet_studies AS s (study_id, max_trials, max_failed, timeout_s, goals, retries)
+    VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries)
+    ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
+        max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
+        goals = excluded.goals, retries = excluded.retries
+    RETURNING enqueued
+    """
+)
+_ENQUEUED = sa.text("UPDATE trialfleet_studies SET enqueued = true WHERE study_id = :study_id")
+_LOCK = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE")
+# Optuna's foreign keys don't cascade.
+_DELETE = [
+    sa.text(f"DELETE FROM {table} WHERE trial_id IN (SELECT trial_id FROM trials WHERE study_id = :study_id)")
+    for table in (
+        "trial_heartbeats",
+        "trial_intermediate_values",
+        "trial_values",
+        "trial_params",
+        "trial_user_attributes",
+        "trial_system_attributes",
+    )
+] + [
+    sa.text(f"DELETE FROM {table} WHERE study_id = :study_id")
+    for table in (
+        "trials",
+        "study_user_attributes",
+        "study_system_attributes",
+        "study_directions",
+        "studies",
+    )
+]
+
+
+def _set_attribute(system: bool) -> sa.TextClause:
+    table = "study_system_attributes" if system else "study_user_attributes"
+    return sa.text(
+        f"INSERT INTO {table} (study_id, key, value_json) VALUES (:study_id, :key, :value_json) "
+        "ON CONFLICT (study_id, key) DO UPDATE SET value_json = excluded.value_json"
+    )
+
+
+_SET_ATTRIBUTE = {system: _set_attribute(system) for system in (False, True)}
+
+
+def create_study(connection: sa.Connection, command: CreateStudy) -> int:
+    """See :class:`CreateStudy`."""
+    study_id = _insert(connection, command.name, command.directions)
+    if study_id is None:
+        raise StudyExists(f"a study with the name {command.name!r} exists")
+    return study_id
+
+
+def _insert(
+    connection: sa.Connection, name: str, directions: Sequence[StudyDirection]
+) -> int | None:
+    study_id = connection.execute(_INSERT_STUDY, {"name": name}).scalar()
+    if study_id is not None:
+        connection.execute(
+            _INSERT_DIRECTIONS,
+            {"study_id": study_id, "directions": [direction.name for direction in directions]},
+        )
+    return study_id
+
+
+def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsured:
+    """See :class:`EnsureStudy`."""
+    study_id = _insert(connection, command.name, command.directions)
+    created = study_id is not None
+    if study_id is None:
+        (study,) = read_studies(connection, name=command.name)
+        study_id = study.study_id
+        if list(study.directions) != list(command.directions):
+            found, accepted = (
+                ", ".join(direction.name.lower() for direction in directions)
+                for directions in (command.directions, study.directions)
+            )
+            raise InvalidInput(
+                f"objectives: found the directions {found}, but the study {command.name!r} exists "
+                f"with {accepted}: give the study another name, or delete it"
+            )
+    budget = command.budget
+    connection.execute(_LOCK, {"study_id": study_id})
+    enqueued = connection.execute(
+        _DEFINE,
+        {
+            "study_id": study_id,
+            "max_trials": budget.trials,
+            "max_failed": budget.failed_trials,
+            "timeout_s": budget.timeout_s,
+            "goals": json.dumps([list(goal) for goal in budget.goals]),
+            "retries": command.retries,
+        },
+    ).scalar_one()
+    if command.metric_names:
+        connection.execute(
+            _SET_ATTRIBUTE[True],
+            {
+                "study_id": study_id,
+                "key": names.ATTR_METRIC_NAMES,
+                "value_json": json.dumps(list(command.metric_names)),
+            },
+        )
+    if command.enqueue and not enqueued:
+        for point in command.enqueue:
+            insert_trial(
+                connection,
+                study_id,
+                TrialRecord(
+                    trial_id=0,
+                    number=0,
+                    state=TrialState.WAITING,
+                    system_attrs=[(names.ATTR_FIXED_PARAMS, point)],
+                ),
+            )
+        connection.execute(_ENQUEUED, {"study_id": study_id})
+    return StudyEnsured(study_id, created)
+
+
+def delete_study(connection: sa.Connection, command: DeleteStudy) -> None:
+    """See :class:`DeleteStudy`."""
+    if connection.execute(_LOCK, {"study_id": command.study_id}).first() is None:
+        raise NotFound(f"no study has the id {command.study_id}")
+    for statement in _DELETE:
+        connection.execute(statement, {"study_id": command.study_id})
+
+
+def set_study_attribute(connection: sa.Connection, command: SetStudyAttribute) -> None:
+    """See :class:`SetStudyAttribute`."""
+    require_study(connection, command.study_id)
+    connection.execute(
+        _SET_ATTRIBUTE[command.system],
+        {"study_id": command.study_id, "key": command.key, "value_json": command.value_json},
+    )
