@@ -128,9 +128,7 @@ class Writer:
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated or self._connection is None or _is_gone(error):
                     self._discard()
-                    raise StorageUnavailable(
-                        f"the database is away: {_one_line(error)}"
-                    ) from error
+                    raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error
                 if isinstance(error.orig, _AGAIN) and attempt < _MAX_TRIES:
                     _log.info("attempt %d of a transaction: %s", attempt, _one_line(error))
                     continue
@@ -213,10 +211,15 @@ def _restored(connection: sa.Connection, command: Command, answer: int | None) -
 def _is_gone(error: sa.exc.DBAPIError) -> bool:
     # A server that starts, stops or has no connection left says so while connecting; one that
     # is read-only is a replica that was the primary a moment ago.
-    return isinstance(error.orig, psycopg2.OperationalError) and (
-        error.orig.pgcode is None
-        or error.orig.pgcode[:2] in {"08", "53", "57"}
-        and not isinstance(error.orig, psycopg2.errors.QueryCanceled)
+    return (
+        isinstance(error.orig, psycopg2.OperationalError)
+        and (
+            error.orig.pgcode is None
+            or (
+                error.orig.pgcode[:2] in {"08", "53", "57"}
+                and not isinstance(error.orig, psycopg2.errors.QueryCanceled)
+            )
+        )
     ) or isinstance(error.orig, psycopg2.InterfaceError | psycopg2.errors.ReadOnlySqlTransaction)
 
 

@@ -68,7 +68,7 @@ class Committer:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
-            batch = []
+            batch: list[tuple[Command, asyncio.Future[Any]]] = []
             while self._waiting and len(batch) < _MAX_BATCH:
                 batch.append(self._waiting.popleft())
             if batch:

@@ -23,15 +23,13 @@ def end_reason(
     """
     for objective, value in budget.goals:
         reached = best[objective] if objective < len(best) else None
-        if reached is not None and (
-            reached >= value if maximize[objective] else reached <= value
-        ):
+        if reached is not None and (reached >= value if maximize[objective] else reached <= value):
             return names.ENDED_GOAL
     if budget.failed_trials is not None and counts.failed >= budget.failed_trials:
         return names.ENDED_FAILED_TRIALS
-    if budget.timeout_s is not None and started is not None:
-        if (now - started).total_seconds() >= budget.timeout_s:
-            return names.ENDED_TIMEOUT
+    elapsed_s = 0.0 if started is None else (now - started).total_seconds()
+    if budget.timeout_s is not None and elapsed_s >= budget.timeout_s:
+        return names.ENDED_TIMEOUT
     if budget.trials is not None and counts.counted + counts.running >= budget.trials:
         return names.ENDED_TRIALS
     return ""

@@ -214,9 +214,7 @@ def _read_sessions(
     }
 
 
-def _opened_before(
-    sessions: dict[WriteId, tuple[bool, int | None]], write: WriteId
-) -> int | None:
+def _opened_before(sessions: dict[WriteId, tuple[bool, int | None]], write: WriteId) -> int | None:
     alive, trial_id = sessions.get(write, (False, None))
     if not alive:
         raise SessionGivenUp("the session was given up or never opened: open another")

@@ -1,6 +1,7 @@
 """Callers that wait until a study has a trial for them."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -66,10 +67,8 @@ class Parking:
     async def _look(self) -> None:
         while self._parked:
             await asyncio.sleep(_MIN_INTERVAL_S)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._poked.wait(), _POLL_S - _MIN_INTERVAL_S)
-            except TimeoutError:
-                pass
             self._poked.clear()
             try:
                 standings = await self._read(list(self._parked))

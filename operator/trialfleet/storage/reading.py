@@ -88,7 +88,8 @@ _STANDING: Final = sa.text(
         (SELECT ARRAY[sum(complete), sum(pruned), sum(failed), sum(running), sum(waiting),
                 sum(lost)]::bigint[]
             FROM trialfleet_counts c WHERE c.study_id = s.study_id),
-        ARRAY(SELECT min(cost) FROM trialfleet_best b, unnest(b.costs) WITH ORDINALITY AS u (cost, k)
+        ARRAY(SELECT min(cost) FROM trialfleet_best b,
+                unnest(b.costs) WITH ORDINALITY AS u (cost, k)
             WHERE b.study_id = s.study_id AND d.goals <> '[]' GROUP BY k ORDER BY k),
         d.study_id IS NOT NULL
     FROM studies s LEFT JOIN trialfleet_studies d USING (study_id)
@@ -118,7 +119,7 @@ def _utc(naive: datetime.datetime | None) -> datetime.datetime | None:
     return None if naive is None else naive.replace(tzinfo=datetime.UTC)
 
 
-def _build(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[TrialRecord]:
+def _build(connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> list[TrialRecord]:
     ids = [row[0] for row in rows]
     parts: dict[int, dict[str, list[Any]]] = {}
     for kind, trial_id, place, name, number, text in connection.execute(_PARTS, {"ids": ids}):
@@ -222,8 +223,10 @@ class Standing:
 
     def __init__(self, row: Sequence[Any]) -> None:
         """Take a row of the query for it."""
-        _, now, self.started, max_trials, max_failed, timeout_s, goals, directions, *rest = row
-        counts, costs, self.managed = rest
+        now: datetime.datetime = row[1]
+        self.started: datetime.datetime | None = row[2]
+        max_trials, max_failed, timeout_s, goals, directions, counts, costs = row[3:10]
+        self.managed: bool = row[10]
         self.budget = Budget(
             trials=max_trials,
             failed_trials=max_failed,

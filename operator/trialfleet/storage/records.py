@@ -128,6 +128,8 @@ class EnsureStudy:
 
 
 class StudyEnsured(NamedTuple):
+    """Answer of :class:`EnsureStudy`."""
+
     study_id: int
     created: bool
 
@@ -178,6 +180,8 @@ class OpenSession:
 
 
 class SessionOpened(NamedTuple):
+    """Answer of :class:`OpenSession`."""
+
     study_id: int | None
     ordinal: int
     """Sessions that the study had before this one."""
@@ -215,6 +219,8 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
+    """Answer of :class:`GiveUp`: how many sessions were fenced, and the numbers of trials."""
+
     sessions: int = 0
     lost: Sequence[int] = ()
     requeued: Sequence[int] = ()
@@ -274,6 +280,8 @@ class CreateTrial:
 
 
 class TrialCreated(NamedTuple):
+    """Answer of :class:`CreateTrial`."""
+
     trial_id: int
     number: int
 

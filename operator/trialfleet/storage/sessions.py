@@ -194,12 +194,12 @@ def _end_sessions(
 
 def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
     """See :class:`GiveUp`."""
+    which: str = _EXPIRED
+    key: dict[str, Any] = {}
     if command.session is not None:
         which, key = _BY_SESSION, {"session": command.session}
     elif command.worker is not None:
         which, key = _BY_WORKER, {"worker": command.worker}
-    else:
-        which, key = _EXPIRED, {}
     workers, running = _end_sessions(connection, which, key)
     if not running:
         return GivenUp(sessions=len(workers))

@@ -32,7 +32,8 @@ _INSERT_DIRECTIONS = sa.text(
 )
 _DEFINE = sa.text(
     """
-    INSERT INTO trialfleet_studies AS s (study_id, max_trials, max_failed, timeout_s, goals, retries)
+    INSERT INTO trialfleet_studies
+        (study_id, max_trials, max_failed, timeout_s, goals, retries)
     VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries)
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
@@ -44,7 +45,10 @@ _ENQUEUED = sa.text("UPDATE trialfleet_studies SET enqueued = true WHERE study_i
 _LOCK = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE")
 # Optuna's foreign keys don't cascade.
 _DELETE = [
-    sa.text(f"DELETE FROM {table} WHERE trial_id IN (SELECT trial_id FROM trials WHERE study_id = :study_id)")
+    sa.text(
+        f"DELETE FROM {table} WHERE trial_id IN "
+        "(SELECT trial_id FROM trials WHERE study_id = :study_id)"
+    )
     for table in (
         "trial_heartbeats",
         "trial_intermediate_values",

@@ -8,11 +8,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from trialfleet.errors import NotFound, SessionGivenUp, TrialfleetError, TrialFinished
+from trialfleet.errors import NotFound, SessionGivenUp, TrialFinished, TrialfleetError
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.records import Param, TrialUpdate, UpdateTrial, WriteTrial
 
-# The rows are locked in the order of their ids: two batches never wait for each other in a ring.
+# The rows are locked in the order of their ids: no two batches wait for each other in a ring.
 _LOCK: Final = sa.text(
     """
     SELECT t.trial_id, t.study_id, t.state, r.session_id, r.sequence, r.taken_away
@@ -165,7 +165,10 @@ class TrialWrites:
                     "texts": [row[1] for row in self.params.values()],
                 },
             )
-        for statement, attrs in ((_USER_ATTRS, self.user_attrs), (_SYSTEM_ATTRS, self.system_attrs)):
+        for statement, attrs in (
+            (_USER_ATTRS, self.user_attrs),
+            (_SYSTEM_ATTRS, self.system_attrs),
+        ):
             if attrs:
                 connection.execute(
                     statement,
@@ -239,7 +242,8 @@ def update_trials(
                 raise NotFound(f"no trial has the id {command.update.trial_id}")
             distributions.check(connection, row.study_id, command.update.params)
             if isinstance(command, UpdateTrial):
-                answers.append(_update(writes, command, row))
+                _update(writes, command, row)
+                answers.append(None)
             else:
                 answers.append(_write(writes, command, row))
         except TrialfleetError as error:
