@@ -1,0 +1,230 @@
+"""The kinds of objective: Python, any program, or one Kubernetes object a trial."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from trialfleet.api.base import (
+    ACCEPTED,
+    OPEN,
+    RULES,
+    ConfigMapKey,
+    MetricName,
+    Model,
+    Text,
+    broken,
+    exactly_one,
+    rule,
+)
+
+_ONE_KIND: Final = "accepted: exactly one of python, command and job"
+_ONE_SOURCE: Final = "accepted: exactly one of source, configMap, callable and file"
+_FILE: Final = (
+    "file is read on one machine only, by 'trialfleet run'; on a cluster give source, configMap "
+    "or callable"
+)
+_CALLABLE_FUNCTION: Final = "function has no effect beside callable, which names the function"
+_ONE_METRIC: Final = "accepted: at most one of regex and file"
+_REGEX_KEY: Final = "key has no effect beside regex, whose group is the value"
+
+_PLACEHOLDER: Final = re.compile(r"\$\$|\$\(([^()]*)\)")
+
+
+def placeholders(template: object) -> Iterator[str]:
+    """Yield the names in all `$(name)` of a nested value's strings; `$$(name)` is none."""
+    if isinstance(template, str):
+        for match in _PLACEHOLDER.finditer(template):
+            if match[1] is not None:
+                yield match[1]
+    elif isinstance(template, dict):
+        for value in template.values():
+            yield from placeholders(value)
+    elif isinstance(template, list):
+        for value in template:
+            yield from placeholders(value)
+
+
+class PythonObjective(Model):
+    """A Python function of an Optuna trial."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("!has(self.file)", _FILE),
+                rule(exactly_one("source", "configMap", "callable", "file"), _ONE_SOURCE),
+                rule("!has(self.callable) || !has(self.__function__)", _CALLABLE_FUNCTION),
+            ],
+        }
+    )
+
+    source: Annotated[str, Field(min_length=1, max_length=262_144)] | None = None
+    """Python source text that defines the function."""
+    config_map: ConfigMapKey | None = None
+    """The key of a ConfigMap that holds the source text."""
+    callable: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+                max_length=512,
+                json_schema_extra={ACCEPTED: "module:function, such as 'package.module:objective'"},
+            ),
+        ]
+        | None
+    ) = Field(default=None, examples=["package.module:objective"])
+    """A function that the worker's image has installed, as `package.module:function`."""
+    file: Text | None = None
+    """A Python file beside the manifest that defines the function. Read by `trialfleet run`, on
+    one machine only: a cluster does not have the file, so it wants source or configMap."""
+    function: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[A-Za-z_]\w*$",
+                max_length=128,
+                json_schema_extra={ACCEPTED: "the name of a Python function"},
+            ),
+        ]
+        | None
+    ) = Field(default=None, examples=["objective"])
+    """Name of the function in the source text; absent: `objective`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sources = (self.source, self.config_map, self.callable, self.file)
+        if sum(source is not None for source in sources) != 1:
+            raise broken(_ONE_SOURCE)
+        if self.callable is not None and self.function is not None:
+            raise broken(_CALLABLE_FUNCTION)
+        return self
+
+
+class Metric(Model):
+    """Where a program's output holds a metric.
+
+    Without regex and file: the last line of standard output that is a JSON object with the key.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("!has(self.regex) || !has(self.file)", _ONE_METRIC),
+                rule("!has(self.regex) || !has(self.key)", _REGEX_KEY),
+            ],
+            "examples": [{"regex": r"accuracy=(\S+)"}, {"file": "metrics.json"}],
+        }
+    )
+
+    regex: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=1024,
+                json_schema_extra={ACCEPTED: "a regular expression with one group"},
+            ),
+        ]
+        | None
+    ) = None
+    """A regular expression with one group, the value; the last match in standard output counts."""
+    file: Text | None = None
+    """A file that the program writes, a JSON object; relative to the working directory."""
+    key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Key in the JSON object; absent: the metric's name."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.regex is not None and self.file is not None:
+            raise broken(_ONE_METRIC)
+        if self.regex is not None and self.key is not None:
+            raise broken(_REGEX_KEY)
+        if self.regex is not None:
+            try:
+                groups = re.compile(self.regex).groups
+            except re.error as error:
+                raise broken(f"found regex {self.regex!r}: {error}") from None
+            if groups != 1:
+                raise broken(
+                    f"found regex {self.regex!r} with {groups} groups, accepted: exactly one, "
+                    "which matches the value"
+                )
+        return self
+
+
+Metrics = Annotated[dict[MetricName, Metric], Field(max_length=16)]
+
+
+class CommandObjective(Model):
+    """Any program: parameters go in as arguments, metrics come out."""
+
+    args: Annotated[list[Text], Field(min_length=1, max_length=256)] = Field(
+        examples=[["python", "train.py", "--lr=$(lr)"]]
+    )
+    """The program and its arguments. `$(name)` is the value of a parameter; `$$` is a dollar sign.
+    All parameters are also in the environment variable TRIALFLEET_PARAMS, as a JSON object."""
+    env: Annotated[dict[str, str], Field(max_length=256)] | None = None
+    """Environment variables to add; `$(name)` works as in args."""
+    metrics: Metrics | None = None
+    """Where each objective's value is found, by its name. Absent: the last line of standard output
+    that is a JSON object with the objectives' names as keys."""
+
+
+class JobTemplate(Model):
+    """A Kubernetes object of any kind that runs to an end."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=OPEN)
+
+    api_version: Text = Field(examples=["batch/v1"])
+    """Group and version of the object."""
+    kind: Text = Field(examples=["Job"])
+    """Kind of the object: Job, JobSet, PyTorchJob, TrainJob and others."""
+    metadata: Annotated[dict[str, Any], Field(json_schema_extra=OPEN)] | None = None
+    """Labels and annotations; the name and namespace are set for each trial."""
+    spec: Annotated[dict[str, Any], Field(json_schema_extra=OPEN)]
+    """The object's own spec. `$(name)` in any string is the value of a parameter."""
+
+
+class JobObjective(Model):
+    """One Kubernetes object for each trial."""
+
+    template: JobTemplate
+    """The object; `$(name)` in any string is the value of a parameter, `$$` a dollar sign."""
+    metrics: Metrics | None = None
+    """As for command, found in the log of the object's pods."""
+
+
+class Objective(Model):
+    """What a trial runs: exactly one of python, command and job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={RULES: [rule(exactly_one("python", "command", "job"), _ONE_KIND)]}
+    )
+
+    python: PythonObjective | None = None
+    """A Python function of an Optuna trial."""
+    command: CommandObjective | None = None
+    """Any program: parameters in, metrics out."""
+    job: JobObjective | None = None
+    """One Kubernetes object for each trial."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(kind is not None for kind in (self.python, self.command, self.job)) != 1:
+            raise broken(_ONE_KIND)
+        return self
+
+    @property
+    def metrics(self) -> dict[str, Metric] | None:
+        """Where the metrics are found, if the kind of objective says so."""
+        kind = self.command or self.job
+        return kind.metrics if kind is not None else None
+
+    def placeholders(self) -> set[str]:
+        """Return the names of the parameters that the objective asks for by `$(name)`."""
+        if self.command is not None:
+            return set(placeholders([self.command.args, self.command.env or {}]))
+        if self.job is not None:
+            return set(placeholders(self.job.template.model_dump()))
+        return set()

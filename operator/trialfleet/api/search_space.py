@@ -1,0 +1,155 @@
+"""The search space: what values a parameter may take, as Optuna's distributions."""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Self
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ConfigDict, Field, model_validator
+
+from trialfleet.api.base import RULES, Model, Scalar, broken, exactly_one, rule
+
+_ORDER: Final = "low is above high; accepted: low <= high"
+_LOG_LOW: Final = "log needs a low above 0"
+_LOG_LOW_INT: Final = "log needs a low of at least 1"
+_LOG_STEP: Final = "log and step exclude each other: leave one out"
+_ONE_RANGE: Final = "accepted: exactly one of float, int and categorical"
+
+
+class FloatRange(Model):
+    """Real numbers from low to high, both included."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("self.low <= self.high", _ORDER),
+                rule("!self.log || self.low > 0.0", _LOG_LOW),
+                rule("!self.log || !has(self.step)", _LOG_STEP),
+            ]
+        }
+    )
+
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Sample the value's logarithm evenly, for ranges over orders of magnitude."""
+    step: Annotated[float, Field(gt=0)] | None = None
+    """Distance between values; absent: any value in between."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise broken(_ORDER)
+        if self.log and self.low <= 0:
+            raise broken(_LOG_LOW)
+        if self.log and self.step is not None:
+            raise broken(_LOG_STEP)
+        return self
+
+
+class IntRange(Model):
+    """Whole numbers from low to high, both included."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("self.low <= self.high", _ORDER),
+                rule("!self.log || self.low >= 1", _LOG_LOW_INT),
+                rule("!self.log || self.step == 1", _LOG_STEP),
+            ]
+        }
+    )
+
+    low: int
+    """Smallest value."""
+    high: int
+    """Largest value."""
+    log: bool = False
+    """Sample the value's logarithm evenly, for ranges over orders of magnitude."""
+    step: Annotated[int, Field(ge=1)] = 1
+    """Distance between values."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low > self.high:
+            raise broken(_ORDER)
+        if self.log and self.low < 1:
+            raise broken(_LOG_LOW_INT)
+        if self.log and self.step != 1:
+            raise broken(_LOG_STEP)
+        return self
+
+
+class ParameterSpace(Model):
+    """The values of one parameter: exactly one of float, int and categorical."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [rule(exactly_one("float", "int", "categorical"), _ONE_RANGE)],
+            "examples": [{"float": {"low": 1e-5, "high": 0.1, "log": True}}],
+        }
+    )
+
+    float_: FloatRange | None = Field(default=None, alias="float")
+    """A range of real numbers."""
+    int_: IntRange | None = Field(default=None, alias="int")
+    """A range of whole numbers."""
+    categorical: Annotated[list[Scalar], Field(min_length=1, max_length=1000)] | None = None
+    """A choice of values without an order: strings, numbers, booleans or null."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = (self.float_, self.int_, self.categorical)
+        if sum(part is not None for part in given) != 1:
+            raise broken(_ONE_RANGE)
+        seen = set[tuple[type, object]]()
+        for choice in self.categorical or ():
+            # True == 1 in Python, but not in a manifest.
+            if (type(choice), choice) in seen:
+                raise broken(f"found {choice!r} twice in categorical, accepted: each choice once")
+            seen.add((type(choice), choice))
+        return self
+
+    def distribution(self) -> BaseDistribution:
+        """Return the parameter's Optuna distribution."""
+        if self.float_ is not None:
+            real = self.float_
+            return FloatDistribution(real.low, real.high, log=real.log, step=real.step)
+        if self.int_ is not None:
+            whole = self.int_
+            return IntDistribution(whole.low, whole.high, log=whole.log, step=whole.step)
+        return CategoricalDistribution(self.categorical or ())
+
+
+def distributions(space: Mapping[str, ParameterSpace]) -> dict[str, BaseDistribution]:
+    """Return the Optuna distributions of a search space, in its order."""
+    return {name: parameter.distribution() for name, parameter in space.items()}
+
+
+def is_possible(distribution: BaseDistribution, value: Scalar) -> bool:
+    """Return whether a parameter of this distribution can take the value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(
+            value == choice and type(value) is type(choice) for choice in distribution.choices
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(distribution, IntDistribution) and not float(value).is_integer():
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value)))
+
+
+def describe(distribution: BaseDistribution) -> str:
+    """Return in words what values a distribution has."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "one of " + ", ".join(repr(choice) for choice in distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = "a whole number" if isinstance(distribution, IntDistribution) else "a number"
+    step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
+    return f"{kind} from {distribution.low} to {distribution.high}{step}"

@@ -1,0 +1,191 @@
+"""The resource Study: one hyperparameter optimization."""
+
+from typing import Annotated, Literal, Self
+
+from optuna.study import StudyDirection
+from pydantic import ConfigDict, Field, model_validator
+
+from trialfleet import names
+from trialfleet.api.base import (
+    RULES,
+    ConfigMapKey,
+    DnsSubdomain,
+    Duration,
+    Finding,
+    MetricName,
+    Model,
+    ObjectMeta,
+    ParameterName,
+    Scalar,
+    broken_at,
+    rule,
+)
+from trialfleet.api.objective import Objective
+from trialfleet.api.optuna_classes import Pruner, Sampler
+from trialfleet.api.pods import PodTemplate, RunOncePodTemplate
+from trialfleet.api.search_space import ParameterSpace
+from trialfleet.api.study_rules import STUDY_NAME, spec_errors, spec_notices, spec_rules
+from trialfleet.api.study_status import StudyStatus
+
+
+class ObjectiveValue(Model):
+    """One value that a trial returns."""
+
+    name: MetricName
+    """Name of the value, as it appears in the status and in tables."""
+    direction: Literal["minimize", "maximize"]
+    """Which values are better."""
+    goal: float | None = None
+    """The study ends when a trial's value is as good as this."""
+
+    @property
+    def study_direction(self) -> StudyDirection:
+        """The direction as Optuna's constant."""
+        return StudyDirection[self.direction.upper()]
+
+
+class Budget(Model):
+    """What ends a study: one or more of trials, failedTrials, timeout, or an objective's goal."""
+
+    trials: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, examples=[200]
+    )
+    """Ends after so many trials: complete, pruned, or failed by their own error. Lost ones are
+    not counted. Never exceeded."""
+    failed_trials: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, examples=[10]
+    )
+    """Ends when so many trials have failed by their own error."""
+    timeout: Duration | None = Field(default=None, examples=["2h"])
+    """Ends so long after the first trial was opened; running trials are finished."""
+    trial_timeout: Duration | None = Field(default=None, examples=["20m"])
+    """A trial that runs longer has failed. Ends no study."""
+
+
+class StorageRef(Model):
+    """A StudyStorage in the same namespace."""
+
+    name: DnsSubdomain
+    """Name of the StudyStorage."""
+
+
+class TrialsFrom(Model):
+    """Where points to run first are read from."""
+
+    config_map: ConfigMapKey
+    """The key of a ConfigMap that holds a JSON list of objects, such as hparams.json."""
+
+
+_Point = Annotated[dict[ParameterName, Scalar], Field(max_length=256)]
+
+
+class StudySpec(Model):
+    """What to optimize, how, and for how long."""
+
+    model_config = ConfigDict(json_schema_extra={RULES: spec_rules()})
+
+    objectives: Annotated[
+        list[ObjectiveValue],
+        Field(
+            min_length=1,
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = Field(examples=[[{"name": "accuracy", "direction": "maximize", "goal": 0.99}]])
+    """What a trial returns, one or more values, in this order."""
+    sampler: Sampler = Field(
+        default=Sampler(name="TPESampler"),
+        examples=[{"name": "TPESampler", "options": {"multivariate": True, "seed": 7}}],
+    )
+    """How parameters are chosen: a class of optuna.samplers."""
+    pruner: Pruner = Field(
+        default=Pruner(name="MedianPruner"),
+        examples=[{"name": "MedianPruner", "options": {"n_startup_trials": 5}}],
+    )
+    """When a trial is given up early: a class of optuna.pruners. Asked when the objective asks."""
+    budget: Budget = Budget()
+    """What ends the study. Changes live."""
+    parallelism: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """How many workers run at once. Changes live; the scale subresource."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """How often a lost trial is run again with the same parameters. Changes live."""
+    suspend: bool = False
+    """Stop all workers, keep all trials. Changes live."""
+    trials: Annotated[list[_Point], Field(max_length=10_000)] | None = Field(
+        default=None, examples=[[{"lr": 0.1, "depth": 3}]]
+    )
+    """Points to run first; parameters that a point leaves out are sampled."""
+    trials_from: TrialsFrom | None = None
+    """Points to run first, from a ConfigMap."""
+    search_space: (
+        Annotated[dict[ParameterName, ParameterSpace], Field(min_length=1, max_length=256)] | None
+    ) = Field(
+        default=None,
+        examples=[
+            {
+                "lr": {"float": {"low": 1e-5, "high": 0.1, "log": True}},
+                "depth": {"int": {"low": 1, "high": 9}},
+                "kind": {"categorical": ["svm", "forest"]},
+            }
+        ],
+    )
+    """The parameters and their values. A Python objective may suggest its parameters itself
+    instead; the kinds command and job can't."""
+    objective: Objective
+    """What a trial runs."""
+    template: PodTemplate | None = None
+    """The workers' pods: image, resources, GPUs, volumes, affinity."""
+    prepare: RunOncePodTemplate | None = None
+    """A pod that runs once before the first trial."""
+    collate: RunOncePodTemplate | None = None
+    """A pod that runs once after the last trial and sees the results."""
+    storage: StorageRef | None = None
+    """The StudyStorage that holds the trials; absent: one of the study's own."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = Field(
+        default=None, examples=[86_400]
+    )
+    """The study is deleted so many seconds after it ended; absent: it stays."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        errors = list(spec_errors(self))
+        if errors:
+            raise broken_at("StudySpec", errors)
+        return self
+
+
+class Study(Model):
+    """One hyperparameter optimization: trials of an objective, until a budget ends it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    "self.metadata.name.size() <= 48 && !self.metadata.name.contains('.')",
+                    STUDY_NAME,
+                )
+            ]
+        }
+    )
+
+    api_version: Literal["trialfleet.dev/v1alpha1"] = names.API_VERSION
+    kind: Literal["Study"] = "Study"
+    metadata: ObjectMeta
+    spec: StudySpec
+    status: StudyStatus | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        name = self.metadata.name
+        if len(name) > 48 or "." in name:
+            raise broken_at("Study", [Finding(("metadata", "name"), STUDY_NAME)])
+        return self
+
+    def notices(self) -> list[Finding]:
+        """Return what is accepted but has no effect, or not everywhere."""
+        return [
+            Finding(("spec", *notice.path), notice.message) for notice in spec_notices(self.spec)
+        ]

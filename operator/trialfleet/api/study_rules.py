@@ -1,0 +1,234 @@
+"""Rules of a Study that concern several of its fields, for the cluster (CEL) and for people.
+
+The cluster checks what CEL can see. Options of samplers and pruners, points of the search space
+and placeholders lie in open parts of the schema: they are checked here only, by the command line
+and by the operator.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from optuna.distributions import FloatDistribution
+
+from trialfleet.api.base import Finding, OpenModel, rule
+from trialfleet.api.optuna_classes import pruner_problems, sampler_problems
+from trialfleet.api.search_space import describe, distributions, is_possible
+from trialfleet.api.suggestions import did_you_mean, found
+
+if TYPE_CHECKING:
+    from trialfleet.api.study import StudySpec
+
+STUDY_NAME: Final = (
+    "accepted: at most 48 characters without '.', as Jobs and pods are named after it"
+)
+WORKER: Final = "accepted: one container called 'worker', which runs the objective"
+
+_NO_END: Final = "accepted: at least one of trials, failedTrials, timeout, or an objective's goal"
+_NO_SPACE: Final = (
+    "missing: a command or job can't define its parameters itself, so list them with their values"
+)
+_TWO_SOURCES_OF_TRIALS: Final = "trials and trialsFrom exclude each other: leave one out"
+_METRICS: Final = "accepted: one metric for each objective, by its name, and no other"
+_IMMUTABLE: Final = "can't change once the study exists: make a study of another name"
+
+_FIXED_FIELDS: Final = (
+    "sampler",
+    "pruner",
+    "trials",
+    "trialsFrom",
+    "searchSpace",
+    "objective",
+    "template",
+    "prepare",
+    "collate",
+    "storage",
+)
+
+
+def spec_rules() -> list[dict[str, str]]:
+    """Return the CEL rules of a study's spec."""
+    rules = [
+        rule(
+            f"has(self.{name}) == has(oldSelf.{name}) && "
+            f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"{name} {_IMMUTABLE}",
+            fieldPath=f".{name}",
+        )
+        for name in _FIXED_FIELDS
+    ]
+    rules.append(
+        rule(
+            "self.objectives.size() == oldSelf.objectives.size() && "
+            "self.objectives.all(o, oldSelf.objectives.exists("
+            "p, p.name == o.name && p.direction == o.direction))",
+            f"names and directions of objectives {_IMMUTABLE}",
+            fieldPath=".objectives",
+        )
+    )
+    rules.append(
+        rule(
+            "has(self.budget.trials) || has(self.budget.failedTrials) || has(self.budget.timeout) "
+            "|| self.objectives.exists(o, has(o.goal))",
+            _NO_END,
+            fieldPath=".budget",
+        )
+    )
+    rules.append(rule("has(self.objective.python) || has(self.searchSpace)", _NO_SPACE))
+    rules.append(rule("!has(self.trials) || !has(self.trialsFrom)", _TWO_SOURCES_OF_TRIALS))
+    for kind in ("command", "job"):
+        metrics = f"self.objective.{kind}.metrics"
+        rules.append(
+            rule(
+                f"!has(self.objective.{kind}) || !has({metrics}) || "
+                f"({metrics}.size() == self.objectives.size() && "
+                f"self.objectives.all(o, o.name in {metrics}))",
+                _METRICS,
+                fieldPath=f".objective.{kind}",
+            )
+        )
+    rules.append(
+        rule(
+            "!has(self.template) || !has(self.template.spec.containers) || "
+            "self.template.spec.containers.exists(c, c.name == 'worker')",
+            WORKER,
+            fieldPath=".template",
+        )
+    )
+    return rules
+
+
+def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
+    """Yield what is wrong between the fields of a spec, whose single fields are right."""
+    budget = spec.budget
+    ends = (budget.trials, budget.failed_trials, budget.timeout)
+    goals = [objective.goal for objective in spec.objectives]
+    if all(end is None for end in (*ends, *goals)):
+        yield Finding(("budget",), _NO_END)
+    seen = set[str]()
+    for index, objective in enumerate(spec.objectives):
+        if objective.name in seen:
+            yield Finding(
+                ("objectives", index, "name"),
+                f"found {objective.name!r} again, accepted: unique names",
+            )
+        seen.add(objective.name)
+    yield from _sampler_errors(spec)
+    for problem in pruner_problems(spec.pruner):
+        yield Finding(("pruner", *problem.path), problem.message)
+    if spec.objective.python is None and spec.search_space is None:
+        yield Finding(("searchSpace",), _NO_SPACE)
+    if spec.trials is not None and spec.trials_from is not None:
+        yield Finding(("trialsFrom",), _TWO_SOURCES_OF_TRIALS)
+    yield from _point_errors(spec)
+    yield from _metric_errors(spec)
+    yield from _placeholder_errors(spec)
+    containers = spec.template.spec.containers if spec.template is not None else None
+    if containers is not None and all(container.name != "worker" for container in containers):
+        named = ", ".join(repr(container.name) for container in containers) or "none"
+        yield Finding(("template", "spec", "containers"), f"found {named}, {WORKER}")
+
+
+def _sampler_errors(spec: "StudySpec") -> Iterator[Finding]:
+    for problem in sampler_problems(spec.sampler, spec.search_space):
+        yield Finding(("sampler", *problem.path), problem.message)
+    # Both would fail in each trial, long after the study was accepted.
+    if spec.sampler.name == "CmaEsSampler" and len(spec.objectives) > 1:
+        yield Finding(
+            ("sampler", "name"),
+            f"found 'CmaEsSampler' with {len(spec.objectives)} objectives, accepted: a sampler for "
+            "several, such as TPESampler or NSGAIISampler",
+        )
+    if spec.sampler.name == "BruteForceSampler":
+        for name, distribution in distributions(spec.search_space or {}).items():
+            if isinstance(distribution, FloatDistribution) and distribution.step is None:
+                yield Finding(
+                    ("searchSpace", name, "float", "step"),
+                    "missing, BruteForceSampler needs it",
+                )
+
+
+def _point_errors(spec: "StudySpec") -> Iterator[Finding]:
+    if spec.search_space is None:
+        return
+    space = distributions(spec.search_space)
+    for index, point in enumerate(spec.trials or ()):
+        for name, value in point.items():
+            if name not in space:
+                yield Finding(
+                    ("trials", index, name),
+                    f"unknown parameter, accepted: {', '.join(space)}" + did_you_mean(name, space),
+                )
+            elif not is_possible(space[name], value):
+                yield Finding(
+                    ("trials", index, name),
+                    f"found {found(value)}, accepted: {describe(space[name])}",
+                )
+
+
+def _metric_errors(spec: "StudySpec") -> Iterator[Finding]:
+    metrics = spec.objective.metrics
+    if metrics is None:
+        return
+    kind = "command" if spec.objective.command is not None else "job"
+    wanted = [objective.name for objective in spec.objectives]
+    for name in metrics:
+        if name not in wanted:
+            yield Finding(
+                ("objective", kind, "metrics", name),
+                f"no objective of that name, {_METRICS}" + did_you_mean(name, wanted),
+            )
+    for name in wanted:
+        if name not in metrics:
+            yield Finding(("objective", kind, "metrics"), f"{name!r} is missing, {_METRICS}")
+
+
+def _placeholder_errors(spec: "StudySpec") -> Iterator[Finding]:
+    if spec.search_space is None:
+        return
+    kind = "command" if spec.objective.command is not None else "job"
+    for name in sorted(spec.objective.placeholders()):
+        if name not in spec.search_space:
+            yield Finding(
+                ("objective", kind),
+                f"found $({name}), accepted: a parameter of searchSpace: "
+                f"{', '.join(spec.search_space)}; for the text itself write $$({name})"
+                + did_you_mean(name, spec.search_space),
+            )
+
+
+def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
+    """Yield what is accepted but has no effect, or not everywhere."""
+    python = spec.objective.python
+    if python is not None and python.file is not None:
+        yield Finding(
+            ("objective", "python", "file"),
+            "read on one machine only; a cluster accepts source, configMap or callable",
+        )
+    if "pruner" in spec.model_fields_set and len(spec.objectives) > 1:
+        yield Finding(("pruner",), "no effect: Optuna prunes no trial of several objectives")
+    if spec.objective.job is not None and spec.search_space is not None:
+        for name in spec.search_space.keys() - spec.objective.placeholders():
+            yield Finding(("searchSpace", name), f"no effect: no $({name}) in the job's template")
+    for part in ("template", "prepare", "collate"):
+        template = getattr(spec, part)
+        if template is not None:
+            yield from unknown_fields(template, (part,))
+
+
+def unknown_fields(value: object, path: tuple[str | int, ...]) -> Iterator[Finding]:
+    """Yield the fields of an open object that are probably misspelt."""
+    if isinstance(value, OpenModel):
+        known = [field.alias or name for name, field in type(value).model_fields.items()]
+        for name in value.model_extra or {}:
+            meant = did_you_mean(name, known)
+            if meant:
+                yield Finding((*path, name), f"unknown here, passed on to Kubernetes{meant}")
+        for name, field in type(value).model_fields.items():
+            yield from unknown_fields(getattr(value, name), (*path, field.alias or name))
+    elif isinstance(value, list):
+        yield from _unknown_in_list(value, path)
+
+
+def _unknown_in_list(values: Iterable[object], path: tuple[str | int, ...]) -> Iterator[Finding]:
+    for index, value in enumerate(values):
+        yield from unknown_fields(value, (*path, index))

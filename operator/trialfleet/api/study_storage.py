@@ -1,0 +1,270 @@
+"""The resource StudyStorage: where trials are kept, and the proxies in front of it."""
+
+import datetime
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from trialfleet import names
+from trialfleet.api.base import (
+    OPEN,
+    RULES,
+    Condition,
+    DnsSubdomain,
+    Duration,
+    Finding,
+    Model,
+    ObjectMeta,
+    Quantity,
+    SecretKey,
+    Text,
+    broken,
+    broken_at,
+    count_given,
+    exactly_one,
+    rule,
+)
+from trialfleet.api.pods import Resources
+
+_ONE_POSTGRES: Final = "accepted: exactly one of managed, cloudNativePG and external"
+_ONE_VOLUME: Final = "accepted: at most one of volume and emptyDir"
+_POSTGRES_FIXED: Final = (
+    "where PostgreSQL is can't change once the storage exists: make a storage of another name"
+)
+_STORAGE_NAME: Final = "accepted: at most 48 characters without '.', as pods are named after it"
+_PER_REPLICA: Final = "workersPerReplica has an effect with placement Shared only"
+
+
+class Volume(Model):
+    """A persistent volume."""
+
+    size: Quantity = "10Gi"
+    """Size of the volume; can grow where its class allows it."""
+    storage_class_name: DnsSubdomain | None = None
+    """StorageClass; absent: the cluster's default."""
+
+
+class EmptyDir(Model):
+    """A volume that is gone with its pod, and all trials with it."""
+
+    size_limit: Quantity | None = None
+    """The pod is evicted beyond this."""
+
+
+class ManagedPostgres(Model):
+    """PostgreSQL run by Trialfleet: a StatefulSet of one pod."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(f"{count_given('volume', 'emptyDir')} <= 1", _ONE_VOLUME),
+                rule("has(self.emptyDir) == has(oldSelf.emptyDir)", _POSTGRES_FIXED),
+            ]
+        }
+    )
+
+    volume: Volume | None = None
+    """Where the data is; absent, and no emptyDir either: a volume of 10Gi of the default class."""
+    empty_dir: EmptyDir | None = None
+    """Keep the data in the pod only: for trying things out."""
+    image: Text | None = None
+    """Image of PostgreSQL; absent: the operator's."""
+    resources: Resources | None = None
+    """Resources of the pod."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.volume is not None and self.empty_dir is not None:
+            raise broken(_ONE_VOLUME)
+        return self
+
+
+class CloudNativePG(Model):
+    """PostgreSQL run by CloudNativePG, whose CRDs must be installed."""
+
+    instances: Annotated[int, Field(ge=1, le=9)] = 3
+    """Servers: one primary, the others replicas."""
+    volume: Volume = Volume()
+    """Where each server's data is."""
+    image: Text | None = None
+    """Image of PostgreSQL; absent: CloudNativePG's default."""
+    resources: Resources | None = None
+    """Resources of each pod."""
+
+
+class ExternalPostgres(Model):
+    """PostgreSQL that someone else runs."""
+
+    secret_ref: SecretKey
+    """The Secret with the database's URL: `postgresql://user:password@host:port/database`."""
+
+
+class Postgres(Model):
+    """Where PostgreSQL is: exactly one of managed, cloudNativePG and external."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(exactly_one("managed", "cloudNativePG", "external"), _ONE_POSTGRES),
+                rule(
+                    "has(self.managed) == has(oldSelf.managed) && "
+                    "has(self.cloudNativePG) == has(oldSelf.cloudNativePG)",
+                    _POSTGRES_FIXED,
+                ),
+            ]
+        }
+    )
+
+    managed: ManagedPostgres | None = None
+    """PostgreSQL run by Trialfleet."""
+    cloud_native_pg: CloudNativePG | None = Field(default=None, alias="cloudNativePG")
+    """PostgreSQL run by CloudNativePG."""
+    external: ExternalPostgres | None = None
+    """PostgreSQL that someone else runs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = (self.managed, self.cloud_native_pg, self.external)
+        if sum(kind is not None for kind in given) != 1:
+            raise broken(_ONE_POSTGRES)
+        return self
+
+
+class Proxy(Model):
+    """The gRPC servers between workers and PostgreSQL."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("self.placement == 'Shared' || !has(self.workersPerReplica)", _PER_REPLICA)
+            ]
+        }
+    )
+
+    placement: Literal["Node", "Shared"] = "Node"
+    """Node: one on every node, a DaemonSet. Shared: a Deployment with a replica for each so many
+    workers."""
+    workers_per_replica: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None, examples=[100]
+    )
+    """With placement Shared: workers for each replica; absent: 100."""
+    resources: Resources | None = Field(
+        default=None, examples=[{"requests": {"cpu": "100m", "memory": "128Mi"}}]
+    )
+    """Resources of each proxy."""
+    node_selector: Annotated[dict[str, str], Field(max_length=64)] | None = None
+    """Nodes for the proxies."""
+    tolerations: (
+        Annotated[
+            list[Annotated[dict[str, Any], Field(json_schema_extra=OPEN)]], Field(max_length=64)
+        ]
+        | None
+    ) = None
+    """Taints that the proxies tolerate, as in a pod."""
+    affinity: Annotated[dict[str, Any], Field(json_schema_extra=OPEN)] | None = None
+    """Affinity of the proxies, as in a pod."""
+    priority_class_name: DnsSubdomain | None = None
+    """Priority of the proxies' pods."""
+    image: Text | None = None
+    """Image of the proxies; absent: the operator's."""
+    grace_period: Duration = datetime.timedelta(seconds=20)
+    """How long a stopping proxy finishes calls in flight."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.placement != "Shared" and self.workers_per_replica is not None:
+            raise broken(_PER_REPLICA)
+        return self
+
+
+class Security(Model):
+    """Authentication and encryption of what passes inside the cluster."""
+
+    tls: bool = True
+    """Encrypt and authenticate with a certificate authority of the storage's own, and a token for
+    each study."""
+    plaintext_port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    """Open this port without encryption and token, for stock Optuna clients; absent: none."""
+
+
+class StudyStorageSpec(Model):
+    """Where PostgreSQL is, and how it is reached."""
+
+    postgres: Postgres = Postgres(managed=ManagedPostgres())
+    """Where PostgreSQL is; absent: managed by Trialfleet."""
+    retention: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of the data when the StudyStorage is deleted. Trialfleet never deletes data of
+    an external PostgreSQL."""
+    proxy: Proxy = Proxy()
+    """The gRPC servers between workers and PostgreSQL."""
+    security: Security = Security()
+    """Authentication and encryption."""
+
+
+class StudyStorageStatus(Model):
+    """What is known of a storage; written by the operator."""
+
+    phase: Literal["Pending", "Ready", "Unavailable"] | None = None
+    """One word for the eye; the conditions are the truth."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=32,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = Field(default_factory=list)
+    """PostgresReady, SchemaReady, ProxiesReady, Ready and others, with reasons."""
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    """The generation of the spec that this status was made for."""
+    postgres: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, examples=["managed"]
+    )
+    """Where PostgreSQL is: managed, cloudNativePG or external."""
+    endpoint: Annotated[str, Field(max_length=253)] | None = None
+    """Host and port of the proxies."""
+    proxies: Annotated[str, Field(max_length=32)] | None = Field(default=None, examples=["3/3"])
+    """Ready and desired proxies."""
+    studies: Annotated[int, Field(ge=0)] | None = None
+    """Studies that use the storage."""
+    schema_version: Annotated[str, Field(max_length=64)] | None = None
+    """Revision of Optuna's tables."""
+
+
+class StudyStorage(Model):
+    """One PostgreSQL database and the proxies in front of it; serves one study or many."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    "self.metadata.name.size() <= 48 && !self.metadata.name.contains('.')",
+                    _STORAGE_NAME,
+                )
+            ]
+        }
+    )
+
+    api_version: Literal["trialfleet.dev/v1alpha1"] = names.API_VERSION
+    kind: Literal["StudyStorage"] = "StudyStorage"
+    metadata: ObjectMeta
+    spec: StudyStorageSpec = StudyStorageSpec()
+    status: StudyStorageStatus | None = None
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        name = self.metadata.name
+        if len(name) > 48 or "." in name:
+            raise broken_at("StudyStorage", [Finding(("metadata", "name"), _STORAGE_NAME)])
+        return self
+
+    def notices(self) -> list[Finding]:
+        """Return what is accepted but has no effect, or is dangerous without looking so."""
+        notices = []
+        managed = self.spec.postgres.managed
+        if managed is not None and managed.empty_dir is not None:
+            path: tuple[str | int, ...] = ("spec", "postgres", "managed", "emptyDir")
+            notices.append(Finding(path, "all trials are gone when the pod is"))
+        return notices
