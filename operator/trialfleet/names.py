@@ -17,6 +17,11 @@ PROXY_PORT: Final = 13000
 
 METRICS_PORT: Final = 13001
 
+# -- environment of a proxy ------------------------------------------------------------
+
+ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"
+"""SQLAlchemy URL of the database: a password in it is not for everyone's eyes in argv."""
+
 # -- environment of a worker process ---------------------------------------------------
 
 ENV_PROXY: Final = "TRIALFLEET_PROXY"

@@ -91,6 +91,10 @@ class Storage:
         self._readers.shutdown(wait=True)
         self._engine.dispose()
 
+    def release(self) -> None:
+        """Send home who waits in :meth:`open_trial`, and whoever still comes: no more waiting."""
+        self._parking.close()
+
     @property
     def waiting(self) -> int:
         """How many commands wait for a transaction."""
