@@ -1,0 +1,301 @@
+"""The workers of a local run: each is watched, and what it leaves is taken care of."""
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from trialfleet import errors
+from trialfleet.local import exits
+from trialfleet.local.exits import Fate, Verdict
+from trialfleet.local.processes import Child, Reaper
+
+if TYPE_CHECKING:
+    from trialfleet.client import FleetStorage, Summary
+
+FRUITLESS_DEATHS: Final = 10
+"""So many workers that die in a row without a trial finished end the run, or two for each
+worker where that is more."""
+
+WATCH_S: Final = 0.25
+"""Between two looks at the study's counts."""
+
+START_S: Final = 3.0
+"""For a worker to open its session; then the next one is started anyway."""
+
+RANK: Final = 0
+"""Orphaned workers are ended first."""
+
+ERROR_PREFIX: Final = "error: "
+"""How a command of ours begins the line that says why it ended."""
+
+_LONGEST_PAUSE_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """How many workers there are, and what one is."""
+
+    parallelism: int
+    command: Callable[[str], Sequence[str]]
+    """From a worker's name to its command line."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    """Their current folder; absent: the supervisor's."""
+
+
+class Crew:
+    """Keeps workers running until the study has no more work for them.
+
+    ``on_output`` gets a worker's name and a line of its output, ``on_event`` what happened to a
+    worker, in one line for people; both are called from other threads, one call at a time.
+    Every method may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        workforce: Workforce,
+        client: "FleetStorage",
+        study_id: int,
+        reaper: Reaper,
+        *,
+        on_output: Callable[[str, str], None],
+        on_event: Callable[[str], None],
+    ) -> None:
+        self.workforce = workforce
+        self.reaper = reaper
+        self.stopping = threading.Event()
+        self.error: errors.TrialfleetError | None = None
+        """Why the crew stopped by itself although there may be more to do."""
+        self._client = client
+        self._study_id = study_id
+        self._on_output = on_output
+        self._on_event = on_event
+        self._telling = threading.Lock()
+        self._changed = threading.Condition()
+        self._deaths = 0
+        self._crashed_trials = 0
+        self._fruit = 0
+        self._slots: list[_Slot] = []
+        self._watching = threading.Thread(target=self._watch, name="trialfleet-watch", daemon=True)
+        self.summary: Summary = client.summary(study_id)
+        """The study, about ``WATCH_S`` seconds ago at most."""
+
+    def start(self) -> None:
+        """Start as many workers as there may be work for."""
+        if not self.summary.ended:
+            count = max(1, self.workforce.parallelism)
+            self._fruit = self.summary.counts.counted
+            self._slots = [_Slot(self, index) for index in range(count)]
+        for slot in self._slots:
+            slot.start()
+        self._watching.start()
+
+    @property
+    def running(self) -> int:
+        """How many worker processes there are."""
+        return sum(slot.running for slot in self._slots)
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until every worker has ended for good; return whether they have."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for slot in self._slots:
+            slot.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if slot.is_alive():
+                return False
+        return True
+
+    def leave(self) -> None:
+        """Ask the workers to leave: after their trial or, asked a second time, at once."""
+        self._stop(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the workers and all that they started; what they ran is lost and retried."""
+        self._stop(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill what still runs; return when all has ended."""
+        if not self.join(0):
+            self.kill()
+            self.join()
+        self.stopping.set()
+        if self._watching.is_alive():
+            self._watching.join()
+
+    def look(self) -> "Summary":
+        """Fetch the study's summary."""
+        summary = self._client.summary(self._study_id)
+        with self._changed:
+            self.summary = summary
+            self._changed.notify_all()
+        return summary
+
+    # -- for the slots -----------------------------------------------------------------------
+
+    def wait_for_turn(self, index: int) -> bool:
+        """Wait until the first worker of a slot may start; False if it should not any more.
+
+        Starting one takes a core for about a second: the first ones are given that, so that
+        the first trial begins soon, and each that is up lets one more begin.
+        """
+        cores = os.cpu_count() or 1
+        deadline = time.monotonic() + START_S * (index // cores)
+        with self._changed:
+            while not self.stopping.is_set():
+                left_s = deadline - time.monotonic()
+                if index < self.summary.sessions + cores or left_s <= 0:
+                    return not self.summary.ended
+                self._changed.wait(left_s)
+        return False
+
+    def output(self, worker: str, line: str) -> None:
+        """Pass on a line that a worker wrote."""
+        with self._telling:
+            self._on_output(worker, line)
+
+    def judge(self, code: int, oom_kills_before: int) -> Verdict:
+        """Judge the end of a worker."""
+        return exits.judge(
+            code,
+            ended=code == errors.EXIT_OK and bool(self.look().ended),
+            out_of_memory=exits.oom_kills() > oom_kills_before,
+        )
+
+    def bury(self, worker: str, verdict: Verdict) -> None:
+        """Take from a dead worker what it was running, and tell what became of it."""
+        given_up = self._client.give_up(
+            worker=worker,
+            reason=verdict.reason,
+            message=verdict.message,
+            failed=verdict.fate is Fate.FAILED,
+        )
+        with self._changed:
+            self._crashed_trials += len(given_up.failed)
+        if self.stopping.is_set():
+            return
+        outcome = [f"trial {number} failed" for number in given_up.failed]
+        outcome += [f"trial {number} is lost" for number in given_up.lost]
+        outcome += [f"it runs again as trial {number}" for number in given_up.requeued]
+        with self._telling:
+            self._on_event("; ".join([f"{worker}: {verdict.message}", *outcome]))
+
+    def pause_s(self, verdict: Verdict) -> float:
+        """Seconds to wait after a death before the next start.
+
+        Raises ``TrialfleetError`` if too many have died without a trial finished.
+        """
+        counted = self.look().counts.counted
+        with self._changed:
+            fruit = counted - self._crashed_trials
+            if fruit > self._fruit:
+                self._fruit, self._deaths = fruit, 0
+            self._deaths += 1
+            deaths = self._deaths
+        if deaths >= max(FRUITLESS_DEATHS, 2 * self.workforce.parallelism):
+            raise errors.TrialfleetError(
+                f"{deaths} workers in a row have died and no trial has finished in between; "
+                f"the last one: {verdict.message}"
+            )
+        return min(0.5 * 2.0 ** (deaths - 2), _LONGEST_PAUSE_S) if deaths > 1 else 0.0
+
+    def fail(self, error: errors.TrialfleetError) -> None:
+        """End the run with an error; only the first one counts."""
+        with self._changed:
+            first, self.error = self.error is None, self.error or error
+        if first:
+            self.kill()
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def _stop(self, signum: signal.Signals) -> None:
+        self.stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        for slot in self._slots:
+            slot.send(signum)
+
+    def _watch(self) -> None:
+        while not self.stopping.wait(WATCH_S):
+            try:
+                self.look()
+            except errors.TrialfleetError as error:
+                self.fail(error)
+
+
+class _Slot(threading.Thread):
+    """A place for one worker after another."""
+
+    def __init__(self, crew: Crew, index: int) -> None:
+        super().__init__(name=f"trialfleet-worker-{index}", daemon=True)
+        self._crew = crew
+        self._index = index
+        self._worker = f"local-{platform.node() or 'host'}-{os.getpid()}-{index}"
+        self._child: Child | None = None
+        self._sent: signal.Signals | None = None
+        self._error_line = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process now."""
+        return self._child is not None
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the process, also to one that is only just being started."""
+        self._sent = signum
+        child = self._child
+        if child is not None:
+            child.send(signum)
+
+    def run(self) -> None:
+        """Run one worker after another until there is no more work."""
+        try:
+            if self._crew.wait_for_turn(self._index):
+                while self._live():
+                    pass
+        except errors.TrialfleetError as error:
+            self._crew.fail(error)
+        except OSError as error:
+            self._crew.fail(errors.TrialfleetError(f"can't start a worker: {error}"))
+
+    def _live(self) -> bool:
+        """Run one worker to its end; return whether another one is to follow."""
+        crew = self._crew
+        oom_kills = exits.oom_kills()
+        self._error_line = ""
+        self._child = Child(
+            crew.workforce.command(self._worker),
+            reaper=crew.reaper,
+            rank=RANK,
+            environment={**os.environ, **crew.workforce.environment},
+            on_line=self._hear,
+            folder=crew.workforce.folder,
+        )
+        if self._sent is not None:
+            self._child.send(self._sent)
+        code = self._child.wait()
+        self._child = None
+        verdict = crew.judge(code, oom_kills)
+        if verdict.fate is Fate.NO_MORE_WORK:
+            return False
+        said = self._error_line.removeprefix(ERROR_PREFIX) or verdict.message
+        if verdict.fate is Fate.OBJECTIVE_UNUSABLE:
+            raise errors.ObjectiveImportError(said)
+        if verdict.fate is Fate.UNUSABLE:
+            raise errors.InvalidInput(said)
+        if self._error_line:
+            crew.output(self._worker, self._error_line)
+        crew.bury(self._worker, verdict)
+        if crew.stopping.is_set():
+            return False
+        return not crew.stopping.wait(0.0 if verdict.fate is Fate.LEFT else crew.pause_s(verdict))
+
+    def _hear(self, line: str) -> None:
+        if line.startswith(ERROR_PREFIX):
+            self._error_line = line
+        elif self._crew.error is None:
+            self._crew.output(self._worker, line)

@@ -1,0 +1,131 @@
+"""Processes that never outlive their supervisor."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from trialfleet.local import reaper
+
+# The shell tells its pid to the reaper and becomes the program: at no moment is there a
+# process of which the reaper does not know, or which keeps the reaper's pipe open.
+_BEGIN: Final = 'echo "+$$ $1" >&0; shift; exec "$@" </dev/null'
+
+_OUTPUT_TIMEOUT_S: Final = 1.0
+"""How long the output of an ended process may still be held open by one it left behind."""
+
+
+class Reaper:
+    """The process that ends this one's children if this one ends first.
+
+    ``with Reaper(grace_s, keep=[...])``: the descriptors of ``keep`` stay open in it until it
+    has ended them all.
+    """
+
+    def __init__(self, grace_s: float, keep: Sequence[int] = ()) -> None:
+        read, self._write = os.pipe()
+        self._process = subprocess.Popen(
+            # Isolated and without site: no import hook or warning of the environment.
+            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s)],
+            stdin=read,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=keep,
+        )
+        os.close(read)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """The pipe on which a process group is announced."""
+        return self._write
+
+    def forget(self, group: int) -> None:
+        """Say that a process group is gone."""
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"-%d\n" % group)
+
+    def close(self) -> None:
+        """End all that is left; return when it has ended."""
+        os.close(self._write)
+        self._process.wait()
+
+
+class Child:
+    """One process in a session of its own, with everything that it starts.
+
+    ``rank`` is the order in which an orphaned child is ended. ``on_line`` gets each line of
+    its stdout and stderr, without the newline, in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        reaper: Reaper,
+        rank: int,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        folder: str | None = None,
+    ) -> None:
+        self._reaper = reaper
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", _BEGIN, "sh", str(rank), *command],
+            stdin=reaper.fileno(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+        self._output = threading.Thread(target=self._read, args=(on_line,), daemon=True)
+        self._output.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is its process group's too."""
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Wait for its end and return its code, negative for a signal.
+
+        What it started and left in its process group is killed. To be called by one thread.
+        """
+        code = self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._reaper.forget(self.pid)
+        self._output.join(_OUTPUT_TIMEOUT_S)
+        return code
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the process, or for SIGKILL to all that it started; or nothing."""
+        if self._process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if signum is signal.SIGKILL:
+                os.killpg(self.pid, signum)
+            else:
+                os.kill(self.pid, signum)
+
+    def _read(self, on_line: Callable[[str], None]) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                on_line(line.decode(errors="replace").rstrip("\r\n"))

@@ -1,0 +1,134 @@
+"""Runs a study on this machine: PostgreSQL, a proxy, and a crew of workers."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from trialfleet.local.crew import Crew, Workforce
+from trialfleet.local.postgres import Postgres, make_folder
+from trialfleet.local.processes import Reaper
+from trialfleet.local.proxy import Proxy
+
+if TYPE_CHECKING:
+    from trialfleet.client import FleetStorage, StudyDefinition
+
+ORPHAN_GRACE_S: Final = 5.0
+"""For workers to hand back their trials when the supervisor itself was killed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a local run consists of."""
+
+    definition: "StudyDefinition"
+    folder: Path
+    """Of all local data: PostgreSQL's, checkpoints, logs."""
+    proxy: Callable[[str, str], Sequence[str]]
+    """From a database's URL and an address to listen on to the proxy's command line."""
+    workforce: Callable[[str], Workforce]
+    """From the proxy's address to the workers."""
+    storage: str | None = None
+    """URL of a database; absent: PostgreSQL in ``folder``."""
+
+
+class Fleet:
+    """A study's processes: ``with Fleet(plan, ...) as fleet: fleet.crew.join()``.
+
+    Entering returns when the study is there and workers are being started; leaving ends
+    everything, whether or not there is more to do. ``on_output`` gets a worker's name and a
+    line of its output, ``on_event`` what happened to a process, in one line for people; both
+    are called from other threads.
+    """
+
+    client: "FleetStorage"
+    crew: Crew
+    study_id: int
+    created: bool
+    """Whether the study was not there before."""
+    url: str
+    """Of the database."""
+    address: str
+    """Of the proxy, as HOST:PORT."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        on_output: Callable[[str, str], None],
+        on_event: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._on_output = on_output
+        self._on_event = on_event
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start everything.
+
+        Raises ``StorageUnavailable`` or ``SchemaMismatch`` if there is no usable database, and
+        ``InvalidInput`` if a study of that name is there and is another one.
+        """
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        plan = self._plan
+        # Takes as long as PostgreSQL and the proxy need to start.
+        importing = threading.Thread(target=_import_client, daemon=True)
+        importing.start()
+        make_folder(plan.folder)
+        keep: list[int] = []
+        if plan.storage is not None:
+            self.url = plan.storage
+        else:
+            postgres = stack.enter_context(Postgres(plan.folder))
+            self.url = postgres.url
+            keep.append(postgres.fileno())
+        reaper = stack.enter_context(Reaper(ORPHAN_GRACE_S, keep))
+        proxy = Proxy(
+            lambda address: plan.proxy(self.url, address),
+            reaper=reaper,
+            environment=os.environ,
+            log=plan.folder / "proxy.log",
+            on_death=self._on_event,
+        )
+        stack.callback(proxy.stop)
+        self.address = proxy.start()
+        importing.join()
+        self._open_study(stack)
+        self.crew = Crew(
+            plan.workforce(self.address),
+            self.client,
+            self.study_id,
+            reaper,
+            on_output=self._on_output,
+            on_event=self._on_event,
+        )
+        stack.callback(self.crew.close)
+        self.crew.start()
+
+    def _open_study(self, stack: contextlib.ExitStack) -> None:
+        from trialfleet.client import FleetStorage
+
+        self.client = FleetStorage(self.address)
+        stack.callback(self.client.close)
+        self.study_id, self.created = self.client.ensure_study(self._plan.definition)
+
+
+def _import_client() -> None:
+    import trialfleet.client  # noqa: F401
