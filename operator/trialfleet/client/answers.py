@@ -1,0 +1,134 @@
+"""What is asked of a storage beyond Optuna's interface, and what it answers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from trialfleet.client.records import decode_batch
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+
+class Goal(NamedTuple):
+    """The study ends when a trial's value for the objective is as good as ``value``."""
+
+    objective: int
+    """Index of the objective, from 0."""
+    value: float
+
+
+@dataclass(frozen=True)
+class StudyDefinition:
+    """A study: what it optimizes, and what ends it. An absent field of the budget sets no end."""
+
+    name: str
+    directions: Sequence[StudyDirection]
+    trials: int | None = None
+    """Counted trials: COMPLETE, PRUNED, and FAIL by the objective's own error."""
+    failed_trials: int | None = None
+    """The study ends when so many have failed."""
+    timeout_s: float | None = None
+    """Seconds from the first trial opened."""
+    goals: Sequence[Goal | tuple[int, float]] = ()
+    retries: int = 0
+    """Of a lost trial."""
+    enqueue: Sequence[Mapping[str, Any]] = ()
+    """Points to run first, parameter to value: made waiting trials once in the study's life."""
+    metric_names: Sequence[str] = ()
+    """One for each objective, or none."""
+
+    def message(self) -> pb.EnsureStudyRequest:
+        """Return the request that makes it so. Raises ``TypeError`` for what is not JSON."""
+        return pb.EnsureStudyRequest(
+            name=self.name,
+            directions=[direction.name for direction in self.directions],
+            budget=pb.Budget(
+                trials=self.trials,
+                failed_trials=self.failed_trials,
+                timeout_s=self.timeout_s,
+                goals=[pb.Goal(objective=goal[0], value=goal[1]) for goal in self.goals],
+            ),
+            retries=self.retries,
+            enqueue_json=[json.dumps(dict(point)) for point in self.enqueue],
+            metric_names=self.metric_names,
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials of a study are in each state; a lost trial is not a failed one."""
+
+    complete: int = 0
+    pruned: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+    lost: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Trials that the budget counts."""
+        return self.complete + self.pruned + self.failed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study in a few numbers."""
+
+    counts: Counts
+    best: list[FrozenTrial]
+    """The best trial; with several objectives the head of the Pareto front."""
+    front: int
+    """Size of the Pareto front; 1 or 0 for a single objective."""
+    ended: str
+    """Empty while the study may open trials, else one of ``names.ENDED_*``."""
+    sessions: int
+    """Sessions that are open now."""
+    lost_reasons: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def decode(cls, message: pb.SummaryReply) -> "Summary":
+        """Return what a message says."""
+        counts = message.counts
+        return cls(
+            counts=Counts(
+                complete=counts.complete,
+                pruned=counts.pruned,
+                failed=counts.failed,
+                running=counts.running,
+                waiting=counts.waiting,
+                lost=counts.lost,
+            ),
+            best=decode_batch(message.best),
+            front=message.front,
+            ended=message.ended,
+            sessions=message.sessions,
+            lost_reasons=dict(message.lost_reasons),
+        )
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """What became of a dead worker's sessions and trials."""
+
+    sessions: int
+    """Sessions that this call ended."""
+    lost: Sequence[int]
+    """Numbers of the trials that were lost."""
+    requeued: Sequence[int]
+    """Numbers of the waiting trials made of them."""
+    failed: Sequence[int]
+    """Numbers of the trials that count as failed."""
+
+    @classmethod
+    def decode(cls, message: pb.GiveUpReply) -> "GivenUp":
+        """Return what a message says."""
+        return cls(
+            sessions=message.sessions,
+            lost=tuple(message.lost),
+            requeued=tuple(message.requeued),
+            failed=tuple(message.failed),
+        )

@@ -1,0 +1,208 @@
+"""A trial that this process runs: what is known of it, and what the storage has yet to hear."""
+
+import datetime
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from optuna.trial import FrozenTrial, TrialState
+
+from trialfleet.client.records import Definition, encode_attributes
+from trialfleet.client.session import Session
+from trialfleet.client.writing import ITEM_BYTES, attribute_bytes
+from trialfleet.errors import InvalidInput, SessionGivenUp
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_NEWS_S: Final = 1.0
+"""How long the history that came with a trial stands for the storage's: what others do has to
+be seen within a second."""
+
+
+@dataclass(slots=True)
+class Unsent:
+    """What a trial gained and no proxy has acknowledged."""
+
+    params: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """Internal representation and the distribution's JSON text."""
+    user_attrs: dict[str, str] = field(default_factory=dict)
+    system_attrs: dict[str, str] = field(default_factory=dict)
+    values: dict[int, float] = field(default_factory=dict)
+    size: int = 0
+    """Bytes in a message, at most."""
+
+    def __bool__(self) -> bool:
+        return bool(self.size)
+
+    def before(self, later: "Unsent") -> "Unsent":
+        """Return both together; of two with the same name the later one stays."""
+        return Unsent(
+            self.params | later.params,
+            self.user_attrs | later.user_attrs,
+            self.system_attrs | later.system_attrs,
+            self.values | later.values,
+            self.size + later.size,
+        )
+
+    def message(self, trial_id: int) -> pb.TrialUpdate:
+        """Return it as a message."""
+        return pb.TrialUpdate(
+            trial_id=trial_id,
+            params=[
+                pb.Param(name=name, value=value, distribution_json=text)
+                for name, (value, text) in self.params.items()
+            ],
+            user_attrs=encode_attributes(self.user_attrs),
+            system_attrs=encode_attributes(self.system_attrs),
+            steps=self.values.keys(),
+            intermediate_values=self.values.values(),
+        )
+
+
+class RunningTrial:
+    """A trial of a session of ours, from Ask until Tell. Thread-safe; makes no calls."""
+
+    def __init__(self, session: Session, study_id: int, trial: FrozenTrial) -> None:
+        """Take a trial that nobody else holds."""
+        self.session = session
+        self.study_id = study_id
+        self.trial_id = trial._trial_id
+        self.number = trial.number
+        self.thread = threading.get_ident()
+        """The thread that asked for it."""
+        self.sending = threading.Lock()
+        """Held from taking what is unsent until the proxy's answer: the order of our writes."""
+        self._news_until = 0.0
+        self._fenced = False
+        self._lock = threading.Lock()
+        self._trial = trial
+        self._unsent = Unsent()
+        self._unsent_since = 0.0
+        self._refusal: InvalidInput | None = None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the trial was taken away: nothing of it is accepted any more."""
+        return self._fenced or self.session.given_up
+
+    def fence(self) -> None:
+        """Take note that the trial was taken away."""
+        self._fenced = True
+
+    def came_with_news(self) -> None:
+        """Take note that the study's history came with the trial."""
+        self._news_until = time.monotonic() + _NEWS_S
+
+    def news_are_over(self) -> None:
+        """Take note that a write of ours made that history old."""
+        self._news_until = 0.0
+
+    def use_news(self) -> bool:
+        """Return, once, whether the history that came with the trial is recent enough to use.
+
+        A pruner's decision is made from what it is when a value is reported.
+        """
+        recent = time.monotonic() < self._news_until and not self._unsent.values
+        self._news_until = 0.0
+        return recent
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What there is to be sent, in bytes; 0: nothing."""
+        return self._unsent.size
+
+    def unsent_for_s(self) -> float:
+        """Return for how many seconds the oldest unsent item has been waiting."""
+        return time.monotonic() - self._unsent_since if self._unsent.size else 0.0
+
+    def check(self) -> None:
+        """Raise if the trial can't go on.
+
+        Raises :class:`~trialfleet.errors.SessionGivenUp`, or
+        :class:`~trialfleet.errors.InvalidInput` if the storage refused what was flushed.
+        """
+        if self.fenced:
+            raise SessionGivenUp(
+                f"trial {self.number} was taken away: its session was given up; drop the trial"
+            )
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
+
+    def refuse(self, refusal: InvalidInput) -> None:
+        """Keep an error of a flush in the background for the next :meth:`check`."""
+        self._refusal = refusal
+
+    def set_param(self, definition: Definition, value: float, *, sent: bool) -> None:
+        """Set a parameter, in its distribution's internal representation."""
+        name, distribution, text = definition
+        external = distribution.to_external_repr(value)
+        with self._lock:
+            self._trial.params[name] = external
+            self._trial.distributions[name] = distribution
+            if not sent:
+                self._waits(4 * len(name) + len(text) + ITEM_BYTES)
+                self._unsent.params[name] = (value, text)
+
+    def set_attr(self, key: str, value: Any, text: str, *, system: bool) -> None:
+        """Set an attribute: its value as it would be read back, and its JSON text."""
+        with self._lock:
+            (self._trial.system_attrs if system else self._trial.user_attrs)[key] = value
+            self._waits(attribute_bytes(key, text))
+            (self._unsent.system_attrs if system else self._unsent.user_attrs)[key] = text
+
+    def set_value(self, step: int, value: float) -> None:
+        """Set an intermediate value."""
+        with self._lock:
+            self._trial.intermediate_values[step] = value
+            self._waits(ITEM_BYTES)
+            self._unsent.values[step] = value
+
+    def snapshot(self) -> FrozenTrial:
+        """Return the trial as it is now; later writes don't change what was returned."""
+        with self._lock:
+            return self._copy()
+
+    def finished(self, state: TrialState, values: list[float] | None) -> FrozenTrial:
+        """Return the trial as it is when it ended just now."""
+        with self._lock:
+            trial = self._copy()
+        trial.state = state
+        trial.values = values
+        now = datetime.datetime.now()
+        trial.datetime_complete = max(now, trial.datetime_start or now)
+        return trial
+
+    def take(self) -> Unsent:
+        """Return what is unsent and hold nothing any more. Hold ``sending`` until it is sent."""
+        with self._lock:
+            unsent, self._unsent = self._unsent, Unsent()
+            return unsent
+
+    def restore(self, unsent: Unsent) -> None:
+        """Hold again what was taken and not acknowledged."""
+        with self._lock:
+            if unsent and not self._unsent:
+                self._unsent_since = time.monotonic()
+            self._unsent = unsent.before(self._unsent)
+
+    def _waits(self, size: int) -> None:
+        if not self._unsent.size:
+            self._unsent_since = time.monotonic()
+        self._unsent.size += size
+
+    def _copy(self) -> FrozenTrial:
+        trial = self._trial
+        return FrozenTrial(
+            number=trial.number,
+            state=trial.state,
+            value=None,
+            datetime_start=trial.datetime_start,
+            datetime_complete=None,
+            params=trial.params.copy(),
+            distributions=trial.distributions.copy(),
+            user_attrs=trial.user_attrs.copy(),
+            system_attrs=trial.system_attrs.copy(),
+            intermediate_values=trial.intermediate_values.copy(),
+            trial_id=trial._trial_id,
+        )

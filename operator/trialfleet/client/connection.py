@@ -1,0 +1,220 @@
+"""Calls that outlive a proxy: deadlines, retries, and failover over several endpoints."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar, cast
+
+import grpc
+
+from trialfleet import errors, names
+from trialfleet.client.calls import Call, Reply
+from trialfleet.client.endpoint import ChannelClosed, Endpoint
+
+CALL_S: Final = 10.0
+"""Deadline of one attempt of a call, in seconds."""
+
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 2.0
+_PAUSE_GROWTH: Final = 1.6
+_RETURN_S: Final = 10.0
+"""How long after it failed the nearest endpoint is tried again."""
+
+_RETRIED: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # Nobody here cancels a call: the proxy did, because it ends.
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+# Of several errors with one code the last is the most general.
+_ERRORS: Final = {code: kind for kind, code in errors.GRPC_CODES}
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+class Connection:
+    """The way to a storage over any of its proxies, the nearest first.
+
+    Thread-safe. A call is sent again, the same bytes, until a proxy answers it; every write of
+    the protocol is applied once however often it is sent.
+    """
+
+    def __init__(self, addresses: Sequence[str], patience_s: float) -> None:
+        """Take ``host:port`` of each proxy, and how many seconds a call is tried for."""
+        if not addresses:
+            raise errors.InvalidInput("endpoints: found none, accepted: HOST:PORT[,HOST:PORT...]")
+        self.max_message_bytes = names.MAX_MESSAGE_BYTES
+        self._endpoints = [Endpoint(address) for address in addresses]
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._current = 0
+        self._return_at = 0.0
+        self._out_of_reach = False
+        self._closed = threading.Event()
+        # Not the module's generator: an objective may have seeded that one.
+        self._random = random.Random()
+
+    def call(
+        self,
+        call: Call[Reply],
+        request: bytes,
+        *,
+        deadline_s: float = CALL_S,
+        patience_s: float | None = None,
+    ) -> Reply:
+        """Return the answer to a request, whichever proxy gives it.
+
+        ``deadline_s`` is for one attempt, ``patience_s`` for all of them; with a patience of 0
+        each endpoint is tried once. Raises the error of :mod:`trialfleet.errors` that the
+        answer's status stands for, :class:`~trialfleet.errors.StorageUnavailable` when the
+        patience is over or the connection was closed, and
+        :class:`~trialfleet.errors.MessageTooLarge`.
+        """
+        if len(request) > self.max_message_bytes:
+            raise errors.MessageTooLarge(
+                f"found a message of {len(request)} bytes, accepted: up to "
+                f"{self.max_message_bytes} bytes"
+            )
+        return self.attempt(lambda endpoint: endpoint.call(call, request, deadline_s), patience_s)
+
+    def attempt(self, attempt: Callable[[Endpoint], _T], patience_s: float | None = None) -> _T:
+        """Return what ``attempt`` returns for the first endpoint with which it succeeds.
+
+        It may be called any number of times. Raises as :meth:`call`.
+        """
+        if self._closed.is_set():
+            raise errors.StorageUnavailable("the storage was closed")
+        index = self._choose()
+        try:
+            result = attempt(self._endpoints[index])
+        except (grpc.RpcError, ChannelClosed) as failure:
+            patience = self._patience_s if patience_s is None else patience_s
+            return self._persist(attempt, index, failure, patience)
+        if index < self._current:
+            self._settle(index)
+        return result
+
+    def close(self) -> None:
+        """End all calls under way and close the channels. Idempotent."""
+        self.interrupt()
+        for endpoint in self._endpoints:
+            endpoint.disconnect()
+
+    def interrupt(self) -> None:
+        """Let no call be sent again from now on: a call that waits to be sent again raises."""
+        self._closed.set()
+
+    def last_call(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
+        """Make one attempt at the current endpoint, also after :meth:`interrupt`.
+
+        Raises ``grpc.RpcError`` and :class:`~trialfleet.client.endpoint.ChannelClosed`.
+        """
+        return self._endpoints[self._current].call(call, request, deadline_s)
+
+    def _choose(self) -> int:
+        index = self._current
+        if index and time.monotonic() >= self._return_at:
+            # One caller tries the nearest endpoint, all others stay where they are.
+            with self._lock:
+                self._return_at = time.monotonic() + _RETURN_S
+            return 0
+        return index
+
+    def _settle(self, index: int) -> None:
+        with self._lock:
+            if self._current != index:
+                logger.info("using the proxy at %s", self._endpoints[index].address)
+                self._current = index
+
+    def _leave(self, index: int) -> int:
+        following = (index + 1) % len(self._endpoints)
+        with self._lock:
+            if index == 0:
+                self._return_at = time.monotonic() + _RETURN_S
+            if index == self._current:
+                self._current = following
+        return following
+
+    def _persist(
+        self,
+        attempt: Callable[[Endpoint], _T],
+        index: int,
+        failure: grpc.RpcError | ChannelClosed,
+        patience_s: float,
+    ) -> _T:
+        give_up_at = time.monotonic() + patience_s
+        pause_s = _FIRST_PAUSE_S
+        tries = 1
+        while True:
+            reason = self._judge(failure, self._endpoints[index])
+            index = self._leave(index)
+            if tries % len(self._endpoints) == 0:
+                left_s = give_up_at - time.monotonic()
+                if left_s <= 0:
+                    raise errors.StorageUnavailable(
+                        f"no proxy answered within {patience_s:g} s at {self._addresses()}: "
+                        f"{reason}"
+                    ) from failure
+                self._announce(reason, left_s)
+                self._closed.wait(min(left_s, pause_s * self._random.uniform(0.5, 1.0)))
+                pause_s = min(pause_s * _PAUSE_GROWTH, _LONGEST_PAUSE_S)
+            if self._closed.is_set():
+                raise errors.StorageUnavailable("the storage was closed") from failure
+            tries += 1
+            try:
+                result = attempt(self._endpoints[index])
+            except (grpc.RpcError, ChannelClosed) as error:
+                failure = error
+                continue
+            self._settle(index)
+            if self._out_of_reach:
+                self._out_of_reach = False
+                logger.info("the proxy at %s answers", self._endpoints[index].address)
+            return result
+
+    def _judge(self, failure: grpc.RpcError | ChannelClosed, endpoint: Endpoint) -> str:
+        """Return why an attempt failed if another may succeed, else raise."""
+        if isinstance(failure, ChannelClosed):
+            return "the channel was closed"
+        status = cast(grpc.Call, failure)
+        code, details = status.code(), status.details() or ""
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+            # gRPC's own refusal, by either end: it would be the same for ever.
+            raise errors.MessageTooLarge(details) from failure
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            # A connection whose other end vanished without a word stays open for minutes.
+            endpoint.disconnect()
+        if code in _RETRIED:
+            return f"{code.name}: {details}"
+        kind = _ERRORS.get(code, errors.TrialfleetError)
+        if kind is errors.StudyEnded:
+            # The reason is the last word of the message: see errors.StudyEnded.
+            raise errors.StudyEnded(details.rpartition(" ")[2]) from failure
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            raise errors.TrialfleetError(
+                f"{endpoint.address} is not a Trialfleet proxy of this version: {details}"
+            ) from failure
+        if kind is errors.TrialfleetError:
+            raise kind(f"{endpoint.address}: {code.name}: {details}") from failure
+        raise kind(details) from failure
+
+    def _announce(self, reason: str, left_s: float) -> None:
+        if not self._out_of_reach:
+            self._out_of_reach = True
+            logger.warning(
+                "no proxy answers at %s; trying for another %.0f s (%s)",
+                self._addresses(),
+                left_s,
+                reason,
+            )
+
+    def _addresses(self) -> str:
+        return ", ".join(endpoint.address for endpoint in self._endpoints)

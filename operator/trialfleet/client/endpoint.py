@@ -1,0 +1,101 @@
+"""One proxy's address, and the channel to it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import grpc
+from grpc.experimental import ChannelOptions
+
+from trialfleet.client.calls import Call, Reply
+from trialfleet.errors import InvalidInput
+
+_OPTIONS: Final = (
+    # The proxy is the one that limits messages; the client checks before it sends.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A proxy that was restarted is found again within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Retries are ours: they go to another proxy.
+    ("grpc.enable_retries", 0),
+    # A channel made anew must not share the broken connection of the one before.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A proxy is a neighbour, whatever http_proxy says of the way to the internet.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # A stream is read by the thread that asked for it.
+    (ChannelOptions.SingleThreadedUnaryStream, 1),
+)
+
+
+class ChannelClosed(Exception):
+    """The channel was closed by another thread before the call began."""
+
+
+class _Channel:
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._unary: dict[Call[Any], Callable[..., Any]] = {}
+        self.closed = False
+
+    def unary(self, call: Call[Reply]) -> Callable[..., Reply]:
+        found = self._unary.get(call)
+        if found is None:
+            found = self._channel.unary_unary(call.path, None, call.decode)
+            self._unary[call] = found
+        return found
+
+    def stream(self, call: Call[Reply]) -> Callable[..., Iterator[Reply]]:
+        return self._channel.unary_stream(call.path, None, call.decode)
+
+    def close(self) -> None:
+        self.closed = True
+        self._channel.close()
+
+
+class Endpoint:
+    """A proxy's address. Thread-safe; connects at the first call."""
+
+    def __init__(self, address: str) -> None:
+        """Take ``host:port``. Raises :class:`~trialfleet.errors.InvalidInput`."""
+        host, colon, port = address.rpartition(":")
+        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+            raise InvalidInput(f"endpoints: found {address!r}, accepted: HOST:PORT[,HOST:PORT...]")
+        self.address = address
+        self._lock = threading.Lock()
+        self._channel: _Channel | None = None
+
+    def call(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
+        """Make one attempt. Raises ``grpc.RpcError`` and :class:`ChannelClosed`."""
+        channel = self._channel or self._connect()
+        try:
+            return channel.unary(call)(request, timeout=deadline_s)
+        except ValueError as error:
+            if channel.closed:
+                raise ChannelClosed from error
+            raise
+
+    def stream(self, call: Call[Reply], request: bytes, deadline_s: float) -> Iterator[Reply]:
+        """Make one attempt to read a stream. Raises as :meth:`call`, also while it is read."""
+        channel = self._channel or self._connect()
+        try:
+            return channel.stream(call)(request, timeout=deadline_s)
+        except ValueError as error:
+            if channel.closed:
+                raise ChannelClosed from error
+            raise
+
+    def disconnect(self) -> None:
+        """Close the channel; the next call makes another. Calls under way are cancelled."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _connect(self) -> _Channel:
+        with self._lock:
+            if self._channel is None:
+                self._channel = _Channel(self.address)
+            return self._channel

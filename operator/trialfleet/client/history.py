@@ -1,0 +1,197 @@
+"""A study's trials as this process knows them: each finished one is fetched once."""
+
+import threading
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from optuna.trial import FrozenTrial
+
+from trialfleet.client import calls
+from trialfleet.client.connection import Connection
+from trialfleet.client.endpoint import Endpoint
+from trialfleet.client.records import (
+    Definition,
+    decode_batch,
+    decode_definitions,
+    decode_trial,
+)
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_STREAM_S: Final = 60.0
+"""Deadline of one attempt to read a history, in seconds; the next goes on where it ended."""
+
+
+class _Log:
+    """A copy of one proxy's log of a study, as far as it was read."""
+
+    def __init__(self) -> None:
+        self.cursor = pb.Cursor()
+        self.definitions: list[Definition] = []
+        self.slots: list[FrozenTrial | None] = []  # by the trial's number
+        self.finished: list[FrozenTrial] = []  # in the order seen
+        self.unfinished: list[FrozenTrial] = []
+        self.ticket = 0
+
+    def add(self, news: pb.News) -> list[Definition]:
+        """Add finished trials; return the definitions that came with them.
+
+        News that overlap with what is there are the same there: a log only grows.
+        """
+        batch = news.finished
+        first = batch.first_definition
+        definitions = decode_definitions(batch.definitions)
+        self.definitions[first : first + len(definitions)] = definitions
+        for encoded in batch.trials:
+            trial = decode_trial(encoded, self.definitions)
+            if not self._finished(trial.number):
+                place(self.slots, trial)
+                self.finished.append(trial)
+        if news.cursor.epoch != self.cursor.epoch or news.cursor.trials >= self.cursor.trials:
+            self.cursor = news.cursor
+        return definitions
+
+    def set_unfinished(self, trials: list[FrozenTrial]) -> None:
+        for trial in self.unfinished:
+            if not self._finished(trial.number):
+                self.slots[trial.number] = None
+        self.unfinished = [trial for trial in trials if not self._finished(trial.number)]
+        for trial in self.unfinished:
+            place(self.slots, trial)
+
+    def _finished(self, number: int) -> bool:
+        slot = self.slots[number] if number < len(self.slots) else None
+        return slot is not None and slot.state.is_finished()
+
+
+class Reading:
+    """One request for what changed: the log that it continues, and when it was sent."""
+
+    def __init__(self, log: _Log, ticket: int) -> None:
+        self.log = log
+        self.ticket = ticket
+
+    @property
+    def cursor(self) -> pb.Cursor:
+        """What to send with the request."""
+        return self.log.cursor
+
+
+class StudyHistory:
+    """The trials of one study. Thread-safe; its trials must not be modified."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        """Whether anybody in this process ever asked for the trials."""
+        self.known: dict[str, Definition] = {}
+        """The first definition seen of each parameter: others have to be compatible."""
+        self._lock = threading.Lock()
+        self._log = _Log()
+        self._tickets = 0
+        self._given: set[int] = set()  # numbers of the trials that `news` returned
+        self._position = 0
+
+    def begin(self) -> Reading:
+        """Begin a request; the answer goes to :meth:`accept`."""
+        with self._lock:
+            self.wanted = True
+            self._tickets += 1
+            return Reading(self._log, self._tickets)
+
+    def accept(self, reading: Reading, news: pb.News) -> bool:
+        """Add an answer, or a part of one. Returns whether it was the last part."""
+        with self._lock:
+            if news.restarted or news.cursor.epoch != reading.log.cursor.epoch:
+                reading.log = _Log()
+            for definition in reading.log.add(news):
+                self.known.setdefault(definition.name, definition)
+            if not news.HasField("unfinished"):
+                return False
+            self._complete(reading, decode_batch(news.unfinished))
+            return True
+
+    def finish(self, reading: Reading) -> None:
+        """Take it that no trial is unfinished: the last part of an answer said nothing else."""
+        with self._lock:
+            self._complete(reading, [])
+
+    def trials(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return all trials, ordered by number.
+
+        ``running`` are those that this process runs, of which it knows more than the storage.
+        """
+        with self._lock:
+            slots = self._log.slots.copy()
+        for trial in running:
+            slot = slots[trial.number] if trial.number < len(slots) else None
+            if slot is None or not slot.state.is_finished():
+                place(slots, trial)
+        return [trial for trial in slots if trial is not None]
+
+    def news(self) -> list[FrozenTrial]:
+        """Return the finished trials that were not returned before, in the order seen."""
+        with self._lock:
+            finished = self._log.finished
+            new = [
+                trial
+                for trial in islice(finished, self._position, None)
+                if trial.number not in self._given
+            ]
+            self._position = len(finished)
+            self._given.update(trial.number for trial in new)
+            return new
+
+    def _complete(self, reading: Reading, unfinished: list[FrozenTrial]) -> None:
+        # Answers may come in another order than their requests were sent in. One to a later
+        # request is never older than that request, so it is new enough for all earlier ones.
+        log = reading.log
+        if reading.ticket > log.ticket:
+            log.ticket = reading.ticket
+            log.set_unfinished(unfinished)
+        if log is not self._log and log.ticket > self._log.ticket:
+            self._log = log
+            self._position = 0
+
+
+class Histories:
+    """The histories of all studies that this process deals with. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._studies: dict[int, StudyHistory] = {}
+
+    def of(self, study_id: int) -> StudyHistory:
+        """Return the history of a study, empty at first."""
+        found = self._studies.get(study_id)
+        if found is None:
+            with self._lock:
+                found = self._studies.setdefault(study_id, StudyHistory())
+        return found
+
+    def drop(self, study_id: int) -> None:
+        """Forget a study."""
+        with self._lock:
+            self._studies.pop(study_id, None)
+
+    def read(self, study_id: int, reading: Reading) -> None:
+        """Read all that changed. Raises :class:`~trialfleet.errors.NotFound` for the study."""
+        history = self.of(study_id)
+
+        def attempt(endpoint: Endpoint) -> None:
+            request = pb.HistoryRequest(study_id=study_id, cursor=reading.cursor)
+            complete = False
+            for part in endpoint.stream(calls.HISTORY, request.SerializeToString(), _STREAM_S):
+                complete = history.accept(reading, part.news)
+            if not complete:
+                history.finish(reading)
+
+        self._connection.attempt(attempt)
+
+
+def place(slots: list[FrozenTrial | None], trial: FrozenTrial) -> None:
+    """Put a trial where its number says."""
+    missing = trial.number + 1 - len(slots)
+    if missing > 0:
+        slots.extend([None] * missing)
+    slots[trial.number] = trial

@@ -1,0 +1,157 @@
+"""From Optuna's values to the messages of ``trialfleet.v1``, and back."""
+
+import datetime
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+# The protocol gives Optuna's states and directions Optuna's own names.
+_STATES: Final = {pb.State.Value(state.name): state for state in TrialState}
+_DIRECTIONS: Final = {
+    pb.MINIMIZE: StudyDirection.MINIMIZE,
+    pb.MAXIMIZE: StudyDirection.MAXIMIZE,
+}
+
+
+class Definition(NamedTuple):
+    """A parameter's name and distribution, and the distribution's JSON text."""
+
+    name: str
+    distribution: BaseDistribution
+    text: str
+
+
+# Optuna's parser is slow, and a study has few distributions.
+decode_distribution = functools.lru_cache(maxsize=4096)(json_to_distribution)
+
+
+def encode_distribution(distribution: BaseDistribution, known: Definition | None) -> str:
+    """Return a distribution's JSON text: that of the known one if it is the same."""
+    if known is not None and known.distribution == distribution:
+        if not isinstance(distribution, CategoricalDistribution):
+            return known.text
+        # Equal choices may be of other types: 1, 1.0 and True.
+        choices = known.distribution.choices  # type: ignore[attr-defined]
+        if all(a.__class__ is b.__class__ for a, b in zip(choices, distribution.choices)):  # noqa: B905
+            return known.text
+    return distribution_to_json(distribution)
+
+
+def encode_time(time: datetime.datetime) -> int:
+    """Return the microseconds since 1970, in UTC, of a local time."""
+    return (time.astimezone(datetime.UTC) - _EPOCH) // _MICROSECOND
+
+
+def decode_time(microseconds: int) -> datetime.datetime:
+    """Return the local time, without a time zone, that Optuna uses."""
+    utc = _EPOCH + datetime.timedelta(microseconds=microseconds)
+    return utc.astimezone().replace(tzinfo=None)
+
+
+def encode_attributes(attributes: dict[str, str]) -> list[pb.Attribute]:
+    """Return attributes, key to JSON text, as messages."""
+    return [pb.Attribute(key=key, value_json=text) for key, text in attributes.items()]
+
+
+def decode_attributes(attributes: Iterable[pb.Attribute]) -> dict[str, Any]:
+    """Return attributes, key to value."""
+    return {attribute.key: json.loads(attribute.value_json) for attribute in attributes}
+
+
+def decode_definitions(definitions: Iterable[pb.Definition]) -> list[Definition]:
+    """Return the definitions that a batch carries."""
+    return [
+        Definition(d.name, decode_distribution(d.distribution_json), d.distribution_json)
+        for d in definitions
+    ]
+
+
+def decode_trial(encoded: bytes, definitions: Sequence[Definition]) -> FrozenTrial:
+    """Return a trial whose parameters point into ``definitions``."""
+    message = pb.Trial.FromString(encoded)
+    params: dict[str, Any] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for index, value in zip(message.definitions, message.params, strict=True):
+        name, distribution, _ = definitions[index]
+        params[name] = distribution.to_external_repr(value)
+        distributions[name] = distribution
+    return FrozenTrial(
+        number=message.number,
+        state=_STATES[message.state],
+        value=None,
+        values=list(message.values) or None,
+        datetime_start=decode_time(message.started_us) if message.HasField("started_us") else None,
+        datetime_complete=(
+            decode_time(message.completed_us) if message.HasField("completed_us") else None
+        ),
+        params=params,
+        distributions=distributions,
+        user_attrs=decode_attributes(message.user_attrs),
+        system_attrs=decode_attributes(message.system_attrs),
+        intermediate_values=dict(zip(message.steps, message.intermediate_values, strict=True)),
+        trial_id=message.trial_id,
+    )
+
+
+def decode_batch(batch: pb.TrialBatch) -> list[FrozenTrial]:
+    """Return the trials of a self-contained batch."""
+    definitions = decode_definitions(batch.definitions)
+    return [decode_trial(encoded, definitions) for encoded in batch.trials]
+
+
+def encode_template(trial: FrozenTrial) -> pb.TrialBatch:
+    """Return a batch of the one trial; its id and number mean nothing."""
+    message = pb.Trial(
+        state=trial.state.name,
+        values=trial.values,
+        definitions=range(len(trial.params)),
+        params=[
+            trial.distributions[name].to_internal_repr(value)
+            for name, value in trial.params.items()
+        ],
+        user_attrs=encode_attributes({k: json.dumps(v) for k, v in trial.user_attrs.items()}),
+        system_attrs=encode_attributes({k: json.dumps(v) for k, v in trial.system_attrs.items()}),
+        steps=trial.intermediate_values.keys(),
+        intermediate_values=trial.intermediate_values.values(),
+    )
+    if trial.datetime_start is not None:
+        message.started_us = encode_time(trial.datetime_start)
+    if trial.datetime_complete is not None:
+        message.completed_us = encode_time(trial.datetime_complete)
+    return pb.TrialBatch(
+        definitions=[
+            pb.Definition(
+                name=name, distribution_json=distribution_to_json(trial.distributions[name])
+            )
+            for name in trial.params
+        ],
+        trials=[message.SerializeToString()],
+    )
+
+
+def decode_study(message: pb.Study) -> FrozenStudy:
+    """Return a study as Optuna sees it."""
+    return FrozenStudy(
+        study_name=message.name,
+        direction=None,
+        directions=[_DIRECTIONS[direction] for direction in message.directions],
+        user_attrs=decode_attributes(message.user_attrs),
+        system_attrs=decode_attributes(message.system_attrs),
+        study_id=message.study_id,
+    )

@@ -1,0 +1,366 @@
+"""The trials that this process runs, from Ask until Tell."""
+
+import datetime
+import json
+import logging
+import threading
+from typing import Any, Final
+
+import grpc
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.trial import FrozenTrial, TrialState
+
+from trialfleet.client import calls
+from trialfleet.client.buffer import RunningTrial, Unsent
+from trialfleet.client.connection import CALL_S, Connection
+from trialfleet.client.endpoint import ChannelClosed
+from trialfleet.client.history import Histories, Reading, StudyHistory
+from trialfleet.client.records import (
+    Definition,
+    decode_batch,
+    encode_distribution,
+)
+from trialfleet.client.session import Sessions
+from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
+from trialfleet.errors import (
+    InvalidInput,
+    SessionGivenUp,
+    StorageUnavailable,
+    StudyEnded,
+    TrialFinished,
+    TrialfleetError,
+)
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_FLUSH_AFTER_S: Final = 0.5
+_FLUSH_S: Final = 5.0
+_FINISHED: Final = 16
+"""Trials that are kept after they ended: Optuna reads one again right after telling it."""
+_REOPENINGS: Final = 3
+
+logger = logging.getLogger(__name__)
+
+
+class RunningTrials:
+    """Our running trials: reads of one are answered here, writes wait for the next call.
+
+    Thread-safe.
+    """
+
+    def __init__(self, connection: Connection, sessions: Sessions, histories: Histories) -> None:
+        self._connection = connection
+        self._sessions = sessions
+        self._histories = histories
+        self._lock = threading.Lock()
+        self._trials: dict[int, RunningTrial] = {}
+        self._finished: dict[int, tuple[int, FrozenTrial]] = {}
+
+    def get(self, trial_id: int) -> RunningTrial | None:
+        """Return a trial if this process runs it."""
+        return self._trials.get(trial_id)
+
+    def read(self, trial_id: int) -> FrozenTrial | None:
+        """Return a trial that runs here, or ended here a moment ago."""
+        trial = self._trials.get(trial_id)
+        if trial is not None:
+            return trial.snapshot()
+        finished = self._finished.get(trial_id)
+        return None if finished is None else finished[1]
+
+    def of(self, study_id: int) -> list[RunningTrial]:
+        """Return the trials of a study that run here."""
+        with self._lock:
+            trials = list(self._trials.values())
+        return [trial for trial in trials if trial.study_id == study_id and not trial.fenced]
+
+    def drop_study(self, study_id: int) -> None:
+        """Forget the trials of a deleted study."""
+        with self._lock:
+            for trial_id in [i for i, t in self._trials.items() if t.study_id == study_id]:
+                del self._trials[trial_id]
+            for trial_id in [i for i, (s, _) in self._finished.items() if s == study_id]:
+                del self._finished[trial_id]
+
+    def ask(self, study_id: int, wait_s: float) -> int | None:
+        """Open the next trial; return its id, or None if there is none to run now.
+
+        Raises :class:`~trialfleet.errors.StudyEnded`.
+        """
+        self._forget_taken_away()
+        history = self._histories.of(study_id)
+        for _ in range(_REOPENINGS):
+            reading = history.begin() if history.wanted else None
+            cursor = None if reading is None else reading.cursor
+            session, reply = self._sessions.open_trial(
+                calls.ASK,
+                study_id,
+                lambda write, cursor=cursor: pb.AskRequest(  # type: ignore[misc]
+                    write=write, study_id=study_id, wait_ms=round(wait_s * 1000), history=cursor
+                ),
+                CALL_S + wait_s,
+            )
+            outcome = reply.WhichOneof("outcome")
+            if outcome == "fenced":
+                self._sessions.forget(session)
+                continue
+            if outcome == "ended":
+                raise StudyEnded(reply.ended.reason)
+            if outcome != "trial":
+                return None
+            (frozen,) = decode_batch(reply.trial)
+            trial = RunningTrial(session, study_id, frozen)
+            if (
+                reading is not None
+                and reply.HasField("news")
+                and history.accept(reading, reply.news)
+            ):
+                trial.came_with_news()
+            return self._add(trial)
+        raise SessionGivenUp(f"{_REOPENINGS} sessions were given up one after the other")
+
+    def create(self, study_id: int) -> int:
+        """Open a new trial, as Optuna's ``create_new_trial`` does; return its id.
+
+        Raises :class:`~trialfleet.errors.NotFound` and
+        :class:`~trialfleet.errors.StudyEnded`.
+        """
+        self._forget_taken_away()
+        session, reply = self._sessions.open_trial(
+            calls.CREATE_TRIAL,
+            study_id,
+            lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
+            CALL_S,
+        )
+        frozen = FrozenTrial(
+            number=reply.number,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.datetime.now(),
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=reply.trial_id,
+        )
+        return self._add(RunningTrial(session, study_id, frozen))
+
+    def all_trials(self, study_id: int) -> list[FrozenTrial]:
+        """Return all trials of a study, ordered by number, with what is unsent of ours.
+
+        Raises :class:`~trialfleet.errors.NotFound`.
+        """
+        history = self._histories.of(study_id)
+        mine = self._mine(study_id)
+        if mine is None or not mine.use_news():
+            self.read_news(study_id, history, mine)
+        return history.trials(trial.snapshot() for trial in self.of(study_id))
+
+    def read_news(
+        self, study_id: int, history: StudyHistory, mine: RunningTrial | None = None
+    ) -> None:
+        """Read what changed in a study, together with a report if there is one to make."""
+        reading = history.begin()
+        if mine is not None and mine.unsent_bytes:
+            reply = self._report(mine, reading)
+            if reply.HasField("news") and history.accept(reading, reply.news):
+                return
+        self._histories.read(study_id, reading)
+
+    def set_param(
+        self, trial: RunningTrial, name: str, value: float, distribution: BaseDistribution
+    ) -> None:
+        """Set a parameter, in internal representation.
+
+        The proxy checks the first of a name, this process all others. Raises ``ValueError`` for
+        an incompatible distribution.
+        """
+        trial.check()
+        known = self._histories.of(trial.study_id).known.get(name)
+        text = encode_distribution(distribution, known)
+        definition = Definition(name, distribution, text)
+        if known is None:
+            self._introduce(trial, definition, value)
+        else:
+            check_distribution_compatibility(known.distribution, distribution)
+            trial.set_param(definition, value, sent=False)
+
+    def set_attr(self, trial: RunningTrial, key: str, value: Any, *, system: bool) -> None:
+        """Set an attribute. Raises ``TypeError`` for a value that is not JSON."""
+        trial.check()
+        limit = self._connection.max_message_bytes
+        owner = f"trial {trial.number}: {'system' if system else 'user'}"
+        text = encode_attribute(owner, key, value, limit)
+        if trial.unsent_bytes + attribute_bytes(key, text) > room(limit):
+            self._report(trial)
+        if value.__class__ not in _SCALARS:
+            value = json.loads(text)
+        trial.set_attr(key, value, text, system=system)
+
+    def tell(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> bool:
+        """End a trial, or hand it back; return whether it was still ours.
+
+        Raises :class:`~trialfleet.errors.TrialFinished` if another thread ended it.
+        """
+        if not trial.fenced:
+            with trial.sending:
+                if self._trials.get(trial.trial_id) is not trial:
+                    raise TrialFinished(f"trial {trial.number} has already finished")
+                unsent = trial.take()
+                request = pb.TellRequest(
+                    write=trial.session.next_write(),
+                    update=unsent.message(trial.trial_id),
+                    state=state.name,
+                    values=values,
+                )
+                try:
+                    reply = self._connection.call(calls.TELL, request.SerializeToString())
+                except BaseException:
+                    trial.restore(unsent)
+                    raise
+                if reply.fenced:
+                    trial.fence()
+                self._remove(trial, state, values)
+        else:
+            self._remove(trial, state, values)
+        if trial.fenced:
+            logger.info("trial %d was taken away before it ended: dropped", trial.number)
+            return False
+        return True
+
+    def flush_old(self) -> None:
+        """Send what has been waiting for long; tries each proxy once."""
+        with self._lock:
+            trials = list(self._trials.values())
+        for trial in trials:
+            if trial.unsent_for_s() < _FLUSH_AFTER_S or trial.fenced:
+                continue
+            # Another thread that is sending sends this too.
+            if not trial.sending.acquire(blocking=False):
+                continue
+            try:
+                self._send(trial, None, _FLUSH_S, patience_s=0)
+            except StorageUnavailable as error:
+                logger.debug("trial %d was not flushed: %s", trial.number, error)
+            except InvalidInput as error:
+                trial.refuse(error)
+            except TrialfleetError as error:
+                logger.warning("trial %d was not flushed: %s", trial.number, error)
+            finally:
+                trial.sending.release()
+
+    def flush_last(self, deadline_s: float) -> None:
+        """Send what is unsent, after the connection was interrupted; one attempt for each."""
+        with self._lock:
+            trials = list(self._trials.values())
+        for trial in trials:
+            if trial.fenced or not trial.sending.acquire(timeout=deadline_s):
+                continue
+            try:
+                unsent = trial.take()
+                if unsent:
+                    request = self._report_request(trial, unsent, None)
+                    self._connection.last_call(
+                        calls.REPORT, request.SerializeToString(), deadline_s
+                    )
+            except (grpc.RpcError, ChannelClosed) as error:
+                logger.debug("trial %d was not flushed: %s", trial.number, error)
+            finally:
+                trial.sending.release()
+
+    def _mine(self, study_id: int) -> RunningTrial | None:
+        """Return the trial that the calling thread runs, as far as one can tell."""
+        trials = self.of(study_id)
+        if len(trials) == 1:
+            return trials[0]
+        thread = threading.get_ident()
+        return next((trial for trial in reversed(trials) if trial.thread == thread), None)
+
+    def _add(self, trial: RunningTrial) -> int:
+        with self._lock:
+            self._trials[trial.trial_id] = trial
+            self._outdate(trial)
+        return trial.trial_id
+
+    def _remove(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
+        with self._lock:
+            self._trials.pop(trial.trial_id, None)
+            self._outdate(trial)
+            if state.is_finished() and not trial.fenced:
+                self._finished[trial.trial_id] = trial.study_id, trial.finished(state, values)
+                if len(self._finished) > _FINISHED:
+                    del self._finished[next(iter(self._finished))]
+
+    def _outdate(self, changed: RunningTrial) -> None:
+        for trial in self._trials.values():
+            if trial is not changed and trial.study_id == changed.study_id:
+                trial.news_are_over()
+
+    def _forget_taken_away(self) -> None:
+        thread = threading.get_ident()
+        with self._lock:
+            for trial in [t for t in self._trials.values() if t.fenced and t.thread == thread]:
+                del self._trials[trial.trial_id]
+
+    def _introduce(self, trial: RunningTrial, definition: Definition, value: float) -> None:
+        """Send a parameter of a name that is new to this process, for the proxy to check."""
+        check_name(definition.name, "parameter")
+        with trial.sending:
+            earlier = trial.take()
+            param = {definition.name: (value, definition.text)}
+            request = self._report_request(trial, earlier.before(Unsent(params=param)), None)
+            try:
+                reply = self._connection.call(calls.REPORT, request.SerializeToString())
+            except BaseException:
+                trial.restore(earlier)
+                raise
+            if reply.fenced:
+                trial.fence()
+        trial.check()
+        trial.set_param(definition, value, sent=True)
+        self._histories.of(trial.study_id).known.setdefault(definition.name, definition)
+
+    def _report(self, trial: RunningTrial, reading: Reading | None = None) -> pb.ReportReply:
+        with trial.sending:
+            return self._send(trial, reading, CALL_S)
+
+    def _send(
+        self,
+        trial: RunningTrial,
+        reading: Reading | None,
+        deadline_s: float,
+        patience_s: float | None = None,
+    ) -> pb.ReportReply:
+        unsent = trial.take()
+        request = self._report_request(trial, unsent, reading)
+        try:
+            reply = self._connection.call(
+                calls.REPORT,
+                request.SerializeToString(),
+                deadline_s=deadline_s,
+                patience_s=patience_s,
+            )
+        except InvalidInput:
+            # What was refused once would be refused for ever, and keep all else from being sent.
+            raise
+        except BaseException:
+            trial.restore(unsent)
+            raise
+        if reply.fenced:
+            logger.info("trial %d was taken away", trial.number)
+            trial.fence()
+        return reply
+
+    def _report_request(
+        self, trial: RunningTrial, unsent: Unsent, reading: Reading | None
+    ) -> pb.ReportRequest:
+        return pb.ReportRequest(
+            write=trial.session.next_write(),
+            update=unsent.message(trial.trial_id),
+            history=None if reading is None else reading.cursor,
+            study_id=trial.study_id,
+        )
+
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})

@@ -1,0 +1,180 @@
+"""A worker's life as the storage sees it, and the writes that belong to it."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from trialfleet.client import calls
+from trialfleet.client.calls import Call
+from trialfleet.client.connection import CALL_S, Connection
+from trialfleet.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_REPLACEMENTS: Final = 3
+"""How many sessions in a row may be given up before one write is done."""
+
+_R = TypeVar("_R")
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """One life: from OpenSession until it is closed or given up. Thread-safe."""
+
+    def __init__(self, name: bytes, study_id: int | None, ordinal: int) -> None:
+        self.name = name
+        self.study_id = study_id
+        self.ordinal = ordinal
+        self.given_up = False
+        self.doubtful: dict[tuple[str, int], pb.WriteId] = {}
+        """Writes that may have opened a trial without our knowing, by call and study."""
+        self._lock = threading.Lock()
+        self._sequence = 0
+
+    def next_write(self) -> pb.WriteId:
+        """Return the identity of a new write: a number that no other write of ours has."""
+        with self._lock:
+            self._sequence += 1
+            return pb.WriteId(session=self.name, sequence=self._sequence)
+
+
+class Sessions:
+    """The session of a storage object, opened when it is needed, replaced when given up.
+
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        study: str,
+        worker: str,
+        time_to_live_s: float,
+        opened: Callable[[], None],
+    ) -> None:
+        """Take what OpenSession says; ``opened`` is called whenever a session was opened."""
+        self._connection = connection
+        self._study = study
+        self._worker = worker
+        self._time_to_live_s = time_to_live_s
+        self._on_opened = opened
+        self._opening = threading.Lock()
+        self._session: Session | None = None
+        self._renew_at = 0.0
+        # The storage takes a session's other writes in the order of their numbers only.
+        self._in_order = threading.Lock()
+
+    @property
+    def opened(self) -> Session | None:
+        """The session if there is one; opens none."""
+        return self._session
+
+    def current(self) -> Session:
+        """Return the session, a new one if there is none or it was given up.
+
+        Raises :class:`~trialfleet.errors.NotFound` if the study does not exist.
+        """
+        return self._session or self._open()
+
+    def forget(self, session: Session) -> None:
+        """Take note that a session was given up: the next write opens another."""
+        with self._opening:
+            if self._session is session:
+                logger.info("the session of worker %s was given up", self._name())
+                self._session = None
+            session.given_up = True
+
+    def write(self, call: Call[_R], build: Callable[[pb.WriteId], Message]) -> _R:
+        """Make a write of the session, one at a time. Raises as the call does."""
+        with self._in_order:
+            return self._write(call, build, CALL_S, None)[1]
+
+    def open_trial(
+        self,
+        call: Call[_R],
+        study_id: int,
+        build: Callable[[pb.WriteId], Message],
+        deadline_s: float,
+    ) -> tuple[Session, _R]:
+        """Make a write that opens a trial; return also the session that runs the trial.
+
+        If it is not known whether the last one of this session opened a trial, that one is
+        made again: else its trial would run, with nobody to run it, as long as the session.
+        """
+        return self._write(call, build, deadline_s, study_id)
+
+    def keep_alive(self) -> None:
+        """Extend the session's life if a quarter of it is over; tries each proxy once."""
+        session = self._session
+        if session is None or time.monotonic() < self._renew_at:
+            return
+        request = pb.KeepAliveRequest(session=session.name).SerializeToString()
+        deadline_s = min(CALL_S, self._time_to_live_s / 4)
+        try:
+            reply = self._connection.call(
+                calls.KEEP_ALIVE, request, deadline_s=deadline_s, patience_s=0
+            )
+        except StorageUnavailable as error:
+            logger.debug("the session was not kept alive: %s", error)
+            return
+        if reply.alive:
+            self._renew_at = time.monotonic() + self._time_to_live_s / 4
+        else:
+            self.forget(session)
+
+    def _write(
+        self,
+        call: Call[_R],
+        build: Callable[[pb.WriteId], Message],
+        deadline_s: float,
+        opens: int | None,
+    ) -> tuple[Session, _R]:
+        for _ in range(_REPLACEMENTS):
+            session = self.current()
+            write = None
+            if opens is not None:
+                write = session.doubtful.pop((call.path, opens), None)
+            write = write or session.next_write()
+            request = build(write).SerializeToString()
+            try:
+                return session, self._connection.call(call, request, deadline_s=deadline_s)
+            except SessionGivenUp:
+                self.forget(session)
+            except BaseException as error:
+                refused = isinstance(error, TrialfleetError)
+                if opens is not None and (isinstance(error, StorageUnavailable) or not refused):
+                    session.doubtful[call.path, opens] = write
+                raise
+        raise SessionGivenUp(
+            f"{_REPLACEMENTS} sessions of worker {self._name()} were given up one after the other"
+        )
+
+    def _open(self) -> Session:
+        with self._opening:
+            if self._session is not None:
+                return self._session
+            name = os.urandom(16)
+            request = pb.OpenSessionRequest(
+                session=name,
+                worker=self._name(),
+                study=self._study,
+                time_to_live_s=self._time_to_live_s,
+            )
+            reply = self._connection.call(calls.OPEN_SESSION, request.SerializeToString())
+            if reply.max_message_bytes:
+                self._connection.max_message_bytes = reply.max_message_bytes
+            study_id = reply.study_id if reply.HasField("study_id") else None
+            self._renew_at = time.monotonic() + self._time_to_live_s / 4
+            session = self._session = Session(name, study_id, reply.ordinal)
+            self._on_opened()
+            return session
+
+    def _name(self) -> str:
+        return self._worker or f"{socket.gethostname()}-{os.getpid()}"

@@ -1,0 +1,360 @@
+"""An Optuna storage that speaks to a proxy."""
+
+import atexit
+import copy
+import os
+import weakref
+from collections.abc import Container, Sequence
+from typing import Any, Final
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.trial import FrozenTrial, TrialState
+
+from trialfleet import names
+from trialfleet.client import calls
+from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
+from trialfleet.client.core import Core
+from trialfleet.client.records import (
+    decode_batch,
+    encode_attributes,
+)
+from trialfleet.client.studies import Studies
+from trialfleet.client.translation import optuna_errors
+from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
+from trialfleet.errors import InvalidInput, NotFound
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+
+class FleetStorage(Studies):
+    """Trials in a Trialfleet storage, reached through any of its proxies.
+
+    All of Optuna's samplers, pruners and tools work over it. It differs from Optuna's own
+    storages in what a trial costs: Ask and Tell. What a trial that runs here gains between the
+    two is answered here, sent within a second, and is in the database for certain when the
+    trial is told.
+
+    **Thread safety.** Every method may be called by any number of threads at once, as
+    ``study.optimize(n_jobs=4)`` does. Trials that are returned without a copy
+    (``deepcopy=False``, :meth:`news`) are shared: they must not be modified, and later writes
+    don't change them.
+
+    **Processes.** A copy made by pickling connects anew and has a session of its own, and so
+    has the copy in a forked process: trials go on in the process that asked for them.
+
+    **Failures.** A call is tried at each proxy in turn, with pauses, for ``patience_s`` seconds,
+    and then raises :class:`~trialfleet.errors.StorageUnavailable`; every write is applied once
+    however often it was sent. When the session was given up meanwhile, the next ``set_trial_*``
+    of its trials raises :class:`~trialfleet.errors.SessionGivenUp`, ``set_trial_state_values``
+    returns False, and the next trial begins a new session.
+
+    ``datetime_complete`` of a trial that ended here, and ``datetime_start`` of one that
+    :meth:`create_new_trial` made here, are by this machine's clock until the trial is read with
+    :meth:`get_all_trials`.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        study: str = "",
+        worker: str = "",
+        time_to_live_s: float = names.SESSION_TIME_TO_LIVE_S,
+        patience_s: float = 600.0,
+    ) -> None:
+        """Name the proxies; connects at the first call.
+
+        Args:
+            endpoints: ``host:port`` of each proxy, or several in one string with commas between;
+                the nearest first.
+            study: Name of the study that the session belongs to; needed for :attr:`ordinal`.
+            worker: Name under which the session can be given up; this host and process if empty.
+            time_to_live_s: Seconds after which a session that is silent is given up. It is kept
+                alive by a thread, also while an objective runs.
+            patience_s: Seconds for which a call is tried.
+
+        Raises:
+            InvalidInput: An endpoint is not ``host:port``, or a time is out of range.
+        """
+        listed = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+        if not time_to_live_s > 0:
+            raise InvalidInput(f"time_to_live_s: found {time_to_live_s}, accepted: more than 0")
+        if not patience_s >= 0:
+            raise InvalidInput(f"patience_s: found {patience_s}, accepted: 0 or more")
+        self._settings: dict[str, Any] = {
+            "addresses": [address.strip() for address in listed],
+            "study": study,
+            "worker": worker,
+            "time_to_live_s": time_to_live_s,
+            "patience_s": patience_s,
+        }
+        self._begin()
+
+    def _begin(self) -> None:
+        self._core = Core(**self._settings)
+        self._finalizer = weakref.finalize(self, self._core.abandon)
+        self._finalizer.atexit = False
+        _storages.add(self)
+
+    def _begin_in_child(self) -> None:
+        # The parent's channels and threads are not here; what is left of them is not to be used,
+        # not even to be destroyed.
+        _left_behind.append(self._core)
+        self._finalizer.detach()
+        self._begin()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._settings
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._settings = state
+        self._begin()
+
+    # -- beyond Optuna's interface: these raise trialfleet.errors ------------------------------
+
+    @property
+    def study_id(self) -> int | None:
+        """Id of the study that the session belongs to; None before the session is open."""
+        session = self._core.sessions.opened
+        return None if session is None else session.study_id
+
+    @property
+    def ordinal(self) -> int:
+        """How many sessions the study had before this one; opens the session if needed."""
+        return self._core.sessions.current().ordinal
+
+    def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
+        """Create a study or bring its definition up to date; return its id, and if it is new.
+
+        Raises:
+            InvalidInput: The study exists with other directions, or the definition is wrong.
+        """
+        reply = self._core.connection.call(
+            calls.ENSURE_STUDY, definition.message().SerializeToString()
+        )
+        return reply.study_id, reply.created
+
+    def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
+        """Open the next trial, a waiting one first; return its id.
+
+        Returns None if there is nothing to run now, after ``wait_s`` seconds; ask again.
+
+        Raises:
+            StudyEnded: The budget allows no further trial, with its ``reason``.
+            NotFound: The study does not exist.
+        """
+        return self._core.running.ask(study_id, wait_s)
+
+    def hand_back(self, trial_id: int) -> None:
+        """Let a trial that runs here wait again at once, for another worker, with its parameters.
+
+        Raises:
+            NotFound: The trial does not run here.
+        """
+        trial = self._core.running.get(trial_id)
+        if trial is None:
+            raise NotFound(f"trial {trial_id} does not run here")
+        self._core.running.tell(trial, TrialState.WAITING, None)
+
+    def give_up(
+        self, *, worker: str, reason: str, message: str = "", failed: bool = False
+    ) -> GivenUp:
+        """Say that a worker is dead: its sessions are fenced, its trials fail with the reason.
+
+        A lost trial is requeued while retries last; with ``failed`` it was the objective's own
+        doing, and counts as failed.
+        """
+        request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
+        reply = self._core.connection.call(calls.GIVE_UP, request.SerializeToString())
+        return GivenUp.decode(reply)
+
+    def summary(self, study_id: int, best: int = 1) -> Summary:
+        """Return counts and up to ``best`` best trials, in constant time.
+
+        Raises:
+            NotFound: The study does not exist.
+        """
+        request = pb.SummaryRequest(study_id=study_id, best=best)
+        reply = self._core.connection.call(calls.SUMMARY, request.SerializeToString())
+        return Summary.decode(reply)
+
+    def news(self, study_id: int) -> list[FrozenTrial]:
+        """Return the finished trials that this object did not return before, in the order seen.
+
+        Raises:
+            NotFound: The study does not exist.
+        """
+        history = self._core.histories.of(study_id)
+        self._core.running.read_news(study_id, history)
+        return history.news()
+
+    def close(self) -> None:
+        """Send what is unsent, hand back what still runs, end the session, the thread and channels.
+
+        Takes a few seconds at most, also while no proxy answers. Idempotent; other calls raise
+        :class:`~trialfleet.errors.StorageUnavailable` from then on.
+        """
+        self._core.close()
+
+    # -- trials -------------------------------------------------------------------------------
+
+    @optuna_errors
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """See :class:`optuna.storages.BaseStorage`.
+
+        Raises also :class:`~trialfleet.errors.StudyEnded` if the study has a budget that allows
+        no further trial.
+        """
+        if template_trial is None:
+            return self._core.running.create(study_id)
+        template = encode_new_trial(template_trial, self._core.connection.max_message_bytes)
+        return self._core.sessions.write(
+            calls.CREATE_TRIAL,
+            lambda write: pb.CreateTrialRequest(write=write, study_id=study_id, template=template),
+        ).trial_id
+
+    @optuna_errors
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        trial = self._core.running.get(trial_id)
+        if trial is not None:
+            self._core.running.set_param(trial, param_name, param_value_internal, distribution)
+            return
+        check_name(param_name, "parameter")
+        param = pb.Param(
+            name=param_name,
+            value=param_value_internal,
+            distribution_json=distribution_to_json(distribution),
+        )
+        self._write_trial(pb.TrialUpdate(trial_id=trial_id, params=[param]))
+
+    @optuna_errors
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        trial = self._core.running.get(trial_id)
+        if trial is not None:
+            self._core.running.set_attr(trial, key, value, system=False)
+            return
+        limit = self._core.connection.max_message_bytes
+        text = encode_attribute(f"trial {trial_id}: user", key, value, limit)
+        attributes = encode_attributes({key: text})
+        self._write_trial(pb.TrialUpdate(trial_id=trial_id, user_attrs=attributes))
+
+    @optuna_errors
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        trial = self._core.running.get(trial_id)
+        if trial is not None:
+            self._core.running.set_attr(trial, key, value, system=True)
+            return
+        limit = self._core.connection.max_message_bytes
+        text = encode_attribute(f"trial {trial_id}: system", key, value, limit)
+        attributes = encode_attributes({key: text})
+        self._write_trial(pb.TrialUpdate(trial_id=trial_id, system_attrs=attributes))
+
+    @optuna_errors
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        trial = self._core.running.get(trial_id)
+        if trial is not None:
+            trial.check()
+            trial.set_value(step, float(intermediate_value))
+            return
+        self._write_trial(
+            pb.TrialUpdate(
+                trial_id=trial_id, steps=[step], intermediate_values=[intermediate_value]
+            )
+        )
+
+    @optuna_errors
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """See :class:`optuna.storages.BaseStorage`.
+
+        Returns False also if the trial was taken away from this process: nothing is written.
+        """
+        told = None if values is None else [float(value) for value in values]
+        trial = self._core.running.get(trial_id)
+        if trial is not None:
+            if state == TrialState.RUNNING:
+                return False
+            return self._core.running.tell(trial, state, told)
+        update = pb.TrialUpdate(trial_id=trial_id)
+        return self._core.sessions.write(
+            calls.WRITE_TRIAL,
+            lambda write: pb.WriteTrialRequest(
+                write=write, update=update, state=state.name, values=told
+            ),
+        ).updated
+
+    @optuna_errors
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """See :class:`optuna.storages.BaseStorage`."""
+        return self._core.running.read(trial_id) or self._fetch(
+            pb.GetTrialsRequest(trial_ids=[trial_id])
+        )
+
+    @optuna_errors
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """See :class:`optuna.storages.BaseStorage`."""
+        for trial in self._core.running.of(study_id):
+            if trial.number == trial_number:
+                return trial.trial_id
+        request = pb.GetTrialsRequest(study_id=study_id, numbers=[trial_number])
+        return self._fetch(request)._trial_id
+
+    @optuna_errors
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """See :class:`optuna.storages.BaseStorage`.
+
+        Fetches what changed; right after :meth:`ask` that came with the trial.
+        """
+        try:
+            trials = self._core.running.all_trials(study_id)
+        except NotFound:
+            self._core.histories.drop(study_id)
+            raise
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def _fetch(self, request: pb.GetTrialsRequest) -> FrozenTrial:
+        reply = self._core.connection.call(calls.GET_TRIALS, request.SerializeToString())
+        (trial,) = decode_batch(reply.trials)
+        return trial
+
+    def _write_trial(self, update: pb.TrialUpdate) -> None:
+        self._core.sessions.write(
+            calls.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
+        )
+
+
+_storages: Final[weakref.WeakSet[FleetStorage]] = weakref.WeakSet()
+_left_behind: Final[list[Core]] = []
+
+
+def _begin_in_child() -> None:
+    for storage in list(_storages):
+        storage._begin_in_child()
+
+
+def _close_all() -> None:
+    for storage in list(_storages):
+        storage.close()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+atexit.register(_close_all)

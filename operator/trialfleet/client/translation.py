@@ -1,0 +1,44 @@
+"""From Trialfleet's errors to those that Optuna's storages raise."""
+
+import functools
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+
+from trialfleet.errors import (
+    InvalidInput,
+    MessageTooLarge,
+    NotFound,
+    StudyExists,
+    TrialFinished,
+    TrialfleetError,
+)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_OPTUNA_ERRORS: Final[dict[type[TrialfleetError], type[Exception]]] = {
+    NotFound: KeyError,
+    StudyExists: DuplicatedStudyError,
+    TrialFinished: UpdateFinishedTrialError,
+    InvalidInput: ValueError,
+    # A ValueError too, but Optuna raises none for it: it says more as it is.
+    MessageTooLarge: MessageTooLarge,
+}
+
+
+def optuna_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a method raise what :class:`optuna.storages.BaseStorage` says, with the same message."""
+
+    @functools.wraps(method)
+    def translated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except (NotFound, StudyExists, TrialFinished, InvalidInput) as error:
+            kind = _OPTUNA_ERRORS[type(error)]
+            if kind is type(error):
+                raise
+            raise kind(str(error)) from error
+
+    return translated
