@@ -5,6 +5,7 @@ the words that an error message uses for what is accepted. It is dropped from th
 """
 
 import datetime
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 ACCEPTED: Final = "x-accepted"
@@ -77,12 +79,22 @@ def broken_at(title: str, findings: Iterable[Finding]) -> ValidationError:
     )
 
 
-def rule(expression: str, message: str, **more: str) -> dict[str, str]:
+def rule(expression: str, message: str, **more: str) -> JsonDict:
     """Return a CEL rule in the form of a CRD's schema.
 
     A rule and the validator that gives the same verdict share their message.
     """
     return {"rule": expression, "message": message, **more}
+
+
+def found_fields(model: Model, *fields: str) -> str:
+    """Return ``found a and b`` for those of the fields that are given, by their wire names."""
+    given = [
+        type(model).model_fields[name].alias or name
+        for name in fields
+        if getattr(model, name) is not None
+    ]
+    return f"found {' and '.join(given) or 'none'}"
 
 
 def exactly_one(*fields: str) -> str:
@@ -97,7 +109,10 @@ def count_given(*fields: str) -> str:
 
 # -- durations -------------------------------------------------------------------------
 
-_DURATION: Final = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
+_PART: Final = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))"
+_POSITIVE_PART: Final = r"([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)(ms|s|m|h)"
+_DURATION: Final = re.compile(f"{_PART}+")
+_POSITIVE_DURATION: Final = f"^{_PART}*{_POSITIVE_PART}{_PART}*$"
 
 
 def parse_duration(text: str) -> datetime.timedelta:
@@ -144,8 +159,7 @@ Duration = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            # A digit that is not zero somewhere: no duration of nothing.
-            "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))*([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)(ms|s|m|h)([0-9]+(\.[0-9]+)?(ms|s|m|h))*$",
+            "pattern": _POSITIVE_DURATION,
             "maxLength": 32,
             ACCEPTED: "a duration such as 90s, 20m or 1h30m",
         }
@@ -220,7 +234,9 @@ Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 def _check_scalar(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
         return value
     raise PydanticCustomError("scalar", "not a scalar")
 

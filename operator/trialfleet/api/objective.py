@@ -16,6 +16,7 @@ from trialfleet.api.base import (
     Text,
     broken,
     exactly_one,
+    found_fields,
     rule,
 )
 
@@ -93,9 +94,9 @@ class PythonObjective(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        sources = (self.source, self.config_map, self.callable, self.file)
-        if sum(source is not None for source in sources) != 1:
-            raise broken(_ONE_SOURCE)
+        sources = ("source", "config_map", "callable", "file")
+        if sum(getattr(self, source) is not None for source in sources) != 1:
+            raise broken(f"{found_fields(self, *sources)}, {_ONE_SOURCE}")
         if self.callable is not None and self.function is not None:
             raise broken(_CALLABLE_FUNCTION)
         return self
@@ -137,7 +138,7 @@ class Metric(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.regex is not None and self.file is not None:
-            raise broken(_ONE_METRIC)
+            raise broken(f"found regex and file, {_ONE_METRIC}")
         if self.regex is not None and self.key is not None:
             raise broken(_REGEX_KEY)
         if self.regex is not None:
@@ -211,8 +212,9 @@ class Objective(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if sum(kind is not None for kind in (self.python, self.command, self.job)) != 1:
-            raise broken(_ONE_KIND)
+        kinds = ("python", "command", "job")
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise broken(f"{found_fields(self, *kinds)}, {_ONE_KIND}")
         return self
 
     @property

@@ -10,20 +10,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, Self
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trialfleet.api.base import ACCEPTED, OPEN, Finding, Model
+from trialfleet.api.base import ACCEPTED, OPEN, Finding, Model, broken_at
 from trialfleet.api.search_space import ParameterSpace
 from trialfleet.api.suggestions import did_you_mean, found
 from trialfleet.errors import InvalidInput
 
 Path = tuple[str | int, ...]
+
+_GRID: Final = ("GridSampler", "search_space")
+"""The one required option that may come from elsewhere."""
 
 
 class OptunaClass(Model):
@@ -44,9 +47,26 @@ class Sampler(OptunaClass):
     a stream of its own derived from it.
     """
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # A grid may come from the study's search space, which is not seen here.
+        _raise("Sampler", _problems(_SAMPLERS, self.name, self.options, (), grid_is_given=False))
+        return self
+
 
 class Pruner(OptunaClass):
     """When a trial is given up early: a class of optuna.pruners."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _raise("Pruner", _problems(_PRUNERS, self.name, self.options, ()))
+        return self
+
+
+def _raise(title: str, problems: Iterator[Finding]) -> None:
+    findings = list(problems)
+    if findings:
+        raise broken_at(title, findings)
 
 
 @dataclass(frozen=True)
@@ -124,10 +144,14 @@ def build_sampler(
         search_space: The study's search space: a GridSampler that names none takes it.
 
     Raises:
-        InvalidInput: The options don't fit the class, or the class needs a package that is not
-            installed. One line for each problem.
+        InvalidInput: A GridSampler finds no grid, or the class needs a package that is not
+            installed.
     """
-    sampler: BaseSampler = _build(_SAMPLERS, spec, seed_stream(ordinal), search_space, "sampler")
+    problems = grid_problems(spec, search_space)
+    if problems:
+        raise InvalidInput("\n".join(f"spec.sampler: {p.message}" for p in problems))
+    options = _with_grid(spec, search_space)
+    sampler: BaseSampler = _construct(_SAMPLERS.classes()[spec.name], options, seed_stream(ordinal))
     return sampler
 
 
@@ -135,22 +159,17 @@ def build_pruner(spec: Pruner) -> BasePruner:
     """Return the pruner.
 
     Raises:
-        InvalidInput: As for ``build_sampler``.
+        InvalidInput: The class needs a package that is not installed.
     """
-    pruner: BasePruner = _build(_PRUNERS, spec, seed_stream(0), None, "pruner")
+    pruner: BasePruner = _construct(_PRUNERS.classes()[spec.name], spec.options, seed_stream(0))
     return pruner
 
 
-def sampler_problems(
+def grid_problems(
     spec: Sampler, search_space: Mapping[str, ParameterSpace] | None
 ) -> list[Finding]:
-    """Return all that is wrong with a sampler's name and options, without building it."""
+    """Return what is wrong with a GridSampler that takes its grid from the search space."""
     return list(_problems(_SAMPLERS, spec.name, _with_grid(spec, search_space), ()))
-
-
-def pruner_problems(spec: Pruner) -> list[Finding]:
-    """Return all that is wrong with a pruner's name and options, without building it."""
-    return list(_problems(_PRUNERS, spec.name, spec.options, ()))
 
 
 def grid(search_space: Mapping[str, ParameterSpace]) -> dict[str, list[Any]] | None:
@@ -182,22 +201,6 @@ def _with_grid(
     return options
 
 
-def _build(
-    family: _Family,
-    spec: OptunaClass,
-    stream: SeedStream,
-    search_space: Mapping[str, ParameterSpace] | None,
-    path: str,
-) -> Any:
-    options = _with_grid(spec, search_space)
-    problems = list(_problems(family, spec.name, options, ()))
-    if problems:
-        raise InvalidInput(
-            "\n".join(".".join(map(str, (path, *p.path))) + f": {p.message}" for p in problems)
-        )
-    return _construct(family.classes()[spec.name], options, stream)
-
-
 def _construct(kind: type[Any], options: Mapping[str, Any], stream: SeedStream) -> Any:
     arguments = dict(options)
     for name, value in options.items():
@@ -221,7 +224,12 @@ def _construct(kind: type[Any], options: Mapping[str, Any], stream: SeedStream) 
 
 
 def _problems(
-    family: _Family, name: object, options: Mapping[str, Any], path: Path
+    family: _Family,
+    name: object,
+    options: Mapping[str, Any],
+    path: Path,
+    *,
+    grid_is_given: bool = True,
 ) -> Iterator[Finding]:
     classes = family.classes()
     if not isinstance(name, str) or name not in classes:
@@ -245,13 +253,14 @@ def _problems(
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
             complete = False
-            yield Finding((*path, "options", option), _missing(name, option))
+            if grid_is_given or (name, option) != _GRID:
+                yield Finding((*path, "options", option), _missing(name, option))
     if complete:
         yield from _refusal(kind, options, (*path, "options"))
 
 
 def _missing(name: str, option: str) -> str:
-    if (name, option) == ("GridSampler", "search_space"):
+    if (name, option) == _GRID:
         return (
             "missing: GridSampler needs a list of values for each parameter, here or by a "
             "spec.searchSpace in which each float has a step"

@@ -43,26 +43,6 @@ def structural_schema(model: type[Model]) -> Schema:
     return _object(source, source.get("$defs", {}), model)
 
 
-def defaulted(value: Any, schema: Schema) -> Any:
-    """Return a value as the API server keeps it: nulls of no meaning dropped, defaults filled in."""
-    if isinstance(value, list):
-        items = schema.get("items", {})
-        return [defaulted(item, items) for item in value]
-    if not isinstance(value, dict):
-        return value
-    properties: dict[str, Schema] = schema.get("properties", {})
-    additional: Schema = schema.get("additionalProperties", {})
-    filled = {
-        name: defaulted(part, properties.get(name, additional))
-        for name, part in value.items()
-        if part is not None or name not in properties
-    }
-    for name, part in properties.items():
-        if "default" in part and name not in filled:
-            filled[name] = defaulted(part["default"], part)
-    return filled
-
-
 def without_words(schema: Schema) -> Schema:
     """Return a schema without what only error messages need."""
     plain = {key: value for key, value in schema.items() if key != ACCEPTED}

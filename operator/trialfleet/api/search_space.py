@@ -11,11 +11,11 @@ from optuna.distributions import (
 )
 from pydantic import ConfigDict, Field, model_validator
 
-from trialfleet.api.base import RULES, Model, Scalar, broken, exactly_one, rule
+from trialfleet.api.base import RULES, Model, Scalar, broken, exactly_one, found_fields, rule
 
-_ORDER: Final = "low is above high; accepted: low <= high"
-_LOG_LOW: Final = "log needs a low above 0"
-_LOG_LOW_INT: Final = "log needs a low of at least 1"
+_ORDER: Final = "accepted: low <= high"
+_LOG_LOW: Final = "accepted with log: a low above 0"
+_LOG_LOW_INT: Final = "accepted with log: a low of at least 1"
 _LOG_STEP: Final = "log and step exclude each other: leave one out"
 _ONE_RANGE: Final = "accepted: exactly one of float, int and categorical"
 
@@ -45,9 +45,9 @@ class FloatRange(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low > self.high:
-            raise broken(_ORDER)
+            raise broken(f"found low {self.low} and high {self.high}, {_ORDER}")
         if self.log and self.low <= 0:
-            raise broken(_LOG_LOW)
+            raise broken(f"found low {self.low}, {_LOG_LOW}")
         if self.log and self.step is not None:
             raise broken(_LOG_STEP)
         return self
@@ -78,9 +78,9 @@ class IntRange(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low > self.high:
-            raise broken(_ORDER)
+            raise broken(f"found low {self.low} and high {self.high}, {_ORDER}")
         if self.log and self.low < 1:
-            raise broken(_LOG_LOW_INT)
+            raise broken(f"found low {self.low}, {_LOG_LOW_INT}")
         if self.log and self.step != 1:
             raise broken(_LOG_STEP)
         return self
@@ -105,9 +105,9 @@ class ParameterSpace(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        given = (self.float_, self.int_, self.categorical)
-        if sum(part is not None for part in given) != 1:
-            raise broken(_ONE_RANGE)
+        kinds = ("float_", "int_", "categorical")
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise broken(f"{found_fields(self, *kinds)}, {_ONE_RANGE}")
         seen = set[tuple[type, object]]()
         for choice in self.categorical or ():
             # True == 1 in Python, but not in a manifest.

@@ -5,7 +5,6 @@ from typing import Annotated, Literal, Self
 from optuna.study import StudyDirection
 from pydantic import ConfigDict, Field, model_validator
 
-from trialfleet import names
 from trialfleet.api.base import (
     RULES,
     ConfigMapKey,
@@ -26,6 +25,7 @@ from trialfleet.api.pods import PodTemplate, RunOncePodTemplate
 from trialfleet.api.search_space import ParameterSpace
 from trialfleet.api.study_rules import STUDY_NAME, spec_errors, spec_notices, spec_rules
 from trialfleet.api.study_status import StudyStatus
+from trialfleet.api.suggestions import found
 
 
 class ObjectiveValue(Model):
@@ -171,7 +171,7 @@ class Study(Model):
         }
     )
 
-    api_version: Literal["trialfleet.dev/v1alpha1"] = names.API_VERSION
+    api_version: Literal["trialfleet.dev/v1alpha1"] = "trialfleet.dev/v1alpha1"
     kind: Literal["Study"] = "Study"
     metadata: ObjectMeta
     spec: StudySpec
@@ -181,7 +181,9 @@ class Study(Model):
     def _check_name(self) -> Self:
         name = self.metadata.name
         if len(name) > 48 or "." in name:
-            raise broken_at("Study", [Finding(("metadata", "name"), STUDY_NAME)])
+            raise broken_at(
+                "Study", [Finding(("metadata", "name"), f"found {found(name)}, {STUDY_NAME}")]
+            )
         return self
 
     def notices(self) -> list[Finding]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from optuna.distributions import FloatDistribution
+from pydantic import JsonValue
 
 from trialfleet.api.base import Finding, OpenModel, rule
-from trialfleet.api.optuna_classes import pruner_problems, sampler_problems
+from trialfleet.api.optuna_classes import grid_problems
 from trialfleet.api.search_space import describe, distributions, is_possible
 from trialfleet.api.suggestions import did_you_mean, found
 
@@ -45,9 +46,9 @@ _FIXED_FIELDS: Final = (
 )
 
 
-def spec_rules() -> list[dict[str, str]]:
+def spec_rules() -> list[JsonValue]:
     """Return the CEL rules of a study's spec."""
-    rules = [
+    rules: list[JsonValue] = [
         rule(
             f"has(self.{name}) == has(oldSelf.{name}) && "
             f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
@@ -103,7 +104,7 @@ def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
     ends = (budget.trials, budget.failed_trials, budget.timeout)
     goals = [objective.goal for objective in spec.objectives]
     if all(end is None for end in (*ends, *goals)):
-        yield Finding(("budget",), _NO_END)
+        yield Finding(("budget",), f"found no end of the study, {_NO_END}")
     seen = set[str]()
     for index, objective in enumerate(spec.objectives):
         if objective.name in seen:
@@ -113,8 +114,6 @@ def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
             )
         seen.add(objective.name)
     yield from _sampler_errors(spec)
-    for problem in pruner_problems(spec.pruner):
-        yield Finding(("pruner", *problem.path), problem.message)
     if spec.objective.python is None and spec.search_space is None:
         yield Finding(("searchSpace",), _NO_SPACE)
     if spec.trials is not None and spec.trials_from is not None:
@@ -129,7 +128,7 @@ def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
 
 
 def _sampler_errors(spec: "StudySpec") -> Iterator[Finding]:
-    for problem in sampler_problems(spec.sampler, spec.search_space):
+    for problem in grid_problems(spec.sampler, spec.search_space):
         yield Finding(("sampler", *problem.path), problem.message)
     # Both would fail in each trial, long after the study was accepted.
     if spec.sampler.name == "CmaEsSampler" and len(spec.objectives) > 1:

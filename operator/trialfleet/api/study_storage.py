@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from trialfleet import names
 from trialfleet.api.base import (
     OPEN,
     RULES,
@@ -22,9 +21,11 @@ from trialfleet.api.base import (
     broken_at,
     count_given,
     exactly_one,
+    found_fields,
     rule,
 )
 from trialfleet.api.pods import Resources
+from trialfleet.api.suggestions import found
 
 _ONE_POSTGRES: Final = "accepted: exactly one of managed, cloudNativePG and external"
 _ONE_VOLUME: Final = "accepted: at most one of volume and emptyDir"
@@ -75,7 +76,7 @@ class ManagedPostgres(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.volume is not None and self.empty_dir is not None:
-            raise broken(_ONE_VOLUME)
+            raise broken(f"found volume and emptyDir, {_ONE_VOLUME}")
         return self
 
 
@@ -124,9 +125,9 @@ class Postgres(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        given = (self.managed, self.cloud_native_pg, self.external)
-        if sum(kind is not None for kind in given) != 1:
-            raise broken(_ONE_POSTGRES)
+        kinds = ("managed", "cloud_native_pg", "external")
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise broken(f"{found_fields(self, *kinds)}, {_ONE_POSTGRES}")
         return self
 
 
@@ -247,7 +248,7 @@ class StudyStorage(Model):
         }
     )
 
-    api_version: Literal["trialfleet.dev/v1alpha1"] = names.API_VERSION
+    api_version: Literal["trialfleet.dev/v1alpha1"] = "trialfleet.dev/v1alpha1"
     kind: Literal["StudyStorage"] = "StudyStorage"
     metadata: ObjectMeta
     spec: StudyStorageSpec = StudyStorageSpec()
@@ -257,7 +258,10 @@ class StudyStorage(Model):
     def _check_name(self) -> Self:
         name = self.metadata.name
         if len(name) > 48 or "." in name:
-            raise broken_at("StudyStorage", [Finding(("metadata", "name"), _STORAGE_NAME)])
+            raise broken_at(
+                "StudyStorage",
+                [Finding(("metadata", "name"), f"found {found(name)}, {_STORAGE_NAME}")],
+            )
         return self
 
     def notices(self) -> list[Finding]:

@@ -1,0 +1,1 @@
+"""The command ``trialfleet``; each command is a module of its own."""

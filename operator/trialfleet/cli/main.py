@@ -1,0 +1,58 @@
+"""The command ``trialfleet``: its commands, and the one place where errors become exit codes."""
+
+import importlib
+import sys
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+
+from trialfleet.errors import TrialfleetError, exit_code
+
+COMMANDS: Final = ("validate", "proxy")
+"""Each is a function of its name in a module of its name, imported when it is asked for: a worker
+does not load what only the supervisor needs."""
+
+
+def build(command: str | None = None) -> typer.Typer:
+    """Return the command line, with one command only if its name is given and known."""
+    app = typer.Typer(
+        name="trialfleet",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Hyperparameter optimization as a fleet of workers.",
+    )
+    app.callback()(_options)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        module = importlib.import_module(f"trialfleet.cli.{name}")
+        app.command(name)(getattr(module, name))
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"trialfleet {version('trialfleet')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an error of ours is told in plain lines, without a traceback."""
+    app = build(sys.argv[1] if len(sys.argv) > 1 else None)
+    try:
+        app()
+    except TrialfleetError as error:
+        print(error, file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()
