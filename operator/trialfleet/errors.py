@@ -79,6 +79,8 @@ EXIT_UNAVAILABLE: Final = 3
 EXIT_OBJECTIVE: Final = 4
 EXIT_DRAINED: Final = 75
 """A worker that left although work may remain. 75 is EX_TEMPFAIL of sysexits.h."""
+EXIT_OVERRUN: Final = 76
+"""A worker that ended itself because a trial ignored its time limit; the trial has failed."""
 EXIT_INTERRUPTED: Final = 130
 
 EXIT_CODES: Final[tuple[tuple[type[TrialfleetError], int], ...]] = (
