@@ -1,0 +1,117 @@
+"""Trials as bytes of ``trialfleet.v1``: encoded once, put together by copying.
+
+A :class:`~trialfleet.v1.trialfleet_pb2.TrialBatch` that is made of messages costs as much as
+all its trials each time it is sent. Here a trial is encoded once, together with the tag and
+length it has inside a batch; a batch is then a concatenation of such entries.
+"""
+
+import datetime
+from collections.abc import Iterable
+from typing import Final
+
+from google.protobuf.message import Message
+from optuna.trial import TrialState
+
+from trialfleet.storage.records import TrialRecord
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+_LENGTH_DELIMITED: Final = 2
+
+
+def varint(value: int) -> bytes:
+    """Encode a non-negative integer as protobuf does."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def tag(message: type[Message], field: str) -> bytes:
+    """Return what precedes the length of a message or bytes field on the wire."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED)
+
+
+_STATES: Final = {
+    TrialState.RUNNING: pb.RUNNING,
+    TrialState.COMPLETE: pb.COMPLETE,
+    TrialState.PRUNED: pb.PRUNED,
+    TrialState.FAIL: pb.FAIL,
+    TrialState.WAITING: pb.WAITING,
+}
+_DEFINITION: Final = tag(pb.TrialBatch, "definitions")
+_TRIAL: Final = tag(pb.TrialBatch, "trials")
+
+# Of the texts' objects, the pair of them, and its places in the dictionary and the list.
+_DEFINITION_OVERHEAD: Final = 350
+
+
+class Definitions:
+    """The names and distributions of parameters, each numbered once, from 0."""
+
+    __slots__ = ("_indexes", "entries", "size")
+
+    def __init__(self) -> None:
+        self._indexes: dict[tuple[str, str], int] = {}
+        self.entries: list[bytes] = []
+        """Encoded as entries of a batch, in the order of their numbers."""
+        self.size = 0
+        """Bytes in memory, about."""
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def index(self, name: str, distribution_json: str) -> int:
+        """Return the number of a definition, a new one if it is new."""
+        key = (name, distribution_json)
+        found = self._indexes.get(key)
+        if found is None:
+            found = self._indexes[key] = len(self.entries)
+            body = pb.Definition(name=name, distribution_json=distribution_json)
+            encoded = body.SerializeToString()
+            self.entries.append(_DEFINITION + varint(len(encoded)) + encoded)
+            self.size += 2 * len(encoded) + _DEFINITION_OVERHEAD
+        return found
+
+
+def microseconds(moment: datetime.datetime | None) -> int | None:
+    """Return the microseconds from 1970 to an aware moment."""
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+
+
+def moment(microseconds: int) -> datetime.datetime:
+    """Return the moment, in UTC, so many microseconds after 1970. Raises ``OverflowError``."""
+    return _EPOCH + datetime.timedelta(microseconds=microseconds)
+
+
+def encode_trial(record: TrialRecord, definitions: Definitions) -> bytes:
+    """Encode a trial as an entry of a batch; its parameters point into ``definitions``."""
+    params = record.params
+    steps = record.intermediate_values
+    body = pb.Trial(
+        trial_id=record.trial_id,
+        number=record.number,
+        state=_STATES[record.state],
+        values=record.values,
+        started_us=microseconds(record.started),
+        completed_us=microseconds(record.completed),
+        definitions=[definitions.index(param.name, param.distribution_json) for param in params],
+        params=[param.value for param in params],
+        user_attrs=[pb.Attribute(key=k, value_json=v) for k, v in record.user_attrs],
+        system_attrs=[pb.Attribute(key=k, value_json=v) for k, v in record.system_attrs],
+        steps=[step for step, _ in steps],
+        intermediate_values=[value for _, value in steps],
+    ).SerializeToString()
+    return _TRIAL + varint(len(body)) + body
+
+
+def encode_batch(records: Iterable[TrialRecord]) -> bytes:
+    """Encode trials as a self-contained batch."""
+    definitions = Definitions()
+    trials = [encode_trial(record, definitions) for record in records]
+    return b"".join((*definitions.entries, *trials))

@@ -1,0 +1,126 @@
+"""Whether the database is there, and what depends on it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from trialfleet import names
+from trialfleet.errors import StorageUnavailable, TrialfleetError
+from trialfleet.proxy.health import Health
+from trialfleet.proxy.history import Histories
+from trialfleet.proxy.logs import event
+from trialfleet.storage import Storage
+from trialfleet.storage.records import GivenUp, GiveUp
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_S: Final = 5.0
+"""A database that takes longer to answer the simplest query counts as away."""
+
+_FIRST_RETRY_S: Final = 0.1
+_LAST_RETRY_S: Final = 5.0
+
+
+class SweepTimer:
+    """Decides when expired sessions are given up; a pure decision from the times it is told.
+
+    While no proxy reached the database no session could be kept alive: after a restart or an
+    outage every session looks expired. So the first sweep comes when the database was there
+    for ``grace_s`` seconds without a break, enough for the living to say so.
+    """
+
+    def __init__(self, *, grace_s: float, interval_s: float) -> None:
+        self._grace_s = grace_s
+        self._interval_s = interval_s
+        self._next: float | None = None
+
+    def due(self, *, reachable: bool, now_s: float) -> bool:
+        """Take what was seen at a time, in seconds; return whether to sweep now."""
+        if not reachable:
+            self._next = None
+            return False
+        if self._next is None:
+            self._next = now_s + self._grace_s
+        if now_s < self._next:
+            return False
+        self._next = now_s + self._interval_s
+        return True
+
+
+class Monitor:
+    """Connects the storage, then watches it: health, expired sessions, unused logs."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        health: Health,
+        histories: Histories,
+        sweeps: SweepTimer,
+        interval_s: float,
+    ) -> None:
+        self._storage = storage
+        self._health = health
+        self._histories = histories
+        self._sweeps = sweeps
+        self._interval_s = interval_s
+
+    async def run(self, connected: Callable[[], None]) -> None:
+        """Run until cancelled; call ``connected`` when the proxy begins to serve.
+
+        Raises :class:`~trialfleet.errors.SchemaMismatch`.
+        """
+        await self._connect()
+        await self._tell(True)
+        connected()
+        while True:
+            await asyncio.sleep(self._interval_s)
+            reachable = await self._reachable()
+            await self._tell(reachable)
+            self._histories.drop_idle()
+            if self._sweeps.due(reachable=reachable, now_s=monotonic()):
+                await self._sweep()
+
+    async def _connect(self) -> None:
+        pause_s, last = _FIRST_RETRY_S, ""
+        while True:
+            try:
+                await self._storage.__aenter__()
+                return
+            except StorageUnavailable as error:
+                if str(error) != last:
+                    event(_log, logging.WARNING, "database away", error=error)
+                last = str(error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_RETRY_S)
+
+    async def _reachable(self) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await self._storage.ready()
+        except TimeoutError:
+            return False
+
+    async def _tell(self, serving: bool) -> None:
+        if serving != self._health.serving:
+            name = "serving" if serving else "database away"
+            event(_log, logging.INFO if serving else logging.WARNING, name)
+        await self._health.tell(serving)
+
+    async def _sweep(self) -> None:
+        try:
+            given_up = await self._storage.apply(GiveUp(reason=names.REASON_KEEP_ALIVE))
+        except TrialfleetError as error:
+            event(_log, logging.WARNING, "sweep of sessions failed", error=error)
+            return
+        assert isinstance(given_up, GivenUp)
+        if given_up.sessions:
+            event(
+                _log,
+                logging.INFO,
+                "sessions expired",
+                sessions=given_up.sessions,
+                lost=len(given_up.lost),
+                requeued=len(given_up.requeued),
+            )

@@ -1,0 +1,285 @@
+"""``optuna.StorageService``: what a stock ``optuna.storages.GrpcStorageProxy`` speaks.
+
+The methods, their conversions and their status codes are those of Optuna's own servicer,
+``optuna/storages/_grpc/servicer.py``.
+"""
+
+import datetime
+from collections.abc import Iterable
+from typing import Final
+
+from optuna.storages._grpc.auto_generated import api_pb2 as pb
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from trialfleet.errors import InvalidInput, NotFound
+from trialfleet.proxy import messages
+from trialfleet.proxy.batches import tag, varint
+from trialfleet.proxy.history import Histories
+from trialfleet.proxy.scanning import scan
+from trialfleet.storage import Storage
+from trialfleet.storage.records import (
+    CreateStudy,
+    CreateTrial,
+    DeleteStudy,
+    Param,
+    SetStudyAttribute,
+    StudyRecord,
+    TrialCreated,
+    TrialRecord,
+    TrialUpdate,
+    WriteTrial,
+)
+
+_DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
+_DIRECTIONS: Final = {
+    StudyDirection.MINIMIZE: pb.MINIMIZE,
+    StudyDirection.MAXIMIZE: pb.MAXIMIZE,
+}
+_TRIALS: Final = tag(pb.GetTrialsReply, "trials")
+
+
+def _text(moment: datetime.datetime | None) -> str:
+    # Optuna's servicer passes on the naive time that the database holds, and so does this one:
+    # a trial has the same times through a stock proxy client and a stock RDBStorage.
+    if moment is None:
+        return ""
+    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def _moment(text: str, path: str) -> datetime.datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.datetime.strptime(text, _DATETIME_FORMAT)
+    except ValueError as error:
+        raise InvalidInput(f"{path}: {error}") from error
+    return moment.replace(tzinfo=datetime.UTC)
+
+
+def _attributes(attributes: Iterable[tuple[str, str]], path: str) -> list[tuple[str, str]]:
+    return [
+        (key, messages.check_json(value_json, f"{path}[{key!r}]")) for key, value_json in attributes
+    ]
+
+
+def _from_trial(trial: pb.Trial) -> TrialRecord:
+    path = "template_trial"
+    params = []
+    for name, value in trial.params.items():
+        if name not in trial.distributions:
+            raise InvalidInput(f"{path}.params[{name!r}]: found no distribution, accepted: one")
+        distribution = messages.check_distribution(trial.distributions[name])
+        params.append(Param(name, value, distribution))
+    return TrialRecord(
+        trial_id=0,
+        number=0,
+        state=messages.state(trial.state),
+        values=messages.values(trial.values),
+        started=_moment(trial.datetime_start, f"{path}.datetime_start"),
+        completed=_moment(trial.datetime_complete, f"{path}.datetime_complete"),
+        params=params,
+        user_attrs=_attributes(trial.user_attributes.items(), f"{path}.user_attributes"),
+        system_attrs=_attributes(trial.system_attributes.items(), f"{path}.system_attributes"),
+        intermediate_values=list(trial.intermediate_values.items()),
+    )
+
+
+def _to_trial(record: TrialRecord) -> pb.Trial:
+    return pb.Trial(
+        trial_id=record.trial_id,
+        number=record.number,
+        state=pb.TrialState.ValueType(record.state),
+        values=record.values,
+        datetime_start=_text(record.started),
+        datetime_complete=_text(record.completed),
+        params={param.name: param.value for param in record.params},
+        distributions={param.name: param.distribution_json for param in record.params},
+        user_attributes=dict(record.user_attrs),
+        system_attributes=dict(record.system_attrs),
+        intermediate_values=dict(record.intermediate_values),
+    )
+
+
+class StorageService:
+    """The service's methods, from request to reply; a reply may be encoded already."""
+
+    def __init__(self, storage: Storage, histories: Histories) -> None:
+        self._storage = storage
+        self._histories = histories
+
+    async def CreateNewStudy(self, request: pb.CreateNewStudyRequest) -> pb.CreateNewStudyReply:
+        """Create a study; ALREADY_EXISTS if the name is taken."""
+        directions = messages.directions(request.directions)
+        study_id = await self._storage.apply(CreateStudy(request.study_name, directions))
+        return pb.CreateNewStudyReply(study_id=study_id)
+
+    async def DeleteStudy(self, request: pb.DeleteStudyRequest) -> pb.DeleteStudyReply:
+        """Delete a study; NOT_FOUND."""
+        await self._storage.apply(DeleteStudy(request.study_id))
+        self._histories.drop(request.study_id)
+        return pb.DeleteStudyReply()
+
+    async def SetStudyUserAttribute(
+        self, request: pb.SetStudyUserAttributeRequest
+    ) -> pb.SetStudyUserAttributeReply:
+        """Set a user attribute of a study; NOT_FOUND."""
+        await self._set_study_attribute(request, system=False)
+        return pb.SetStudyUserAttributeReply()
+
+    async def SetStudySystemAttribute(
+        self, request: pb.SetStudySystemAttributeRequest
+    ) -> pb.SetStudySystemAttributeReply:
+        """Set a system attribute of a study; NOT_FOUND."""
+        await self._set_study_attribute(request, system=True)
+        return pb.SetStudySystemAttributeReply()
+
+    async def GetStudyIdFromName(
+        self, request: pb.GetStudyIdFromNameRequest
+    ) -> pb.GetStudyIdFromNameReply:
+        """Return a study's id; NOT_FOUND."""
+        found = await self._storage.studies(name=request.study_name)
+        if not found:
+            raise NotFound(f"no study has the name {request.study_name!r}")
+        return pb.GetStudyIdFromNameReply(study_id=found[0].study_id)
+
+    async def GetStudyNameFromId(
+        self, request: pb.GetStudyNameFromIdRequest
+    ) -> pb.GetStudyNameFromIdReply:
+        """Return a study's name; NOT_FOUND."""
+        study = await self._study(request.study_id)
+        return pb.GetStudyNameFromIdReply(study_name=study.name)
+
+    async def GetStudyDirections(
+        self, request: pb.GetStudyDirectionsRequest
+    ) -> pb.GetStudyDirectionsReply:
+        """Return a study's directions; NOT_FOUND."""
+        study = await self._study(request.study_id)
+        return pb.GetStudyDirectionsReply(directions=[_DIRECTIONS[d] for d in study.directions])
+
+    async def GetStudyUserAttributes(
+        self, request: pb.GetStudyUserAttributesRequest
+    ) -> pb.GetStudyUserAttributesReply:
+        """Return a study's user attributes; NOT_FOUND."""
+        study = await self._study(request.study_id)
+        return pb.GetStudyUserAttributesReply(user_attributes=dict(study.user_attrs))
+
+    async def GetStudySystemAttributes(
+        self, request: pb.GetStudySystemAttributesRequest
+    ) -> pb.GetStudySystemAttributesReply:
+        """Return a study's system attributes; NOT_FOUND."""
+        study = await self._study(request.study_id)
+        return pb.GetStudySystemAttributesReply(system_attributes=dict(study.system_attrs))
+
+    async def GetAllStudies(self, request: pb.GetAllStudiesRequest) -> pb.GetAllStudiesReply:
+        """Return all studies."""
+        return pb.GetAllStudiesReply(
+            studies=[
+                pb.Study(
+                    study_id=study.study_id,
+                    study_name=study.name,
+                    directions=[_DIRECTIONS[direction] for direction in study.directions],
+                    user_attributes=dict(study.user_attrs),
+                    system_attributes=dict(study.system_attrs),
+                )
+                for study in await self._storage.studies()
+            ]
+        )
+
+    async def CreateNewTrial(self, request: pb.CreateNewTrialRequest) -> pb.CreateNewTrialReply:
+        """Add a running trial, or a copy of a template; NOT_FOUND."""
+        none = request.template_trial_is_none
+        template = None if none else _from_trial(request.template_trial)
+        created = await self._storage.apply(CreateTrial(request.study_id, template))
+        assert isinstance(created, TrialCreated)
+        return pb.CreateNewTrialReply(trial_id=created.trial_id)
+
+    async def SetTrialParameter(
+        self, request: pb.SetTrialParameterRequest
+    ) -> pb.SetTrialParameterReply:
+        """Set a parameter; NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
+        distribution = messages.check_distribution(request.distribution)
+        param = Param(request.param_name, request.param_value_internal, distribution)
+        await self._write(TrialUpdate(request.trial_id, params=(param,)))
+        return pb.SetTrialParameterReply()
+
+    async def GetTrialIdFromStudyIdTrialNumber(
+        self, request: pb.GetTrialIdFromStudyIdTrialNumberRequest
+    ) -> pb.GetTrialIdFromStudyIdTrialNumberReply:
+        """Return a trial's id; NOT_FOUND."""
+        trial_id = await self._storage.trial_id(request.study_id, request.trial_number)
+        return pb.GetTrialIdFromStudyIdTrialNumberReply(trial_id=trial_id)
+
+    async def SetTrialStateValues(
+        self, request: pb.SetTrialStateValuesRequest
+    ) -> pb.SetTrialStateValuesReply:
+        """Set a trial's state and values; NOT_FOUND, FAILED_PRECONDITION."""
+        updated = await self._write(
+            TrialUpdate(request.trial_id),
+            messages.state(request.state),
+            messages.values(request.values),
+        )
+        return pb.SetTrialStateValuesReply(trial_updated=updated)
+
+    async def SetTrialIntermediateValue(
+        self, request: pb.SetTrialIntermediateValueRequest
+    ) -> pb.SetTrialIntermediateValueReply:
+        """Set an intermediate value; NOT_FOUND, FAILED_PRECONDITION."""
+        pair = (request.step, request.intermediate_value)
+        await self._write(TrialUpdate(request.trial_id, intermediate_values=(pair,)))
+        return pb.SetTrialIntermediateValueReply()
+
+    async def SetTrialUserAttribute(
+        self, request: pb.SetTrialUserAttributeRequest
+    ) -> pb.SetTrialUserAttributeReply:
+        """Set a user attribute; NOT_FOUND, FAILED_PRECONDITION."""
+        pair = (request.key, messages.check_json(request.value, "value"))
+        await self._write(TrialUpdate(request.trial_id, user_attrs=(pair,)))
+        return pb.SetTrialUserAttributeReply()
+
+    async def SetTrialSystemAttribute(
+        self, request: pb.SetTrialSystemAttributeRequest
+    ) -> pb.SetTrialSystemAttributeReply:
+        """Set a system attribute; NOT_FOUND, FAILED_PRECONDITION."""
+        pair = (request.key, messages.check_json(request.value, "value"))
+        await self._write(TrialUpdate(request.trial_id, system_attrs=(pair,)))
+        return pb.SetTrialSystemAttributeReply()
+
+    async def GetTrial(self, request: pb.GetTrialRequest) -> pb.GetTrialReply:
+        """Return a trial; NOT_FOUND."""
+        (record,) = await self._storage.trials((request.trial_id,))
+        return pb.GetTrialReply(trial=_to_trial(record))
+
+    async def GetTrials(self, request: pb.GetTrialsRequest) -> bytes:
+        """Return a study's trials beyond an id, and those asked for; NOT_FOUND."""
+        included, after = request.included_trial_ids, request.trial_id_greater_than
+        reply = bytearray()
+        async for record in scan(self._storage, request.study_id, after, included):
+            encoded = _to_trial(record).SerializeToString()
+            reply += _TRIALS + varint(len(encoded)) + encoded
+        return bytes(reply)
+
+    async def _study(self, study_id: int) -> StudyRecord:
+        found = await self._storage.studies(study_id=study_id)
+        if not found:
+            raise NotFound(f"no study has the id {study_id}")
+        return found[0]
+
+    async def _set_study_attribute(
+        self,
+        request: pb.SetStudyUserAttributeRequest | pb.SetStudySystemAttributeRequest,
+        *,
+        system: bool,
+    ) -> None:
+        value_json = messages.check_json(request.value, "value")
+        await self._storage.apply(
+            SetStudyAttribute(request.study_id, request.key, value_json, system)
+        )
+
+    async def _write(
+        self,
+        update: TrialUpdate,
+        state: TrialState | None = None,
+        values: list[float] | None = None,
+    ) -> bool:
+        return bool(await self._storage.apply(WriteTrial(update, state, values)))

@@ -1,0 +1,33 @@
+"""Reading many trials without holding other calls up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from typing import Final
+
+from trialfleet.storage import Storage
+from trialfleet.storage.records import TrialRecord
+
+_READ_TRIALS: Final = 2000
+"""Trials of one query: their records take some 2 KiB each until they are encoded."""
+
+_ENCODE_TRIALS: Final = 200
+"""Trials encoded in one go, some milliseconds: other calls are answered in between."""
+
+
+async def scan(
+    storage: Storage, study_id: int, after: int, included: Collection[int]
+) -> AsyncIterator[TrialRecord]:
+    """Yield a study's trials with an id over ``after`` or in ``included``, ordered by id.
+
+    Raises what :meth:`Storage.trials_since` raises.
+    """
+    while True:
+        page = await storage.trials_since(study_id, after, list(included), limit=_READ_TRIALS)
+        for place, record in enumerate(page, 1):
+            yield record
+            if place % _ENCODE_TRIALS == 0:
+                await asyncio.sleep(0)
+        if len(page) < _READ_TRIALS:
+            return
+        last = page[-1].trial_id
+        after, included = max(after, last), [trial_id for trial_id in included if trial_id > last]

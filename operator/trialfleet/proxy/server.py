@@ -1,0 +1,289 @@
+"""The life of a proxy: bind, connect, serve, stop."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Self
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from optuna.storages._grpc.auto_generated import api_pb2
+
+from trialfleet import errors, names
+from trialfleet.errors import InvalidInput, StorageUnavailable
+from trialfleet.proxy.calls import Calls
+from trialfleet.proxy.health import Health
+from trialfleet.proxy.history import Histories
+from trialfleet.proxy.logs import event
+from trialfleet.proxy.metrics import Metrics, MetricsPage
+from trialfleet.proxy.monitor import Monitor, SweepTimer
+from trialfleet.proxy.optuna_service import StorageService
+from trialfleet.proxy.service import TrialFleet
+from trialfleet.storage import Storage
+from trialfleet.v1 import trialfleet_pb2
+
+_log = logging.getLogger(__name__)
+
+_OPTIONS: Final = (
+    # A second proxy on the port is a mistake to be told, not a partner to share calls with.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
+    # Optuna's protocol has no way to send a large study in parts; ours sends nothing as large.
+    ("grpc.max_send_message_length", -1),
+    # An idle worker whose node is gone is noticed within minutes, at a ping a minute.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients may ping as often as gRPC lets them, also between trials.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+
+class Address(NamedTuple):
+    """Where to listen; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> Self:
+        """Return the address of ``HOST:PORT``, or ``[HOST]:PORT`` for IPv6.
+
+        Raises :class:`~trialfleet.errors.InvalidInput`, naming the option.
+        """
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise InvalidInput(f"{option}: found {text!r}, accepted: HOST:PORT, port 0 to 65535")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a proxy runs."""
+
+    listen: Address
+    metrics: Address | None = None
+    grace_s: float = 10.0
+    """What calls in flight get to finish when the proxy stops."""
+    session_grace_s: float = names.SESSION_TIME_TO_LIVE_S
+    """How long the database must have been there before sessions are given up as expired."""
+    sweep_interval_s: float = 5.0
+    """Between two looks for expired sessions."""
+    check_interval_s: float = 1.0
+    """Between two looks whether the database answers."""
+    call_limit_s: float = 60.0
+    """Deadline of a call whose client gave none."""
+    max_calls: int = 4096
+    """Calls at once, those of parked workers among them."""
+    max_waiting: int = 20_000
+    """Writes that may wait for a commit."""
+    history_bytes: int = 64 * 1024 * 1024
+    """Memory for the finished trials of all studies; some 300,000 trials of 5 parameters."""
+    history_idle_s: float = 600.0
+    """After which a study's finished trials are forgotten if nobody asks for them."""
+
+
+class Proxy:
+    """A proxy between ``async with``'s begin, when its port is bound, and end.
+
+    It answers UNAVAILABLE until :meth:`run` has connected it to its database. Raises
+    :class:`~trialfleet.errors.InvalidInput` for a URL or an address that can't be used, from
+    the constructor and on entry.
+    """
+
+    def __init__(self, url: str, options: Options) -> None:
+        self._options = options
+        self._storage = Storage(url, max_waiting=options.max_waiting)
+        self._histories = Histories(
+            self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
+        )
+        self._metrics = Metrics()
+        self._metrics_page: MetricsPage | None = None
+        self._connected = False
+        self.address = options.listen
+        """Where it listens; with the port that was chosen, once entered."""
+        self.metrics_address = options.metrics
+
+    async def __aenter__(self) -> Self:
+        options = self._options
+        self._health = Health()
+        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=options.max_calls)
+        try:
+            self._add_services()
+            self._add_figures()
+            self.address = self._bind(options.listen)
+            if options.metrics is not None:
+                self._serve_metrics(options.metrics)
+            await self._server.start()
+        except BaseException:
+            await self._close(0)
+            raise
+        event(_log, logging.INFO, "started", address=str(self.address), metrics=str(self.metrics_address or "none"))
+        return self
+
+    async def run(self, connected: Callable[[], None]) -> None:
+        """Connect to the database and watch it, until cancelled.
+
+        ``connected`` is called when the proxy begins to serve. Raises
+        :class:`~trialfleet.errors.SchemaMismatch`.
+        """
+
+        def begin() -> None:
+            self._connected = True
+            connected()
+
+        sweeps = SweepTimer(
+            grace_s=self._options.session_grace_s, interval_s=self._options.sweep_interval_s
+        )
+        await Monitor(
+            self._storage, self._health, self._histories, sweeps, self._options.check_interval_s
+        ).run(begin)
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Finish the calls in flight, within the grace, and close everything."""
+        event(_log, logging.INFO, "stopping", calls=self._metrics.waiting)
+        await self._health.stop()
+        self._storage.release()
+        await self._close(self._options.grace_s)
+        event(_log, logging.INFO, "stopped")
+
+    async def _close(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+        await self._histories.close()
+        await self._storage.__aexit__(None, None, None)
+        if self._metrics_page is not None:
+            self._metrics_page.close()
+
+    def _add_services(self) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        calls = Calls(self._metrics, self._gate, self._options.call_limit_s)
+        ours = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
+        optunas = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
+        for service, implementation in (
+            (ours, TrialFleet(self._storage, self._histories)),
+            (optunas, StorageService(self._storage, self._histories)),
+        ):
+            handlers = calls.handlers(service, implementation)
+            self._server.add_registered_method_handlers(service.full_name, handlers)
+
+    def _gate(self) -> None:
+        if not self._connected:
+            raise StorageUnavailable("the proxy has not reached its database yet")
+
+    def _bind(self, address: Address) -> Address:
+        refused = f"listen: {address} can't be bound ({{}}), accepted: a free port, or port 0"
+        try:
+            _probe(address)
+        except OSError as error:
+            raise InvalidInput(refused.format(error.strerror)) from error
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError as error:
+            raise InvalidInput(refused.format(error)) from error
+        return Address(address.host, port)
+
+    def _serve_metrics(self, address: Address) -> None:
+        try:
+            self._metrics_page = MetricsPage(self._metrics.registry, address.host, address.port)
+        except OSError as error:
+            raise InvalidInput(
+                f"metrics: {address} can't be bound ({error.strerror}), accepted: a free port, "
+                f"or port 0"
+            ) from error
+        self.metrics_address = Address(address.host, self._metrics_page.port)
+
+    def _add_figures(self) -> None:
+        storage, histories, metrics = self._storage, self._histories, self._metrics
+        prefix = "trialfleet_proxy_"
+        metrics.gauge(
+            f"{prefix}serving", "1 while the database answers.", lambda: self._health.serving
+        )
+        metrics.gauge(
+            f"{prefix}waiting_commands",
+            "Writes that wait for a transaction.",
+            lambda: storage.waiting,
+        )
+        metrics.gauge(
+            f"{prefix}history_logs",
+            "Studies whose finished trials are in memory.",
+            lambda: len(histories),
+        )
+        metrics.gauge(
+            f"{prefix}history_bytes",
+            "Memory that the finished trials take.",
+            lambda: histories.size,
+        )
+        metrics.counter(
+            f"{prefix}commits",
+            "Batches of writes committed; see commands for the writes in them.",
+            lambda: storage.batches,
+        )
+        metrics.counter(f"{prefix}commands", "Writes committed.", lambda: storage.commands)
+
+
+def _probe(address: Address) -> None:
+    """Raise ``OSError`` if an address can't be bound.
+
+    gRPC would write lines of its own and not say why.
+    """
+    failed: OSError | None = None
+    bound = 0
+    for family, kind, protocol, _, place in socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+                bound += 1
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            # A name may have addresses that this machine lacks, such as ::1.
+            failed = error
+    if failed is not None and not bound:
+        raise failed
+
+
+def _leave() -> None:
+    # A database that neither answers nor refuses holds the threads that ask it.
+    event(_log, logging.ERROR, "not stopped within the grace; leaving at once")
+    os._exit(errors.EXIT_FAILED)
+
+
+async def serve(url: str, options: Options, announce: Callable[[Address], None]) -> None:
+    """Serve until SIGTERM or SIGINT; ``announce`` is given the address when it begins.
+
+    ``url`` is the SQLAlchemy URL of a PostgreSQL database; while it is away the proxy keeps
+    trying. Raises :class:`~trialfleet.errors.InvalidInput` for a URL or an address that can't be
+    used, and :class:`~trialfleet.errors.SchemaMismatch`.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    last_resort = threading.Timer(options.grace_s + 1, _leave)
+    last_resort.daemon = True
+    try:
+        async with Proxy(url, options) as proxy:
+            running = asyncio.create_task(proxy.run(lambda: announce(proxy.address)))
+            stop = asyncio.create_task(stopping.wait())
+            await asyncio.wait((running, stop), return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            last_resort.start()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    finally:
+        last_resort.cancel()

@@ -1,0 +1,255 @@
+"""``trialfleet.v1.TrialFleet``: what each call promises is written in its .proto file.
+
+Errors are raised as they are; :mod:`trialfleet.proxy.calls` turns them into status codes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from optuna.trial import TrialState
+
+from trialfleet import names
+from trialfleet.errors import InvalidInput, SessionGivenUp
+from trialfleet.proxy import messages
+from trialfleet.proxy.batches import encode_batch, tag, varint
+from trialfleet.proxy.history import Bound, Cursor, Histories
+from trialfleet.storage import Storage
+from trialfleet.storage.records import (
+    CloseSession,
+    CreateStudy,
+    CreateTrial,
+    DeleteStudy,
+    Ended,
+    GivenUp,
+    KeepAlive,
+    OpenTrial,
+    SessionOpened,
+    SetStudyAttribute,
+    StudyEnsured,
+    TrialCreated,
+    TrialRecord,
+    UpdateTrial,
+    Wait,
+    WriteTrial,
+)
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+MAX_WAIT_S: Final = 10.0
+"""How long an Ask is held at most: a proxy that stops has few calls to finish."""
+
+MAX_TRIALS: Final = 10_000
+"""Trials of one GetTrials, and best trials of one Summary."""
+
+# An Ask's or Report's answer is to be quick; History gives what goes beyond.
+_BESIDE: Final = Bound(trials=5000, size=4 * 1024 * 1024)
+_PART: Final = Bound(trials=2000, size=2 * 1024 * 1024)
+
+_ASK_TRIAL: Final = tag(pb.AskReply, "trial")
+_ASK_NEWS: Final = tag(pb.AskReply, "news")
+_ASK_WAIT: Final = pb.AskReply(wait=pb.AskReply.Wait()).SerializeToString()
+_ASK_FENCED: Final = pb.AskReply(fenced=True).SerializeToString()
+_REPORT_NEWS: Final = tag(pb.ReportReply, "news")
+_REPORT_FENCED: Final = pb.ReportReply(fenced=True).SerializeToString()
+_PART_NEWS: Final = tag(pb.HistoryPart, "news")
+_GET_TRIALS: Final = tag(pb.GetTrialsReply, "trials")
+_SUMMARY_BEST: Final = tag(pb.SummaryReply, "best")
+
+_TOLD: Final = frozenset(
+    {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING}
+)
+_APPLIED: Final = pb.Applied()
+
+
+def _field(tag: bytes, encoded: bytes) -> bytes:
+    return b"".join((tag, varint(len(encoded)), encoded))
+
+
+def _cursor(cursor: pb.Cursor) -> Cursor:
+    return Cursor(cursor.epoch, cursor.trials, cursor.definitions)
+
+
+class TrialFleet:
+    """The service's methods, from request to reply; a reply may be encoded already."""
+
+    def __init__(self, storage: Storage, histories: Histories) -> None:
+        self._storage = storage
+        self._histories = histories
+
+    async def EnsureStudy(self, request: pb.EnsureStudyRequest) -> pb.EnsureStudyReply:
+        """Create a study or bring its definition up to date."""
+        ensured = await self._storage.apply(messages.ensure_study(request))
+        assert isinstance(ensured, StudyEnsured)
+        return pb.EnsureStudyReply(study_id=ensured.study_id, created=ensured.created)
+
+    async def CreateStudy(self, request: pb.CreateStudyRequest) -> pb.CreateStudyReply:
+        """Create a study."""
+        write = messages.write_id(request.write)
+        command = CreateStudy(request.name, messages.directions(request.directions), write)
+        study_id = await self._storage.apply(command)
+        assert isinstance(study_id, int)
+        return pb.CreateStudyReply(study_id=study_id)
+
+    async def DeleteStudy(self, request: pb.DeleteStudyRequest) -> pb.Applied:
+        """Delete a study."""
+        await self._storage.apply(DeleteStudy(request.study_id, messages.write_id(request.write)))
+        self._histories.drop(request.study_id)
+        return _APPLIED
+
+    async def SetStudyAttribute(self, request: pb.SetStudyAttributeRequest) -> pb.Applied:
+        """Set an attribute of a study."""
+        attribute = request.attribute
+        await self._storage.apply(
+            SetStudyAttribute(
+                request.study_id,
+                attribute.key,
+                messages.check_json(attribute.value_json, "attribute.value_json"),
+                request.system,
+                messages.write_id(request.write),
+            )
+        )
+        return _APPLIED
+
+    async def ListStudies(self, request: pb.ListStudiesRequest) -> pb.ListStudiesReply:
+        """Return studies."""
+        selector = request.WhichOneof("selector")
+        studies = await self._storage.studies(
+            study_id=request.study_id if selector == "study_id" else None,
+            name=request.name if selector == "name" else None,
+        )
+        return pb.ListStudiesReply(studies=map(messages.study, studies))
+
+    async def OpenSession(self, request: pb.OpenSessionRequest) -> pb.OpenSessionReply:
+        """Begin a worker's life."""
+        opened = await self._storage.apply(messages.open_session(request))
+        assert isinstance(opened, SessionOpened)
+        return pb.OpenSessionReply(
+            study_id=opened.study_id,
+            ordinal=opened.ordinal,
+            max_message_bytes=names.MAX_MESSAGE_BYTES,
+        )
+
+    async def KeepAlive(self, request: pb.KeepAliveRequest) -> pb.KeepAliveReply:
+        """Extend a session's life."""
+        alive = await self._storage.apply(KeepAlive(messages.session(request.session)))
+        return pb.KeepAliveReply(alive=bool(alive))
+
+    async def CloseSession(self, request: pb.CloseSessionRequest) -> pb.Applied:
+        """End a session in order."""
+        await self._storage.apply(CloseSession(messages.session(request.session)))
+        return _APPLIED
+
+    async def GiveUp(self, request: pb.GiveUpRequest) -> pb.GiveUpReply:
+        """Fence a dead worker's sessions."""
+        given_up = await self._storage.apply(messages.give_up(request))
+        assert isinstance(given_up, GivenUp)
+        return pb.GiveUpReply(
+            sessions=given_up.sessions,
+            lost=given_up.lost,
+            requeued=given_up.requeued,
+            failed=given_up.failed,
+        )
+
+    async def Ask(self, request: pb.AskRequest) -> pb.AskReply | bytes:
+        """Open the next trial."""
+        command = OpenTrial(request.study_id, messages.write_id(request.write))
+        try:
+            opened = await self._storage.open_trial(
+                command, min(request.wait_ms / 1000, MAX_WAIT_S)
+            )
+        except SessionGivenUp:
+            return _ASK_FENCED
+        if isinstance(opened, Ended):
+            return pb.AskReply(ended=pb.AskReply.Ended(reason=opened.reason))
+        if isinstance(opened, Wait):
+            return _ASK_WAIT
+        assert isinstance(opened, TrialRecord)
+        reply = _field(_ASK_TRIAL, encode_batch((opened,)))
+        if request.HasField("history"):
+            reply += _field(_ASK_NEWS, await self._news(request.study_id, request.history))
+        return reply
+
+    async def Report(self, request: pb.ReportRequest) -> pb.ReportReply | bytes:
+        """Write what is known of a running trial."""
+        update = messages.trial_update(request.update)
+        try:
+            await self._storage.apply(UpdateTrial(messages.write_id(request.write), update))
+        except SessionGivenUp:
+            return _REPORT_FENCED
+        if request.HasField("history"):
+            return _field(_REPORT_NEWS, await self._news(request.study_id, request.history))
+        return b""
+
+    async def Tell(self, request: pb.TellRequest) -> pb.TellReply:
+        """End a trial."""
+        state = messages.state(request.state)
+        if state not in _TOLD:
+            raise InvalidInput(
+                f"state: found {state.name}, accepted: COMPLETE, PRUNED, FAIL or WAITING"
+            )
+        command = UpdateTrial(
+            messages.write_id(request.write),
+            messages.trial_update(request.update),
+            state,
+            messages.values(request.values),
+        )
+        try:
+            await self._storage.apply(command)
+        except SessionGivenUp:
+            return pb.TellReply(fenced=True)
+        return pb.TellReply()
+
+    async def CreateTrial(self, request: pb.CreateTrialRequest) -> pb.CreateTrialReply:
+        """Add a trial."""
+        template = messages.template(request.template) if request.HasField("template") else None
+        write = messages.write_id(request.write)
+        created = await self._storage.apply(CreateTrial(request.study_id, template, write))
+        assert isinstance(created, TrialCreated)
+        return pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
+
+    async def WriteTrial(self, request: pb.WriteTrialRequest) -> pb.WriteTrialReply:
+        """Write to a trial of nobody or somebody else."""
+        updated = await self._storage.apply(
+            WriteTrial(
+                messages.trial_update(request.update),
+                messages.state(request.state) if request.HasField("state") else None,
+                messages.values(request.values),
+                messages.write_id(request.write),
+            )
+        )
+        return pb.WriteTrialReply(updated=bool(updated))
+
+    async def GetTrials(self, request: pb.GetTrialsRequest) -> bytes:
+        """Return trials by their ids or numbers."""
+        asked = len(request.trial_ids) + len(request.numbers)
+        if asked > MAX_TRIALS:
+            raise InvalidInput(f"trial_ids, numbers: found {asked}, accepted: {MAX_TRIALS} at most")
+        ids = list(request.trial_ids)
+        ids += await asyncio.gather(
+            *(self._storage.trial_id(request.study_id, number) for number in request.numbers)
+        )
+        return _field(_GET_TRIALS, encode_batch(await self._storage.trials(ids)))
+
+    async def History(self, request: pb.HistoryRequest) -> AsyncIterator[bytes]:
+        """Return what changed since a cursor, in parts."""
+        view = await self._histories.view(request.study_id)
+        for news in view.news(_cursor(request.cursor), _PART):
+            yield _field(_PART_NEWS, news)
+
+    async def Summary(self, request: pb.SummaryRequest) -> bytes:
+        """Return a study in a few numbers."""
+        if request.best > MAX_TRIALS:
+            raise InvalidInput(f"best: found {request.best}, accepted: {MAX_TRIALS} at most")
+        found = await self._storage.summary(request.study_id, request.best)
+        reply = pb.SummaryReply(
+            counts=messages.counts(found.counts),
+            ended=found.ended,
+            sessions=found.sessions,
+            lost_reasons=found.lost_reasons,
+            front=found.front,
+        )
+        return reply.SerializeToString() + _field(_SUMMARY_BEST, encode_batch(found.best))
+
+    async def _news(self, study_id: int, cursor: pb.Cursor) -> bytes:
+        view = await self._histories.view(study_id)
+        return next(view.news(_cursor(cursor), _BESIDE))

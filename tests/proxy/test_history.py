@@ -1,0 +1,403 @@
+"""A study's history: fresh, each trial once, shared, and bounded in memory."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from tests.proxy.running import Running, Session, trials_of
+from trialfleet.errors import NotFound, StorageUnavailable
+from trialfleet.proxy.history import Bound, Cursor, Histories
+from trialfleet.storage import Storage
+from trialfleet.storage.records import (
+    CreateStudy,
+    CreateTrial,
+    DeleteStudy,
+    Param,
+    TrialCreated,
+    TrialRecord,
+    TrialUpdate,
+    WriteTrial,
+)
+from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+
+NONE = Cursor(0, 0, 0)
+ALL = Bound(trials=1_000_000, size=1 << 30)
+MAX_BYTES = 1 << 26
+
+
+class CountingStorage(Storage):
+    """Keeps the ids of the trials that were read, query by query, and can hold a query up."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.reads: list[list[int]] = []
+        self.hold: asyncio.Event | None = None
+
+    async def trials_since(self, *args: Any, **named: Any) -> Sequence[TrialRecord]:
+        records = await super().trials_since(*args, **named)
+        self.reads.append([record.trial_id for record in records])
+        if self.hold is not None:
+            await self.hold.wait()
+        return records
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, max_bytes: int = MAX_BYTES, **options: Any
+) -> AsyncIterator[tuple[CountingStorage, Histories, int]]:
+    """Yield a storage, its histories and the id of a study."""
+    async with CountingStorage(url) as storage:
+        histories = Histories(storage, max_bytes=max_bytes, **{"idle_s": 60, **options})
+        yield storage, histories, await add_study(storage, "s")
+        await histories.close()
+
+
+async def add_study(storage: Storage, name: str) -> int:
+    study_id = await storage.apply(CreateStudy(name, [StudyDirection.MINIMIZE]))
+    assert isinstance(study_id, int)
+    return study_id
+
+
+async def add(storage: Storage, study_id: int, state: TrialState, **fields: Any) -> int:
+    finished = state.is_finished()
+    template = TrialRecord(0, 0, state, values=[1.0] if finished else None, **fields)
+    created = await storage.apply(CreateTrial(study_id, template))
+    assert isinstance(created, TrialCreated)
+    return created.trial_id
+
+
+def params(*names: str, high: float = 1) -> list[Param]:
+    text = distribution_to_json(FloatDistribution(0, high))
+    return [Param(name, 0.5, text) for name in names]
+
+
+class Reader:
+    """What a client makes of the news it gets."""
+
+    def __init__(self) -> None:
+        self.cursor = NONE
+        self.definitions: list[str] = []
+        self.finished: list[int] = []
+        self.named: list[list[str]] = []
+        self.unfinished: list[int] = []
+        self.restarts = 0
+
+    def take(self, encoded: bytes) -> pb.News:
+        news = pb.News.FromString(encoded)
+        if news.restarted:
+            self.restarts += 1
+            self.definitions, self.finished, self.named = [], [], []
+        assert news.finished.first_definition == len(self.definitions)
+        self.definitions += [definition.name for definition in news.finished.definitions]
+        for trial in trials_of(news.finished):
+            self.finished.append(trial.trial_id)
+            self.named.append([self.definitions[index] for index in trial.definitions])
+        self.unfinished = [trial.trial_id for trial in trials_of(news.unfinished)]
+        self.cursor = Cursor(news.cursor.epoch, news.cursor.trials, news.cursor.definitions)
+        return news
+
+    def read(self, parts: Sequence[bytes]) -> None:
+        *first, last = [self.take(part) for part in parts]
+        assert all(news.more and not news.HasField("unfinished") for news in first)
+        assert not last.more
+
+
+def test_each_finished_trial_is_read_once(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            reader = Reader()
+
+            async def read() -> None:
+                view = await histories.view(study)
+                reader.read(list(view.news(reader.cursor, ALL)))
+
+            await read()
+            assert reader.restarts == 1 and not reader.finished
+            done = [await add(storage, study, TrialState.COMPLETE) for _ in range(3)]
+            running = [await add(storage, study, TrialState.RUNNING) for _ in range(2)]
+            done.append(await add(storage, study, TrialState.PRUNED))
+            await read()
+            assert (reader.finished, reader.unfinished) == (done, running)
+            await storage.apply(WriteTrial(TrialUpdate(running[0]), TrialState.COMPLETE, [1]))
+            await read()
+            await read()
+            assert reader.finished == [*done, running[0]]
+            assert reader.unfinished == [running[1]]
+            assert reader.restarts == 1
+            counted = [trial_id for ids in storage.reads for trial_id in ids]
+            assert [counted.count(trial_id) for trial_id in done] == [1] * len(done)
+
+    asyncio.run(scenario())
+
+
+def test_definitions_travel_once_and_in_time(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            expected = [["a"], ["b", "a"], [], ["c"], ["a", "d"]]
+            for names in expected:
+                await add(storage, study, TrialState.COMPLETE, params=params(*names))
+            view = await histories.view(study)
+            for trials in (1, 2, 100):
+                reader = Reader()
+                reader.read(list(view.news(NONE, Bound(trials, 1 << 20))))
+                assert reader.named == expected
+                assert reader.definitions == ["a", "b", "c", "d"]
+
+    asyncio.run(scenario())
+
+
+def test_the_size_of_a_part_is_bounded(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            text = '"' + "x" * 10_000 + '"'
+            for _ in range(7):
+                await add(storage, study, TrialState.COMPLETE, user_attrs=[("k", text)])
+            view = await histories.view(study)
+            parts = list(view.news(NONE, Bound(100, 25_000)))
+            assert [len(pb.News.FromString(p).finished.trials) for p in parts] == [2, 2, 2, 1]
+            # A trial that is larger than the bound goes alone.
+            assert len(list(view.news(NONE, Bound(100, 10)))) == 7
+
+    asyncio.run(scenario())
+
+
+def test_readers_share_a_refresh_that_starts_after_they_came(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            await histories.view(study)
+            storage.reads.clear()
+            storage.hold = asyncio.Event()
+            first = asyncio.create_task(histories.view(study))
+            while not storage.reads:
+                await asyncio.sleep(0.01)
+            # The query under way has read already: it can't know of this trial.
+            trial_id = await add(storage, study, TrialState.COMPLETE)
+            late = [asyncio.create_task(histories.view(study)) for _ in range(50)]
+            await asyncio.sleep(0)
+            storage.hold.set()
+            assert (await first).end == 0
+            assert {view.end for view in await asyncio.gather(*late)} == {1}
+            assert storage.reads == [[], [trial_id]]
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_gives_up_does_not_stop_the_refresh(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            await add(storage, study, TrialState.COMPLETE)
+            storage.hold = asyncio.Event()
+            impatient = asyncio.create_task(histories.view(study))
+            patient = asyncio.create_task(histories.view(study))
+            while not storage.reads:
+                await asyncio.sleep(0.01)
+            impatient.cancel()
+            storage.hold.set()
+            assert (await patient).end == 1
+            with pytest.raises(asyncio.CancelledError):
+                await impatient
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_refresh_is_told_and_repeated(database_url: str) -> None:
+    class FailingStorage(CountingStorage):
+        away = False
+
+        async def trials_since(self, *args: Any, **named: Any) -> Sequence[TrialRecord]:
+            if self.away:
+                raise StorageUnavailable("the database is away")
+            return await super().trials_since(*args, **named)
+
+    async def scenario() -> None:
+        async with FailingStorage(database_url) as storage:
+            histories = Histories(storage, max_bytes=MAX_BYTES, idle_s=60)
+            study = await add_study(storage, "s")
+            await add(storage, study, TrialState.COMPLETE)
+            for before in (0, 1):
+                storage.away = True
+                results = await asyncio.gather(
+                    *(histories.view(study) for _ in range(3)), return_exceptions=True
+                )
+                assert [type(result) for result in results] == [StorageUnavailable] * 3
+                storage.away = False
+                assert (await histories.view(study)).end == before + 1
+                await add(storage, study, TrialState.COMPLETE)
+
+    asyncio.run(scenario())
+
+
+def test_many_trials_are_read_in_pages(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialfleet.proxy.scanning._READ_TRIALS", 4)
+    monkeypatch.setattr("trialfleet.proxy.scanning._ENCODE_TRIALS", 3)
+
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            chance = random.Random(1)
+            finished: set[int] = set()
+            unfinished: set[int] = set()
+            reader = Reader()
+            for _ in range(8):
+                for _ in range(chance.randrange(12)):
+                    state = chance.choice((TrialState.COMPLETE, TrialState.RUNNING))
+                    trial_id = await add(storage, study, state)
+                    (finished if state.is_finished() else unfinished).add(trial_id)
+                for trial_id in chance.sample(sorted(unfinished), len(unfinished) // 2):
+                    await storage.apply(WriteTrial(TrialUpdate(trial_id), TrialState.FAIL))
+                    unfinished.remove(trial_id)
+                    finished.add(trial_id)
+                view = await histories.view(study)
+                reader.read(list(view.news(reader.cursor, ALL)))
+                assert len(reader.finished) == len(set(reader.finished))
+                assert set(reader.finished) == finished
+                assert reader.unfinished == sorted(unfinished)
+            assert max(map(len, storage.reads)) == 4
+
+    asyncio.run(scenario())
+
+
+def test_evicted_logs_start_anew(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url, max_bytes=1000) as (storage, histories, study):
+            other = await add_study(storage, "other")
+            for study_id in (study, other):
+                for _ in range(10):
+                    await add(storage, study_id, TrialState.COMPLETE)
+            reader = Reader()
+            reader.read(list((await histories.view(study)).news(NONE, ALL)))
+            await histories.view(other)
+            assert len(histories) == 1
+            reader.read(list((await histories.view(study)).news(reader.cursor, ALL)))
+            assert reader.restarts == 2
+            assert len(reader.finished) == 10
+            # The log in use stays, however large.
+            reader.read(list((await histories.view(study)).news(reader.cursor, ALL)))
+            assert reader.restarts == 2
+
+    asyncio.run(scenario())
+
+
+def test_idle_logs_are_dropped(database_url: str) -> None:
+    now = 0.0
+
+    async def scenario() -> None:
+        nonlocal now
+        options = {"idle_s": 10, "clock": lambda: now}
+        async with opened(database_url, **options) as (storage, histories, study):
+            other = await add_study(storage, "other")
+            first = await histories.view(study)
+            now = 8
+            await histories.view(other)
+            histories.drop_idle()
+            assert len(histories) == 2
+            now = 11
+            histories.drop_idle()
+            assert len(histories) == 1
+            assert (await histories.view(study)).epoch != first.epoch
+
+    asyncio.run(scenario())
+
+
+def test_a_log_is_small(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            names = [f"a parameter with a long name {place}" for place in range(10)]
+            await add(storage, study, TrialState.COMPLETE, params=params(*names))
+            await histories.view(study)
+            before = histories.size
+            await asyncio.gather(
+                *(
+                    add(storage, study, TrialState.COMPLETE, params=params(*names))
+                    for _ in range(100)
+                )
+            )
+            await histories.view(study)
+            assert (histories.size - before) / 100 < 250
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_study_is_forgotten(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+            await add(storage, study, TrialState.COMPLETE)
+            await histories.view(study)
+            await storage.apply(DeleteStudy(study))
+            with pytest.raises(NotFound):
+                await histories.view(study)
+            assert len(histories) == 0
+
+    asyncio.run(scenario())
+
+
+# -- through the service -------------------------------------------------------------------
+
+
+def history(stub: TrialFleetStub, study_id: int, cursor: pb.Cursor) -> list[pb.News]:
+    request = pb.HistoryRequest(study_id=study_id, cursor=cursor)
+    return [part.news for part in stub.History(request)]
+
+
+def test_history_comes_with_ask_and_report(stub: TrialFleetStub, session: Session) -> None:
+    assert not session.ask().HasField("news")
+    reply = session.ask(history=pb.Cursor())
+    assert reply.news.restarted and not reply.news.more
+    assert len(reply.news.unfinished.trials) == 2
+    (opened_trial,) = trials_of(reply.trial)
+    session.tell(opened_trial.trial_id, 1)
+    other = session.open_trial()
+    report = stub.Report(
+        pb.ReportRequest(
+            write=session.write(),
+            update=pb.TrialUpdate(trial_id=other.trial_id, steps=[1], intermediate_values=[2]),
+            history=reply.news.cursor,
+            study_id=session.study_id,
+        )
+    )
+    assert not report.news.restarted
+    assert [trial.trial_id for trial in trials_of(report.news.finished)] == [opened_trial.trial_id]
+    mine = {t.trial_id: list(t.intermediate_values) for t in trials_of(report.news.unfinished)}
+    assert mine[other.trial_id] == [2]
+    (news,) = history(stub, session.study_id, report.news.cursor)
+    assert not news.finished.trials and news.cursor == report.news.cursor
+
+
+def test_a_large_history_is_a_stream_of_parts(
+    start_proxy: Callable[..., Running], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialfleet.proxy.service._PART", Bound(10, 1 << 20))
+    monkeypatch.setattr("trialfleet.proxy.service._BESIDE", Bound(15, 1 << 20))
+    stub = start_proxy(database_url).stub
+    stub.EnsureStudy(pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE]))
+    session = Session(stub, "s")
+    for value in range(25):
+        session.tell(session.open_trial().trial_id, value)
+    parts = history(stub, session.study_id, pb.Cursor())
+    assert [len(news.finished.trials) for news in parts] == [10, 10, 5]
+    assert [news.restarted for news in parts] == [True, False, False]
+    assert [news.more for news in parts] == [True, True, False]
+    numbers = [t.number for news in parts for t in trials_of(news.finished)]
+    assert numbers == list(range(25))
+    # An Ask carries the first part only, and where to go on.
+    beside = session.ask(history=pb.Cursor()).news
+    assert len(beside.finished.trials) == 15 and beside.more
+    (rest,) = history(stub, session.study_id, beside.cursor)
+    assert len(rest.finished.trials) == 10 and not rest.restarted
+
+
+def test_history_of_a_study_that_is_not_there(stub: TrialFleetStub, session: Session) -> None:
+    history(stub, session.study_id, pb.Cursor())
+    delete = pb.DeleteStudyRequest(write=Session(stub).write(), study_id=session.study_id)
+    stub.DeleteStudy(delete)
+    with pytest.raises(grpc.RpcError) as caught:
+        history(stub, session.study_id, pb.Cursor())
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
