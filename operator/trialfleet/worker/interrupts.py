@@ -1,0 +1,50 @@
+"""The exceptions by which a worker's main thread is called away from what it does.
+
+They derive from ``BaseException`` so that an objective's ``except Exception`` lets them pass.
+"""
+
+from types import FrameType
+
+
+class Interrupt(BaseException):
+    """Base of all of them."""
+
+
+class TrialTimedOut(Interrupt):
+    """The running trial's time is over."""
+
+
+class HandBack(Interrupt):
+    """The worker leaves and the running trial did not finish in time."""
+
+
+class Leave(Interrupt):
+    """The worker leaves and runs no trial."""
+
+
+_CLIENTS = ("trialfleet.client", "optuna.storages")
+_IMPORTS = ("importlib._bootstrap", "importlib._bootstrap_external")
+
+
+def in_client(frame: FrameType | None) -> bool:
+    """Whether a thread, by its innermost frame, is inside a call to the storage.
+
+    An interrupted call could leave the storage's buffers half written.
+    """
+    return _inside(frame, _CLIENTS)
+
+
+def in_import(frame: FrameType | None) -> bool:
+    """Whether a thread, by its innermost frame, is importing a module.
+
+    Many C extensions can't be loaded again after an interrupted import.
+    """
+    return _inside(frame, _IMPORTS)
+
+
+def _inside(frame: FrameType | None, modules: tuple[str, ...]) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(modules):
+            return True
+        frame = frame.f_back
+    return False

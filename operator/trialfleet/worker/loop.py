@@ -1,0 +1,230 @@
+"""The loop of a worker: ask, run, report, tell."""
+
+import contextlib
+import enum
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import TrialPruned
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from trialfleet import names
+from trialfleet.client import FleetStorage
+from trialfleet.errors import (
+    SchemaMismatch,
+    SessionGivenUp,
+    StorageUnavailable,
+    StudyEnded,
+)
+from trialfleet.worker import failure, surroundings
+from trialfleet.worker.failure import Failure
+from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
+from trialfleet.worker.study import WorkerStudy
+from trialfleet.worker.values import check_values
+from trialfleet.worker.watch import Watch
+
+_log = logging.getLogger(__name__)
+
+_NOT_THE_OBJECTIVES = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
+"""Raised by the storage in the middle of an objective, and not the objective's failure."""
+
+
+class End(enum.Enum):
+    """Why a worker's loop ended."""
+
+    STUDY_ENDED = enum.auto()
+    """The budget allows no further trial."""
+    STOPPED = enum.auto()
+    """``study.stop()``: the sampler has tried everything, or the objective said so."""
+    LEFT = enum.auto()
+    """It was asked to leave; work may remain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a worker's loop ended."""
+
+    end: End
+    reason: str = ""
+    """One of ``names.ENDED_*`` where the study has ended."""
+    trials: int = 0
+    """Trials that this worker brought to an end."""
+
+
+def run_worker(
+    storage: FleetStorage,
+    study_id: int,
+    study_name: str,
+    objective: Callable[[Trial], object],
+    sampler: BaseSampler,
+    pruner: BasePruner,
+    *,
+    trial_timeout_s: float | None = None,
+    checkpoint_root: Path | None = None,
+    search_space: Mapping[str, BaseDistribution] | None = None,
+    catch: tuple[type[BaseException], ...] = (BaseException,),
+    watch: Watch | None = None,
+) -> Outcome:
+    """Run trials of a study until there are no more, or the worker has to leave.
+
+    Call it in the main thread, once at a time. The caller closes the storage afterwards, which
+    hands back what a leaving worker still had.
+
+    Args:
+        storage: The client of a proxy.
+        study_id: The study's id in the storage.
+        study_name: The study's name.
+        objective: Is called with each trial and returns its values, or raises ``TrialPruned``.
+        sampler: This worker's own.
+        pruner: This worker's own.
+        trial_timeout_s: A trial that runs for more seconds is stopped and has failed.
+        checkpoint_root: Each trial gets a folder under it, see ``names.ENV_CHECKPOINT_DIR``.
+        search_space: Parameters that are suggested before the objective is called.
+        catch: Exceptions of the objective that fail the trial only.
+        watch: Through it the worker is asked to leave. Without one it only ends with the study.
+
+    Raises:
+        StorageUnavailable: No proxy answered for as long as the client is patient.
+        InvalidInput: The checkpoint folder can't be made.
+        BaseException: What an objective raised that ``catch`` does not name; its trial has failed.
+    """
+    with contextlib.ExitStack() as stack:
+        if watch is None:
+            watch = stack.enter_context(Watch(storage, handle_signals=False))
+        folder = None
+        if checkpoint_root is not None:
+            folder = surroundings.study_folder(checkpoint_root, study_name)
+        worker = _Worker(
+            storage=storage,
+            study=WorkerStudy(study_name, storage, sampler, pruner),
+            objective=objective,
+            trial_timeout_s=trial_timeout_s,
+            folder=folder,
+            search_space=search_space or {},
+            catch=(TrialPruned, *catch),
+            watch=watch,
+        )
+        try:
+            try:
+                return worker.work(study_id)
+            finally:
+                watch.away()
+        except (Leave, HandBack):
+            watch.away()  # it may have been raised before the first one was done
+            return Outcome(End.LEFT, trials=worker.trials)
+
+
+@dataclass(slots=True)
+class _Worker:
+    storage: FleetStorage
+    study: WorkerStudy
+    objective: Callable[[Trial], object]
+    trial_timeout_s: float | None
+    folder: Path | None
+    search_space: Mapping[str, BaseDistribution]
+    catch: tuple[type[BaseException], ...]
+    watch: Watch
+    trials: int = 0
+
+    def work(self, study_id: int) -> Outcome:
+        try:
+            while not self.watch.leaving:
+                self.watch.asking()
+                trial_id = self.storage.ask(study_id)
+                if trial_id is None:
+                    continue
+                self._run(self.storage.get_trial(trial_id))
+                if self.study.stopped and self._nothing_waits(study_id):
+                    return Outcome(End.STOPPED, trials=self.trials)
+        except StudyEnded as ended:
+            return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
+        return Outcome(End.LEFT, trials=self.trials)
+
+    def _nothing_waits(self, study_id: int) -> bool:
+        """Whether the sampler may stop the study: it takes a lost trial for a finished one."""
+        self.watch.asking()
+        self.study.stopped = self.storage.summary(study_id).counts.waiting == 0
+        return self.study.stopped
+
+    def _run(self, trial: FrozenTrial) -> None:
+        """Run one trial and tell its result, unless the trial is this worker's no longer."""
+        started = time.monotonic()
+        returned, error, interrupt = self._attempt(trial)
+        try:
+            if interrupt in (HandBack, Leave):
+                self.storage.hand_back(trial._trial_id)
+                _log.info("trial %d handed back", trial.number)
+                raise Leave
+            if interrupt is None and isinstance(error, _NOT_THE_OBJECTIVES):
+                raise error
+            kept = self._tell(trial, self._judge(returned, error, interrupt), started)
+        except SessionGivenUp:
+            kept = False
+        if kept:
+            self.trials += 1
+            if interrupt is None and error is not None and not isinstance(error, self.catch):
+                raise error
+        else:
+            _log.info("trial %d was given to another worker: dropped", trial.number)
+        if error is not None:
+            # What the objective's frames hold, a model on a GPU, must not live into the next trial.
+            traceback.clear_frames(error.__traceback__)
+
+    def _attempt(
+        self, trial: FrozenTrial
+    ) -> tuple[object, BaseException | None, type[Interrupt] | None]:
+        """Return what the objective returned or raised, and how it was interrupted."""
+        returned: object = None
+        error: BaseException | None = None
+        with surroundings.of_trial(trial, self.folder):
+            try:
+                try:
+                    self.watch.running(trial._trial_id, self.trial_timeout_s)
+                    returned = self.objective(self.study.begin(trial._trial_id, self.search_space))
+                finally:
+                    self.watch.telling()
+            except BaseException as raised:
+                error = raised
+            # Again, because the exception may have come just before the first one was done.
+            interrupt = self.watch.telling()
+        return returned, error, interrupt
+
+    def _judge(
+        self, returned: object, error: BaseException | None, interrupt: type[Interrupt] | None
+    ) -> list[float] | Failure | None:
+        """Return the trial's values, why it failed, or None for a pruned one."""
+        if interrupt is TrialTimedOut:
+            return failure.timed_out(self.trial_timeout_s or 0.0, error)
+        if isinstance(error, TrialPruned):
+            return None
+        if error is not None:
+            return failure.raised(error)
+        values = check_values(returned, len(self.study.directions))
+        if isinstance(values, str):
+            return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
+        return values
+
+    def _tell(
+        self, trial: FrozenTrial, verdict: list[float] | Failure | None, started: float
+    ) -> bool:
+        seconds = time.monotonic() - started
+        if isinstance(verdict, Failure):
+            for key, value in verdict.attributes.items():
+                self.storage.set_trial_system_attr(trial._trial_id, key, value)
+            if not self.study.end(trial._trial_id, TrialState.FAIL, None):
+                return False
+            _log.warning("trial %d failed: %s", trial.number, verdict)
+            return True
+        state = TrialState.PRUNED if verdict is None else TrialState.COMPLETE
+        if not self.study.end(trial._trial_id, state, verdict):
+            return False
+        shown = "" if verdict is None else ": " + ", ".join(f"{value:g}" for value in verdict)
+        _log.debug("trial %d %s%s, %.2f s", trial.number, state.name.lower(), shown, seconds)
+        return True

@@ -1,0 +1,43 @@
+"""The kinds of objective, and how each becomes a function of an Optuna trial."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from optuna.trial import Trial
+
+from trialfleet.api.manifest import Manifest
+from trialfleet.api.objective import Objective
+from trialfleet.errors import InvalidInput
+from trialfleet.worker.objectives import python
+
+Function = Callable[[Trial], object]
+
+
+class Kind(Protocol):
+    """Makes a function of an objective of one kind.
+
+    Raises ``ObjectiveImportError`` if the user's own code can't be loaded, and ``InvalidInput``
+    if the manifest asks for what this worker can't do. The function may return anything: the
+    loop says what is wrong with it.
+    """
+
+    def __call__(self, objective: Objective, manifest: Manifest) -> Function:
+        """Relative paths begin in the manifest's folder."""
+
+
+_KINDS: Final[Mapping[str, Kind]] = {"python": python.load}
+
+
+def load(objective: Objective, manifest: Manifest) -> Function:
+    """Return the function that runs one trial of an objective.
+
+    Raises:
+        ObjectiveImportError: The user's code can't be loaded; its notes hold the traceback.
+        InvalidInput: The kind of objective is not available in a worker.
+    """
+    kind = next(name for name, given in objective if given is not None)
+    if kind not in _KINDS:
+        raise InvalidInput(
+            f"spec.objective.{kind}: not available yet in a worker; accepted: {', '.join(_KINDS)}"
+        )
+    return _KINDS[kind](objective, manifest)
