@@ -87,3 +87,100 @@ ENDED_GOAL: Final = "GoalReached"
 
 SESSION_TIME_TO_LIVE_S: Final = 60.0
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+# -- labels and annotations of objects in a cluster ------------------------------------------
+
+LABEL_COMPONENT: Final = f"{DOMAIN}/component"
+"""What an object is for, one of ``COMPONENT_*``; every object of ours has it."""
+
+LABEL_STUDY: Final = f"{DOMAIN}/study"
+LABEL_STORAGE: Final = f"{DOMAIN}/storage"
+LABEL_APP: Final = "app.kubernetes.io/name"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+APP: Final = "trialfleet"
+OPERATOR: Final = "trialfleet-operator"
+"""The operator's name: as the one who manages an object, as field manager, as a source of Events,
+and as the label ``app.kubernetes.io/name`` of its own pods."""
+
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Kueue's own: the queue that a Job waits in."""
+
+COMPONENT_POSTGRES: Final = "postgres"
+COMPONENT_PROXY: Final = "proxy"
+COMPONENT_WORKER: Final = "worker"
+COMPONENT_PREPARE: Final = "prepare"
+COMPONENT_COLLATE: Final = "collate"
+COMPONENT_STUDY: Final = "study"
+
+ANNOTATION_HASH: Final = f"{DOMAIN}/applied"
+"""Hash of the object as the operator wants it: a field that is not wanted any more shows."""
+
+ANNOTATION_GENERATION: Final = f"{DOMAIN}/generation"
+"""On a Job: the generation of the study's spec that it was made for."""
+
+ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
+"""On a Job: hash of what its pods must agree on with the storage; with another they are replaced."""
+
+# -- names of objects in a cluster -----------------------------------------------------------
+
+WORKER_CONTAINER: Final = "worker"
+POSTGRES_PORT: Final = 5432
+
+
+def postgres_name(storage: str) -> str:
+    """Return the name of a storage's StatefulSet (or CloudNativePG Cluster), and of its Secret.
+
+    Short: a StatefulSet's pods carry its name and a hash in a label of at most 63 characters.
+    """
+    return f"{storage}-pg"
+
+
+def proxy_name(storage: str) -> str:
+    """Return the name of a storage's DaemonSet or Deployment of proxies."""
+    return f"{storage}-proxy"
+
+
+def postgres_service(storage: str) -> str:
+    """Return the name of the Service in front of a storage's PostgreSQL."""
+    return _service(postgres_name(storage))
+
+
+def proxy_service(storage: str) -> str:
+    """Return the name of the Service over all proxies of a storage."""
+    return _service(proxy_name(storage))
+
+
+def node_proxy_service(storage: str) -> str:
+    """Return the name of the Service that leads to the proxy of one's own node."""
+    return _service(f"{storage}-proxy-node")
+
+
+def worker_job_name(study: str, index: int) -> str:
+    """Return the name of a study's Job of workers; a later one has a higher index, from 1."""
+    return f"{study}-workers-{index}"
+
+
+def worker_job_index(name: str) -> int:
+    """Return the index in the name of a Job of workers, 0 if it has none."""
+    _, _, index = name.rpartition("-")
+    return int(index) if index.isascii() and index.isdigit() else 0
+
+
+def study_config_name(study: str) -> str:
+    """Return the name of the ConfigMap that holds a study for its workers."""
+    return f"{study}-study"
+
+
+def prepare_job_name(study: str) -> str:
+    """Return the name of the Job that runs before a study."""
+    return f"{study}-prepare"
+
+
+def collate_job_name(study: str) -> str:
+    """Return the name of the Job that runs after a study."""
+    return f"{study}-collate"
+
+
+def _service(name: str) -> str:
+    # A Service's name must begin with a letter, a study's need not.
+    return name if name[0].isalpha() else f"s-{name}"
