@@ -1,8 +1,8 @@
 -- Trialfleet's own part of the database, beside Optuna's tables.
 --
 -- Everything is prefixed trialfleet_. Nothing of Optuna's is changed but for two indexes and
--- two triggers on "trials". The triggers keep counts and best trials whoever writes: our
--- proxies, a stock RDBStorage, or a person with psql.
+-- two triggers on "trials" and one on "trial_values". The triggers keep counts and best trials
+-- whoever writes: our proxies, a stock RDBStorage, or a person with psql.
 
 CREATE TABLE trialfleet_schema (version int NOT NULL);
 
@@ -97,7 +97,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         ELSE a <> b AND (SELECT bool_and(x <= y) FROM unnest(a, b) AS pair (x, y)) END
 $$;
 
--- Takes complete trials into the front. A trial with a violated constraint never enters.
+-- Takes complete trials into the front. A trial with a violated constraint never enters, nor
+-- does one that still lacks a value. What is no number among the constraints violates nothing:
+-- Optuna stores null for a constraints_func that raised.
 CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     candidate record;
@@ -112,12 +114,13 @@ BEGIN
         JOIN trial_values v USING (trial_id)
         JOIN study_directions d ON d.study_id = t.study_id AND d.objective = v.objective
         WHERE NOT EXISTS (
-            SELECT FROM trial_system_attributes a WHERE a.trial_id = t.trial_id AND CASE
-                WHEN a.key LIKE 'constraints:%' THEN a.value_json::float8 > 0
-                WHEN a.key = 'constraints' THEN
-                    0 < ANY (string_to_array(trim(BOTH '[] ' FROM a.value_json), ',')::float8[])
-                ELSE false END)
+            SELECT FROM trial_system_attributes a,
+                regexp_split_to_table(trim(BOTH '[] ' FROM a.value_json), ' *, *') AS c (text)
+            WHERE a.trial_id = t.trial_id AND (a.key = 'constraints' OR a.key LIKE 'constraints:%')
+            AND CASE WHEN c.text ~ '^(-?([0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?|Infinity)|NaN)$'
+                THEN c.text::numeric > 0 ELSE false END)
         GROUP BY t.study_id, t.trial_id
+        HAVING count(*) = (SELECT count(*) FROM study_directions d WHERE d.study_id = t.study_id)
         ORDER BY t.study_id, t.trial_id
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
@@ -172,8 +175,6 @@ END
 $$;
 
 CREATE FUNCTION trialfleet_trials_updated() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    completed int[];
 BEGIN
     PERFORM trialfleet_add_counts(
         array_agg(trial_id), array_agg(study_id), array_agg(state), array_agg(sign))
@@ -184,12 +185,27 @@ BEGIN
         SELECT o.trial_id, o.study_id, o.state, -1
         FROM after n JOIN before o USING (trial_id) WHERE n.state <> o.state
     ) AS change (trial_id, study_id, state, sign) HAVING count(*) > 0;
-    SELECT array_agg(n.trial_id) INTO completed
-    FROM after n JOIN before o USING (trial_id)
-    WHERE n.state = 'COMPLETE' AND o.state <> 'COMPLETE';
+    RETURN NULL;
+END
+$$;
+
+-- Stock Optuna writes a trial's last value after its state.
+CREATE FUNCTION trialfleet_values_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    completed int[];
+BEGIN
+    SELECT array_agg(DISTINCT t.trial_id) INTO completed
+    FROM inserted JOIN trials t USING (trial_id) WHERE t.state = 'COMPLETE';
     IF completed IS NOT NULL THEN
         PERFORM trialfleet_rank(completed);
     END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION trialfleet_trial_completed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM trialfleet_rank(ARRAY[NEW.trial_id]);
     RETURN NULL;
 END
 $$;
@@ -200,6 +216,14 @@ CREATE TRIGGER trialfleet_inserted AFTER INSERT ON trials
 CREATE TRIGGER trialfleet_updated AFTER UPDATE ON trials
     REFERENCING OLD TABLE AS before NEW TABLE AS after
     FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_updated();
+
+CREATE TRIGGER trialfleet_values_inserted AFTER INSERT ON trial_values
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_values_inserted();
+-- At the end of the transaction: stock Optuna writes a trial's state before its values.
+CREATE CONSTRAINT TRIGGER trialfleet_completed AFTER INSERT OR UPDATE ON trials
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'COMPLETE')
+    EXECUTE FUNCTION trialfleet_trial_completed();
 
 -- Trials that stock Optuna wrote before.
 INSERT INTO trialfleet_counts
