@@ -92,10 +92,6 @@ _INSERT_TEMPLATE: Final = sa.text(
     RETURNING trial_id, number
     """
 )
-_SET_STATE: Final = sa.text(
-    "UPDATE trials SET state = CAST(:state AS trialstate) WHERE trial_id = :trial_id"
-)
-
 Opener = OpenTrial | CreateTrial
 
 
@@ -108,13 +104,11 @@ def insert_trial(connection: sa.Connection, study_id: int, template: TrialRecord
     """Add a copy of a template to a study. Raises :class:`NotFound`."""
     lock_studies(connection, [study_id])
     require_study(connection, study_id)
-    # The values of a finished trial have to be there before it is: see the triggers.
-    first = TrialState.RUNNING if template.state.is_finished() else template.state
     trial_id, number = connection.execute(
         _INSERT_TEMPLATE,
         {
             "study_id": study_id,
-            "state": first.name,
+            "state": template.state.name,
             "started": _naive(template.started),
             "completed": _naive(template.completed),
         },
@@ -129,8 +123,6 @@ def insert_trial(connection: sa.Connection, study_id: int, template: TrialRecord
         values=template.values,
     )
     writes.execute(connection)
-    if first != template.state:
-        connection.execute(_SET_STATE, {"trial_id": trial_id, "state": template.state.name})
     return TrialCreated(trial_id, number)
 
 

@@ -189,20 +189,6 @@ BEGIN
 END
 $$;
 
--- Stock Optuna writes a trial's last value after its state.
-CREATE FUNCTION trialfleet_values_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    completed int[];
-BEGIN
-    SELECT array_agg(DISTINCT t.trial_id) INTO completed
-    FROM inserted JOIN trials t USING (trial_id) WHERE t.state = 'COMPLETE';
-    IF completed IS NOT NULL THEN
-        PERFORM trialfleet_rank(completed);
-    END IF;
-    RETURN NULL;
-END
-$$;
-
 CREATE FUNCTION trialfleet_trial_completed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM trialfleet_rank(ARRAY[NEW.trial_id]);
@@ -217,9 +203,6 @@ CREATE TRIGGER trialfleet_updated AFTER UPDATE ON trials
     REFERENCING OLD TABLE AS before NEW TABLE AS after
     FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_updated();
 
-CREATE TRIGGER trialfleet_values_inserted AFTER INSERT ON trial_values
-    REFERENCING NEW TABLE AS inserted
-    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_values_inserted();
 -- At the end of the transaction: stock Optuna writes a trial's state before its values.
 CREATE CONSTRAINT TRIGGER trialfleet_completed AFTER INSERT OR UPDATE ON trials
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'COMPLETE')

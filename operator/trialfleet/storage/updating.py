@@ -154,7 +154,7 @@ class TrialWrites:
         )
 
     def execute(self, connection: sa.Connection) -> None:
-        """Write the rows, the states last: the counting triggers read the values."""
+        """Write the rows."""
         if self.params:
             connection.execute(
                 _PARAMS,
