@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
     "runtime.txt": [],
-    "dev.txt": ["--extra", "examples", "--group", "dev"],
+    "dev.txt": ["--extra", "examples", "--extra", "samplers", "--group", "dev"],
 }
 
 

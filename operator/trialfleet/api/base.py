@@ -298,6 +298,8 @@ class Condition(Model):
 class ObjectMeta(Model):
     """Kubernetes' own fields of every object."""
 
+    model_config = ConfigDict(json_schema_extra={ACCEPTED: "an object with a name"})
+
     name: DnsSubdomain
     """Name, unique in the namespace."""
     namespace: DnsLabel | None = None

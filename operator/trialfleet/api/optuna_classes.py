@@ -9,6 +9,8 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Annotated, Any, Final, Protocol, Self
 
@@ -111,6 +113,15 @@ _PLAIN: Final[dict[str, tuple[type[Any] | tuple[type[Any], ...], str]]] = {
 }
 
 
+# Optuna imports these when a class is first asked, in the middle of a trial.
+_PACKAGES: Final = {
+    "CmaEsSampler": ("cmaes",),
+    "GPSampler": ("torch", "scipy"),
+    "QMCSampler": ("scipy",),
+    "WilcoxonPruner": ("scipy",),
+}
+
+
 class SeedStream(Protocol):
     """Gives each object that takes a seed a seed of its own."""
 
@@ -151,7 +162,9 @@ def build_sampler(
     if problems:
         raise InvalidInput("\n".join(f"spec.sampler: {p.message}" for p in problems))
     options = _with_grid(spec, search_space)
-    sampler: BaseSampler = _construct(_SAMPLERS.classes()[spec.name], options, seed_stream(ordinal))
+    kind = _SAMPLERS.classes()[spec.name]
+    _check_packages(kind, options)
+    sampler: BaseSampler = _construct(kind, options, seed_stream(ordinal))
     return sampler
 
 
@@ -161,7 +174,9 @@ def build_pruner(spec: Pruner) -> BasePruner:
     Raises:
         InvalidInput: The class needs a package that is not installed.
     """
-    pruner: BasePruner = _construct(_PRUNERS.classes()[spec.name], spec.options, seed_stream(0))
+    kind = _PRUNERS.classes()[spec.name]
+    _check_packages(kind, spec.options)
+    pruner: BasePruner = _construct(kind, spec.options, seed_stream(0))
     return pruner
 
 
@@ -182,9 +197,9 @@ def grid(search_space: Mapping[str, ParameterSpace]) -> dict[str, list[Any]] | N
             whole = parameter.int_
             values[name] = list(range(whole.low, whole.high + 1, whole.step))
         elif parameter.float_ is not None and parameter.float_.step is not None:
-            real = parameter.float_
-            count = int((real.high - real.low) / parameter.float_.step + 1e-8) + 1
-            values[name] = [real.low + i * parameter.float_.step for i in range(count)]
+            low, step = (Decimal(str(x)) for x in (parameter.float_.low, parameter.float_.step))
+            high = Decimal(str(parameter.float_.high))
+            values[name] = [float(low + i * step) for i in range(int((high - low) // step) + 1)]
         else:
             return None
     return values
@@ -213,14 +228,22 @@ def _construct(kind: type[Any], options: Mapping[str, Any], stream: SeedStream) 
     with warnings.catch_warnings():
         # Whoever names an experimental class in a manifest has chosen it.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            return kind(**arguments)
-        except ImportError as error:
-            needed = re.search(r"'(\w+)'", str(error))
-            package = needed[1] if needed else "a package"
-            raise InvalidInput(
-                f"{kind.__name__} needs {package}, which is not installed"
-            ) from error
+        return kind(**arguments)
+
+
+def _check_packages(kind: type[Any], options: Mapping[str, Any]) -> None:
+    """Raise ``InvalidInput`` if a class needs a package that is not installed here."""
+    missing = [name for name in _PACKAGES.get(kind.__name__, ()) if find_spec(name) is None]
+    if missing:
+        raise InvalidInput(
+            f"{kind.__name__} needs {' and '.join(missing)}, not installed here: "
+            f"pip install {' '.join(missing)}"
+        )
+    parameters = _parameters(kind)
+    for name, value in options.items():
+        family = _family_of(parameters[name])
+        if family is not None and value is not None:
+            _check_packages(family.classes()[value["name"]], value.get("options", {}))
 
 
 def _problems(
@@ -262,7 +285,7 @@ def _problems(
 def _missing(name: str, option: str) -> str:
     if (name, option) == _GRID:
         return (
-            "missing: GridSampler needs a list of values for each parameter, here or by a "
+            "missing, GridSampler needs a list of values for each parameter, here or by a "
             "spec.searchSpace in which each float has a step"
         )
     return f"missing, {name} needs it"
@@ -272,9 +295,6 @@ def _refusal(kind: type[Any], options: Mapping[str, Any], path: Path) -> Iterato
     """Yield what the class itself says against values of the right type."""
     try:
         _construct(kind, options, seed_stream(0))
-    except InvalidInput:
-        # The package may be in the worker's image only.
-        return
     except (ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or "not accepted"
         yield Finding(path, f"refused by {kind.__name__}: {reason}")

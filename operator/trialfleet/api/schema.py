@@ -80,7 +80,9 @@ def _convert(source: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _convert_object(source: Schema, schema: Schema, definitions: dict[str, Schema]) -> None:
-    additional = source.get("additionalProperties")
+    # A map whose keys have a pattern: a structural schema knows maps with any keys only.
+    patterns = list(source.get("patternProperties", {}).values())
+    additional = patterns[0] if patterns else source.get("additionalProperties")
     if "properties" in source:
         schema["properties"] = {
             name: _convert(part, definitions) for name, part in source["properties"].items()

@@ -1,6 +1,7 @@
 """The search space: what values a parameter may take, as Optuna's distributions."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Final, Self
 
 from optuna.distributions import (
@@ -42,6 +43,14 @@ class FloatRange(Model):
     step: Annotated[float, Field(gt=0)] | None = None
     """Distance between values; absent: any value in between."""
 
+    @property
+    def largest(self) -> float:
+        """The largest value that is reached in whole steps."""
+        if self.step is None:
+            return self.high
+        low, high, step = (Decimal(str(x)) for x in (self.low, self.high, self.step))
+        return float(low + (high - low) // step * step)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low > self.high:
@@ -74,6 +83,11 @@ class IntRange(Model):
     """Sample the value's logarithm evenly, for ranges over orders of magnitude."""
     step: Annotated[int, Field(ge=1)] = 1
     """Distance between values."""
+
+    @property
+    def largest(self) -> int:
+        """The largest value that is reached in whole steps."""
+        return self.low + (self.high - self.low) // self.step * self.step
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -120,10 +134,10 @@ class ParameterSpace(Model):
         """Return the parameter's Optuna distribution."""
         if self.float_ is not None:
             real = self.float_
-            return FloatDistribution(real.low, real.high, log=real.log, step=real.step)
+            return FloatDistribution(real.low, real.largest, log=real.log, step=real.step)
         if self.int_ is not None:
             whole = self.int_
-            return IntDistribution(whole.low, whole.high, log=whole.log, step=whole.step)
+            return IntDistribution(whole.low, whole.largest, log=whole.log, step=whole.step)
         return CategoricalDistribution(self.categorical or ())
 
 

@@ -203,6 +203,14 @@ def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
             ("objective", "python", "file"),
             "read on one machine only; a cluster accepts source, configMap or callable",
         )
+    for name, parameter in (spec.search_space or {}).items():
+        for kind, values in (("float", parameter.float_), ("int", parameter.int_)):
+            if values is not None and values.largest != values.high:
+                yield Finding(
+                    ("searchSpace", name, kind, "high"),
+                    f"{values.high} is not reached in steps of {values.step} from {values.low}: "
+                    f"the largest value is {values.largest}",
+                )
     if "pruner" in spec.model_fields_set and len(spec.objectives) > 1:
         yield Finding(("pruner",), "no effect: Optuna prunes no trial of several objectives")
     if spec.objective.job is not None and spec.search_space is not None:

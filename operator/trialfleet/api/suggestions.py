@@ -7,6 +7,12 @@ from typing import Final
 
 _MAX_FOUND: Final = 60
 
+_NEAR: Final = 0.8
+"""How alike two words are that are taken for one misspelt: BaseSampler is no CmaEsSampler."""
+
+_BEGUN: Final = 3
+"""Letters that are enough to take a word for the beginning of another."""
+
 
 def found(value: object) -> str:
     """Return a value as an error message shows it, in at most 60 characters."""
@@ -29,7 +35,12 @@ def did_you_mean(word: object, accepted: Iterable[str]) -> str:
         return ""
     by_lower = {name.lower(): name for name in accepted}
     # snake_case is what Python people write for a camelCase field.
-    plain = word.replace("_", "").replace("-", "").lower()
-    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    near = near or difflib.get_close_matches(plain, by_lower, n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    plain = word.replace("_", "").lower()
+    for text in (word.lower(), plain):
+        near = difflib.get_close_matches(text, by_lower, n=1, cutoff=_NEAR)
+        if near:
+            return f" (did you mean {by_lower[near[0]]!r}?)"
+    begun = [name for lower, name in by_lower.items() if lower.startswith(plain)]
+    if len(begun) == 1 and len(plain) >= _BEGUN:
+        return f" (did you mean {begun[0]!r}?)"
+    return ""

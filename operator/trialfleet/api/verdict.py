@@ -1,5 +1,6 @@
 """What is wrong with an object, in lines for people: path, what was found, what is accepted."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -59,7 +60,9 @@ def path_text(path: tuple[str | int, ...]) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            # Other names are written as kubectl does: limits[nvidia.com/gpu].
+            plain = re.fullmatch(r"[\w$-]+", part)
+            text += f"[{part}]" if not plain else f".{part}" if text else part
     return text or "document"
 
 
@@ -120,7 +123,9 @@ def _accepted(schema: Schema) -> str:
         return str(schema[ACCEPTED])
     if schema.get("type") == "object":
         fields = schema.get("properties")
-        return f"an object with the fields {', '.join(fields)}" if fields else "an object"
+        if fields:
+            return f"an object with the fields {', '.join(fields)}"
+        return "an object with at least one field" if "minProperties" in schema else "an object"
     words = _TYPES.get(schema.get("type", ""), "another value")
     low, high = schema.get("minimum"), schema.get("maximum")
     least, most = (

@@ -144,6 +144,13 @@ def documents(text: str) -> Iterator[Document]:
     Raises:
         YamlError: The text is no YAML. Documents before the mistake were yielded.
     """
+    unprintable = _Loader.NON_PRINTABLE.search(text)
+    if unprintable:
+        raise YamlError(
+            text.count("\n", 0, unprintable.start()) + 1,
+            unprintable.start() - text.rfind("\n", 0, unprintable.start()),
+            f"found the character {unprintable[0]!r}, accepted: printable characters",
+        )
     loader = _Loader(text)
     try:
         while loader.check_node():
@@ -159,10 +166,5 @@ def documents(text: str) -> Iterator[Document]:
         if mark is None:
             raise YamlError(1, 1, words) from None
         raise _error(mark, words) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise YamlError(
-            line, 1, f"found the character {error.character!r}: {error.reason}"
-        ) from None
     finally:
         loader.dispose()
