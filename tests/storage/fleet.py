@@ -16,8 +16,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.storage import Storage
+from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import (
     Budget,
+    Command,
     Counts,
     EnsureStudy,
     OpenSession,
@@ -142,6 +144,16 @@ async def held(url: str, lock: str) -> AsyncIterator["Held"]:
     with engine.connect() as connection:
         connection.execute(sa.text(lock))
         yield Held(url, connection)
+
+
+async def together(url: str, commands: Sequence[Command]) -> list[Any]:
+    """Apply commands in one batch, as a proxy of their own; return their answers or errors."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    writer = Writer(engine)
+    try:
+        return await asyncio.to_thread(writer.apply, commands)
+    finally:
+        writer.close()
 
 
 class Held:

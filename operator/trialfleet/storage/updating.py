@@ -15,9 +15,17 @@ from trialfleet.storage.records import Param, TrialUpdate, UpdateTrial, WriteTri
 # The rows are locked in the order of their ids: no two batches wait for each other in a ring.
 _LOCK: Final = sa.text(
     """
-    SELECT t.trial_id, t.study_id, t.state, r.session_id, r.sequence, r.taken_away
-    FROM trials t LEFT JOIN trialfleet_runs r USING (trial_id)
-    WHERE t.trial_id = ANY(CAST(:ids AS int[])) ORDER BY t.trial_id FOR NO KEY UPDATE OF t
+    SELECT trial_id, study_id, state FROM trials
+    WHERE trial_id = ANY(CAST(:ids AS int[])) ORDER BY trial_id FOR NO KEY UPDATE
+    """
+)
+
+# A statement of its own: one that had to wait for a lock sees the locked row as it is then, but
+# the rows that it joins as they were before.
+_OWNERS: Final = sa.text(
+    """
+    SELECT trial_id, session_id, sequence, taken_away FROM trialfleet_runs
+    WHERE trial_id = ANY(CAST(:ids AS int[]))
     """
 )
 
@@ -223,6 +231,7 @@ def update_trials(
     """Apply writes to trials; return for each its answer or the error that it ends with."""
     ids = sorted({command.update.trial_id for command in commands})
     rows = {row.trial_id: row for row in connection.execute(_LOCK, {"ids": ids})}
+    owners = {row.trial_id: row for row in connection.execute(_OWNERS, {"ids": list(rows)})}
     studies = {trial_id: row.study_id for trial_id, row in rows.items()}
     distributions.learn(
         connection,
@@ -242,7 +251,7 @@ def update_trials(
                 raise NotFound(f"no trial has the id {command.update.trial_id}")
             distributions.check(connection, row.study_id, command.update.params)
             if isinstance(command, UpdateTrial):
-                _update(writes, command, row)
+                _update(writes, command, row, owners.get(row.trial_id))
                 answers.append(None)
             else:
                 answers.append(_write(writes, command, row))
@@ -252,15 +261,20 @@ def update_trials(
     return answers
 
 
-def _update(writes: TrialWrites, command: UpdateTrial, row: sa.Row[Any]) -> None:
+def _update(
+    writes: TrialWrites, command: UpdateTrial, row: sa.Row[Any], owner: sa.Row[Any] | None
+) -> None:
     trial_id = row.trial_id
     session, sequence = command.write
-    if bytes(row.session_id or b"") != session or row.taken_away:
+    if owner is None or bytes(owner.session_id) != session or owner.taken_away:
         raise SessionGivenUp(f"trial {trial_id} was taken away from the session")
-    if row.state != TrialState.RUNNING.name or trial_id in writes.states:
-        # Its own session ended it already: this is the same write once more.
+    state = writes.states.get(trial_id, TrialState[row.state])
+    if state != TrialState.RUNNING:
+        if command.state not in (None, state):
+            raise SessionGivenUp(f"trial {trial_id} was ended by another: {state.name}")
+        # Its own session ended it already: this is the same write once more, or an older one.
         return
-    if sequence <= max(row.sequence, writes.sequences.get(trial_id, 0)):
+    if sequence <= max(owner.sequence, writes.sequences.get(trial_id, 0)):
         return
     writes.add_update(command.update)
     writes.add(trial_id, values=command.values)
