@@ -102,6 +102,7 @@ def one_line(error: BaseException) -> str:
     except Exception:  # a user's exception may fail to describe itself
         text = ""
     line = " ".join(f"{kind}: {text}".split()) if text else kind
+    line = line.encode("utf-8", "backslashreplace").decode()
     if len(line) > MESSAGE_CHARACTERS:
         line = line[: MESSAGE_CHARACTERS - 3] + "..."
     return line

@@ -171,8 +171,6 @@ class _Worker:
             self.trials += 1
             if interrupt is None and error is not None and not isinstance(error, self.catch):
                 raise error
-        else:
-            _log.info("trial %d was given to another worker: dropped", trial.number)
         if error is not None:
             # What the objective's frames hold, a model on a GPU, must not live into the next trial.
             traceback.clear_frames(error.__traceback__)
