@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from trialfleet import errors
-from trialfleet.local.postgres import Postgres, has_data, keeper_runs
+from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state
 from trialfleet.local.postgres_keeper import postmaster
 
 HOLDER = """
@@ -66,7 +66,7 @@ def one_value(url: str, statement: str) -> object:
 def server_of(folder: Path) -> psutil.Process:
     running = postmaster(folder / "postgres")
     assert running is not None
-    return psutil.Process(running[0])
+    return psutil.Process(running)
 
 
 def keeper_of(folder: Path) -> psutil.Process:
@@ -201,7 +201,7 @@ def test_data_of_another_version_are_named(folder: Path) -> None:
         Postgres(folder),
     ):
         pass
-    assert not keeper_runs(folder)
+    assert keeper_state(folder) is KeeperState.ABSENT
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

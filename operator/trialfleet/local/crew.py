@@ -1,5 +1,6 @@
 """The workers of a local run: each is watched, and what it leaves is taken care of."""
 
+import math
 import os
 import platform
 import signal
@@ -30,9 +31,6 @@ START_S: Final = 3.0
 
 RANK: Final = 0
 """Orphaned workers are ended first."""
-
-ERROR_PREFIX: Final = "error: "
-"""How a command of ours begins the line that says why it ended."""
 
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -81,6 +79,7 @@ class Crew:
         self._deaths = 0
         self._crashed_trials = 0
         self._fruit = 0
+        self._is_up = False
         self._slots: list[_Slot] = []
         self._watching = threading.Thread(target=self._watch, name="trialfleet-watch", daemon=True)
         self.summary: Summary = client.summary(study_id)
@@ -132,6 +131,7 @@ class Crew:
         summary = self._client.summary(self._study_id)
         with self._changed:
             self.summary = summary
+            self._is_up = self._is_up or summary.sessions > 0
             self._changed.notify_all()
         return summary
 
@@ -140,49 +140,52 @@ class Crew:
     def wait_for_turn(self, index: int) -> bool:
         """Wait until the first worker of a slot may start; False if it should not any more.
 
-        Starting one takes a core for about a second: the first ones are given that, so that
-        the first trial begins soon, and each that is up lets one more begin.
+        Starting one takes a core for about a second. The first one is given that, so that the
+        first trial begins soon and an objective that can't be loaded is told once; then each
+        that is up lets as many begin as there are cores.
         """
         cores = os.cpu_count() or 1
-        deadline = time.monotonic() + START_S * (index // cores)
+        deadline = time.monotonic() + START_S * math.ceil(index / cores)
         with self._changed:
             while not self.stopping.is_set():
+                up = self.summary.sessions
                 left_s = deadline - time.monotonic()
-                if index < self.summary.sessions + cores or left_s <= 0:
+                if index < (up + cores if up else 1) or left_s <= 0:
                     return not self.summary.ended
                 self._changed.wait(left_s)
         return False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a worker has got as far as opening a session."""
+        return self._is_up
 
     def output(self, worker: str, line: str) -> None:
         """Pass on a line that a worker wrote."""
         with self._telling:
             self._on_output(worker, line)
 
-    def judge(self, code: int, oom_kills_before: int) -> Verdict:
-        """Judge the end of a worker."""
-        return exits.judge(
-            code,
-            ended=code == errors.EXIT_OK and bool(self.look().ended),
-            out_of_memory=exits.oom_kills() > oom_kills_before,
-        )
+    def bury(self, worker: str, verdict: Verdict) -> bool:
+        """Take from a dead worker what it was running, and tell what became of it.
 
-    def bury(self, worker: str, verdict: Verdict) -> None:
-        """Take from a dead worker what it was running, and tell what became of it."""
+        Returns whether it had not closed its session itself.
+        """
         given_up = self._client.give_up(
             worker=worker,
             reason=verdict.reason,
             message=verdict.message,
-            failed=verdict.fate is Fate.FAILED,
+            failed=verdict.fate in (Fate.FAILED, Fate.DONE),
         )
         with self._changed:
             self._crashed_trials += len(given_up.failed)
-        if self.stopping.is_set():
-            return
-        outcome = [f"trial {number} failed" for number in given_up.failed]
-        outcome += [f"trial {number} is lost" for number in given_up.lost]
-        outcome += [f"it runs again as trial {number}" for number in given_up.requeued]
-        with self._telling:
-            self._on_event("; ".join([f"{worker}: {verdict.message}", *outcome]))
+        quiet = verdict.fate in (Fate.DONE, Fate.LEFT) and not given_up.sessions
+        if not quiet and not self.stopping.is_set():
+            outcome = [f"trial {number} failed" for number in given_up.failed]
+            outcome += [f"trial {number} is lost" for number in given_up.lost]
+            outcome += [f"it runs again as trial {number}" for number in given_up.requeued]
+            with self._telling:
+                self._on_event("; ".join([f"{worker}: {verdict.message}", *outcome]))
+        return given_up.sessions > 0
 
     def pause_s(self, verdict: Verdict) -> float:
         """Seconds to wait after a death before the next start.
@@ -225,6 +228,9 @@ class Crew:
                 self.look()
             except errors.TrialfleetError as error:
                 self.fail(error)
+            if self.is_up:
+                for slot in self._slots:
+                    slot.flush()
 
 
 class _Slot(threading.Thread):
@@ -237,7 +243,9 @@ class _Slot(threading.Thread):
         self._worker = f"local-{platform.node() or 'host'}-{os.getpid()}-{index}"
         self._child: Child | None = None
         self._sent: signal.Signals | None = None
-        self._error_line = ""
+        self._hearing = threading.Lock()
+        self._held: str | None = None
+        self._last_line = "a worker can't start"
 
     @property
     def running(self) -> bool:
@@ -266,7 +274,6 @@ class _Slot(threading.Thread):
         """Run one worker to its end; return whether another one is to follow."""
         crew = self._crew
         oom_kills = exits.oom_kills()
-        self._error_line = ""
         self._child = Child(
             crew.workforce.command(self._worker),
             reaper=crew.reaper,
@@ -279,23 +286,28 @@ class _Slot(threading.Thread):
             self._child.send(self._sent)
         code = self._child.wait()
         self._child = None
-        verdict = crew.judge(code, oom_kills)
-        if verdict.fate is Fate.NO_MORE_WORK:
-            return False
-        said = self._error_line.removeprefix(ERROR_PREFIX) or verdict.message
+        verdict = exits.judge(code, out_of_memory=exits.oom_kills() > oom_kills)
         if verdict.fate is Fate.OBJECTIVE_UNUSABLE:
-            raise errors.ObjectiveImportError(said)
+            raise errors.ObjectiveImportError(self._last_line)
         if verdict.fate is Fate.UNUSABLE:
-            raise errors.InvalidInput(said)
-        if self._error_line:
-            crew.output(self._worker, self._error_line)
-        crew.bury(self._worker, verdict)
-        if crew.stopping.is_set():
+            raise errors.InvalidInput(self._last_line)
+        self.flush()
+        was_open = crew.bury(self._worker, verdict)
+        if crew.stopping.is_set() or (verdict.fate is Fate.DONE and not was_open):
             return False
         return not crew.stopping.wait(0.0 if verdict.fate is Fate.LEFT else crew.pause_s(verdict))
 
+    def flush(self) -> None:
+        """Pass on the line that is held back."""
+        with self._hearing:
+            held, self._held = self._held, None
+            if held is not None and self._crew.error is None:
+                self._crew.output(self._worker, held)
+
     def _hear(self, line: str) -> None:
-        if line.startswith(ERROR_PREFIX):
-            self._error_line = line
-        elif self._crew.error is None:
-            self._crew.output(self._worker, line)
+        # The last line of a worker that can't begin says why, and is told as the run's error.
+        self.flush()
+        with self._hearing:
+            self._last_line = self._held = line
+        if self._crew.is_up:
+            self.flush()

@@ -27,7 +27,8 @@ _CRASHES: Final = frozenset(
 class Fate(enum.Enum):
     """What is to follow from a worker's end."""
 
-    NO_MORE_WORK = enum.auto()
+    DONE = enum.auto()
+    """It found no more work; or the objective ended its process as if it had not."""
     LEFT = enum.auto()
     """It ended by itself, and owes nothing: another one may take its place."""
     LOST = enum.auto()
@@ -49,14 +50,11 @@ class Verdict:
     message: str = ""
 
 
-def judge(return_code: int, *, ended: bool, out_of_memory: bool) -> Verdict:
+def judge(return_code: int, *, out_of_memory: bool) -> Verdict:
     """Judge a worker by its return code, as ``subprocess`` gives it (a signal is negative).
 
-    ``ended``: the study has no more work. ``out_of_memory``: the kernel has killed a process
-    for want of memory since the worker began.
+    ``out_of_memory``: the kernel has killed a process for want of memory since the worker began.
     """
-    if return_code == errors.EXIT_OK and ended:
-        return Verdict(Fate.NO_MORE_WORK)
     if return_code in (errors.EXIT_DRAINED, errors.EXIT_OVERRUN):
         return Verdict(Fate.LEFT, names.REASON_KILLED, "the worker left")
     if return_code == errors.EXIT_OBJECTIVE:
@@ -67,7 +65,7 @@ def judge(return_code: int, *, ended: bool, out_of_memory: bool) -> Verdict:
         return Verdict(Fate.LOST, names.REASON_KILLED, "the worker found no storage")
     if return_code >= 0:
         return Verdict(
-            Fate.FAILED,
+            Fate.DONE if return_code == errors.EXIT_OK else Fate.FAILED,
             names.REASON_CRASHED,
             f"the objective ended its process with exit code {return_code}",
         )

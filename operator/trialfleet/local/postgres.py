@@ -5,14 +5,15 @@ it stops a server at the end of an interpreter only, which ``kill -9`` skips, an
 the permissions of every folder above the data.
 """
 
+import enum
 import fcntl
+import hashlib
 import importlib.util
 import os
 import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -43,27 +44,20 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self._sockets = sockets_folder(self.folder)
         self._lock: int | None = None
         self._keeper_said: int | None = None
-        self._sockets: Path | None = None
 
     @property
     def url(self) -> str:
         """SQLAlchemy URL of the server's database ``postgres``."""
-        assert self._sockets is not None
         return f"postgresql+psycopg2://postgres@/postgres?host={self._sockets}"
 
     def __enter__(self) -> Self:
-        """Wait until the server answers, starting it if need be.
-
-        Raises ``StorageUnavailable`` if it can't be started, with PostgreSQL's own words.
-        """
-        make_folder(self.folder)
-        self._lock = os.open(self.folder, os.O_RDONLY)
+        """Start the server unless it runs, and wait until it answers; as ``start``, ``wait``."""
         try:
-            # Waits here while a server that nobody used is being stopped.
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-            self._sockets = self._wait_until_ready()
+            self.start()
+            self.wait()
         except BaseException:
             self.close()
             raise
@@ -76,6 +70,19 @@ class Postgres:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Take a share, and begin to start the server unless it runs; ``close`` it in any case.
+
+        Raises ``InvalidInput`` if the folder can't be made, and ``StorageUnavailable`` if there
+        is no PostgreSQL, or nobody to run it as.
+        """
+        make_folder(self.folder)
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        # Waits here while a server that nobody used is being stopped.
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if keeper_state(self.folder) is KeeperState.ABSENT:
+            self._start_keeper()
 
     def fileno(self) -> int:
         """The lock that keeps the server up; whoever inherits it is a user of the server too."""
@@ -93,20 +100,26 @@ class Postgres:
         os.close(self._lock)
         self._lock = None
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while last and keeper_runs(self.folder) and time.monotonic() < deadline:
+        while last and keeper_state(self.folder) is not KeeperState.ABSENT:
+            if time.monotonic() > deadline:
+                return
             time.sleep(0.01)
 
-    def _wait_until_ready(self) -> Path:
-        data = self.folder / "postgres"
+    def wait(self) -> None:
+        """Wait until the server answers.
+
+        Raises ``StorageUnavailable`` if it can't be started, with PostgreSQL's own words.
+        """
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if keeper_runs(self.folder):
-                running = postgres_keeper.postmaster(data)
-                if running is not None:
-                    return running[1]
-            else:
+            state = keeper_state(self.folder)
+            if state is KeeperState.ABSENT:
                 self._raise_if_keeper_failed()
                 self._start_keeper()
+            elif state is KeeperState.SERVING and postgres_keeper.postmaster(
+                self.folder / "postgres"
+            ):
+                return
             time.sleep(0.01)
         raise errors.StorageUnavailable(
             f"PostgreSQL in {self.folder} was not ready after {START_TIMEOUT_S:.0f} s "
@@ -125,10 +138,9 @@ class Postgres:
     def _start_keeper(self) -> None:
         binaries = find_binaries()
         identity: list[str] = []
-        owner = None
         if os.geteuid() == 0:
-            owner = system_user()
-            identity = ["--user", str(owner[0]), "--group", str(owner[1])]
+            user, group = system_user()
+            identity = ["--user", str(user), "--group", str(group)]
             for path in (self.folder, binaries):
                 make_searchable(path)
         self._keeper_said, stderr = os.pipe()
@@ -138,7 +150,7 @@ class Postgres:
                 # Isolated and without site: no import hook or warning of the environment.
                 *(sys.executable, "-I", "-S", postgres_keeper.__file__),
                 *("--root", str(self.folder), "--binaries", str(binaries)),
-                *("--sockets", str(sockets_folder(self.folder, owner)), *identity),
+                *("--sockets", str(self._sockets), *identity),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -169,16 +181,21 @@ def has_data(folder: Path) -> bool:
     return (folder / "postgres" / "PG_VERSION").exists()
 
 
-def keeper_runs(folder: Path) -> bool:
-    """Whether a keeper looks after the folder's server: it holds a lock on the log."""
-    try:
-        log = os.open(folder / "postgres.log", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _try_lock(log, fcntl.LOCK_SH)
-    finally:
-        os.close(log)
+class KeeperState(enum.Enum):
+    """What the keeper of a folder's server is doing."""
+
+    ABSENT = enum.auto()
+    PREPARING = enum.auto()
+    """A server that answers now may be one that another keeper left, and about to be stopped."""
+    SERVING = enum.auto()
+
+
+def keeper_state(folder: Path) -> KeeperState:
+    """Return what the folder's keeper does: its locks on the log and on the data say so."""
+    if not _is_locked(folder / "postgres.log"):
+        return KeeperState.ABSENT
+    serving = _is_locked(folder / "postgres")
+    return KeeperState.SERVING if serving else KeeperState.PREPARING
 
 
 def find_binaries() -> Path:
@@ -194,15 +211,13 @@ def find_binaries() -> Path:
     )
 
 
-def sockets_folder(folder: Path, owner: tuple[int, int] | None) -> Path:
+def sockets_folder(folder: Path) -> Path:
     """Return where the server's socket goes: with the data, unless that path is too long."""
     beside_data = folder / "postgres"
     if len(os.fsencode(beside_data / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_BYTES:
         return beside_data
-    short = Path(tempfile.mkdtemp(prefix="trialfleet-", dir="/tmp"))
-    if owner is not None:
-        os.chown(short, *owner)
-    return short
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return Path("/tmp") / f"trialfleet-{os.geteuid()}-{digest}"
 
 
 def system_user() -> tuple[int, int]:
@@ -237,6 +252,17 @@ def make_searchable(path: Path) -> None:
         mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & stat.S_IXOTH:
             folder.chmod(mode | stat.S_IXOTH)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(opened, fcntl.LOCK_SH)
+    finally:
+        os.close(opened)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

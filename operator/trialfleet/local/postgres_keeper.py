@@ -16,6 +16,7 @@ import queue
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -66,6 +67,10 @@ class Keeper:
         if not (self.data / "PG_VERSION").exists():
             self.initialize()
         self.stop_orphan()
+        if self.sockets != self.data:
+            self.make_sockets_folder()
+        # Says until this process ends that a server that answers is this keeper's own.
+        fcntl.flock(os.open(self.data, os.O_RDONLY), fcntl.LOCK_EX)
         threading.Thread(target=self.wait_until_unused, daemon=True).start()
         short_lives = 0
         while True:
@@ -102,17 +107,24 @@ class Keeper:
             raise ServerFailed(f"initdb failed: {' '.join(said.split())[-400:]}")
         unfinished.rename(self.data)
 
+    def make_sockets_folder(self) -> None:
+        """Make the folder in /tmp, where anybody could have made it before."""
+        self.sockets.mkdir(mode=0o700, exist_ok=True)
+        found = self.sockets.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), self.user):
+            raise ServerFailed(f"{self.sockets} belongs to somebody else")
+        self.sockets.chmod(0o700)
+        if self.user is not None and self.group is not None:
+            os.chown(self.sockets, self.user, self.group)
+
     def stop_orphan(self) -> None:
         """Stop a server whose keeper was killed, so that there is one that is looked after."""
         running = postmaster(self.data)
         if running is None:
             return
-        pid, sockets = running
-        os.kill(pid, signal.SIGINT)
+        os.kill(running, signal.SIGINT)
         while postmaster(self.data) is not None:
             time.sleep(0.02)
-        if sockets not in (self.data, self.sockets):
-            shutil.rmtree(sockets, ignore_errors=True)
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server; its end becomes an event."""
@@ -176,8 +188,8 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def postmaster(data: Path) -> tuple[int, Path] | None:
-    """Return the pid and the sockets' folder of the server that runs on ``data``, if ready.
+def postmaster(data: Path) -> int | None:
+    """Return the process id of the server that runs on ``data``, if it is ready.
 
     The file may be stale and its pid be another program's by now: only an answering socket
     says that the server is there.
@@ -194,7 +206,7 @@ def postmaster(data: Path) -> tuple[int, Path] | None:
             probe.connect(str(sockets / f".s.PGSQL.{lines[3].strip()}"))
         except OSError:
             return None
-    return int(lines[0]), sockets
+    return int(lines[0])
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -82,7 +83,7 @@ class Child:
         rank: int,
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
-        folder: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._reaper = reaper
         self._process = subprocess.Popen(

@@ -50,12 +50,15 @@ class Proxy:
         self._failed: errors.TrialfleetError | None = None
         self._thread = threading.Thread(target=self._keep, name="trialfleet-proxy", daemon=True)
 
-    def start(self) -> str:
-        """Start it; return its address when it listens.
-
-        Raises what the proxy says is wrong, or ``StorageUnavailable``.
-        """
+    def start(self) -> None:
+        """Begin to start it."""
         self._thread.start()
+
+    def wait(self) -> str:
+        """Return its address when it serves, which waits for the database.
+
+        Raises ``InvalidInput`` or ``StorageUnavailable`` with what the proxy says is wrong.
+        """
         self._settled.wait()
         if self._failed is not None:
             raise self._failed

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from trialfleet import names
 from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
@@ -28,8 +29,8 @@ class Plan:
     definition: "StudyDefinition"
     folder: Path
     """Of all local data: PostgreSQL's, checkpoints, logs."""
-    proxy: Callable[[str, str], Sequence[str]]
-    """From a database's URL and an address to listen on to the proxy's command line."""
+    proxy: Callable[[str], Sequence[str]]
+    """From an address to listen on to the proxy's command line."""
     workforce: Callable[[str], Workforce]
     """From the proxy's address to the workers."""
     storage: str | None = None
@@ -88,27 +89,31 @@ class Fleet:
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         plan = self._plan
-        # Takes as long as PostgreSQL and the proxy need to start.
+        # PostgreSQL, the proxy and this import take about a second each: they do it at once.
         importing = threading.Thread(target=_import_client, daemon=True)
         importing.start()
         make_folder(plan.folder)
-        keep: list[int] = []
-        if plan.storage is not None:
-            self.url = plan.storage
-        else:
-            postgres = stack.enter_context(Postgres(plan.folder))
-            self.url = postgres.url
-            keep.append(postgres.fileno())
-        reaper = stack.enter_context(Reaper(ORPHAN_GRACE_S, keep))
+        postgres = None
+        if plan.storage is None:
+            postgres = Postgres(plan.folder)
+            stack.callback(postgres.close)
+            postgres.start()
+        self.url = plan.storage or (postgres.url if postgres else "")
+        reaper = stack.enter_context(
+            Reaper(ORPHAN_GRACE_S, keep=[postgres.fileno()] if postgres else [])
+        )
         proxy = Proxy(
-            lambda address: plan.proxy(self.url, address),
+            plan.proxy,
             reaper=reaper,
-            environment=os.environ,
+            environment={**os.environ, names.ENV_STORAGE_URL: self.url},
             log=plan.folder / "proxy.log",
             on_death=self._on_event,
         )
         stack.callback(proxy.stop)
-        self.address = proxy.start()
+        proxy.start()
+        if postgres is not None:
+            postgres.wait()
+        self.address = proxy.wait()
         importing.join()
         self._open_study(stack)
         self.crew = Crew(

@@ -1,0 +1,253 @@
+"""``trialfleet run``: a study on this machine, from its manifest to its result."""
+
+import enum
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from trialfleet import errors, names
+from trialfleet.api import manifest as manifests
+from trialfleet.api.study import Study
+from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
+from trialfleet.local.attending import attend, interrupts
+from trialfleet.local.failures import Failures
+from trialfleet.local.plan import cluster_only, make_plan
+from trialfleet.local.progress import Shown, make_view
+
+if TYPE_CHECKING:
+    from trialfleet.client import Summary
+    from trialfleet.local.supervisor import Fleet, Plan
+
+BEST: int = 5
+
+_ENDED = {
+    names.ENDED_TRIALS: "the budget of trials is used up",
+    names.ENDED_FAILED_TRIALS: "too many trials have failed",
+    names.ENDED_TIMEOUT: "its time is over",
+    names.ENDED_GOAL: "the goal is reached",
+}
+
+
+class Output(enum.StrEnum):
+    """How the result is written to standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one command is to do."""
+
+    file: Path
+    study: Study
+    plan: "Plan"
+    output: Output
+    plot: Path | None
+    again: str
+    """The command line that goes on with it."""
+
+    @property
+    def where(self) -> str:
+        """Where the trials are, for people."""
+        if self.plan.storage is None:
+            return str(self.plan.folder)
+        return hide_password(self.plan.storage)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A manifest with one Study.")],
+    parallelism: Annotated[
+        int | None, typer.Option(min=1, help="Workers at once, instead of spec.parallelism.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in all, instead of spec.budget.trials.")
+    ] = None,
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder of PostgreSQL's data, checkpoints and logs."),
+    ] = DEFAULT_FOLDER,
+    storage: StorageOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    output: Annotated[Output, typer.Option(help="How the result is written.")] = Output.TABLE,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Save a picture of the history: .png, .svg or .html."),
+    ] = None,
+) -> None:
+    """Run a study on this machine: PostgreSQL, a proxy, and worker processes.
+
+    Run again, it goes on where it stopped. Ctrl-C ends it in order. Progress is on standard
+    error, the result on standard output.
+    """
+    study, notices = _read(file)
+    console = Console(stderr=True, highlight=False)
+    for notice in notices:
+        console.print(f"notice: {notice}", markup=False, soft_wrap=True)
+    if plot is not None:
+        from trialfleet.cli.plot import check_plot
+
+        check_plot(plot)
+    options: dict[str, Any] = {
+        "--parallelism": parallelism,
+        "--trials": trials,
+        "--data": None if data == DEFAULT_FOLDER or storage else data,
+        "--storage": None if storage is None else hide_password(storage),
+        "--plot": plot,
+    }
+    plan = make_plan(
+        study,
+        file,
+        folder=data,
+        parallelism=parallelism or max(1, study.spec.parallelism),
+        trials=trials,
+        storage=storage,
+    )
+    this = _Run(file, study, plan, output, plot, _command("run", str(file), options))
+    if dry_run:
+        from trialfleet.cli.dry_run import describe
+
+        describe(study, plan, as_json=output is Output.JSON)
+        return
+    with interrupts():
+        try:
+            _run(this, console)
+        except KeyboardInterrupt:
+            raise typer.Exit(errors.EXIT_INTERRUPTED) from None
+
+
+def _read(file: Path) -> tuple[Study, list[str]]:
+    """Return the only Study of a manifest, and what its user should know."""
+    manifest = manifests.read(file)
+    found = [resource for resource in manifest.resources if isinstance(resource, Study)]
+    if len(found) != 1:
+        listed = f" ({', '.join(study.metadata.name for study in found)})" if found else ""
+        raise errors.InvalidInput(f"{file}: found {len(found)} studies{listed}, accepted: one")
+    notices = list(manifest.notices)
+    ignored = list(cluster_only(found[0].spec))
+    if len(manifest.resources) > 1:
+        ignored.append("the StudyStorage")
+    if ignored:
+        notices.append(f"of effect on a cluster only: {', '.join(ignored)}")
+    return found[0], notices
+
+
+def _run(this: _Run, console: Console) -> None:
+    from trialfleet.local.supervisor import Fleet
+
+    metrics = tuple(objective.name for objective in this.study.spec.objectives)
+    view = make_view(Shown(this.study.metadata.name, metrics, this.plan.definition.trials), console)
+    failures = Failures()
+
+    def hear(worker: str, line: str) -> None:
+        told = failures.hear(line)
+        if told is not None:
+            view.line(told)
+
+    started = time.monotonic()
+    try:
+        with Fleet(this.plan, on_output=hear, on_event=view.line) as fleet:
+            before = fleet.crew.summary
+            if before.counts.counted and not before.ended:
+                view.line(f"going on after {before.counts.counted} finished trials")
+            stopped = attend(fleet, view)
+            view.close()
+            _finish(this, fleet, failures, console, stopped, time.monotonic() - started)
+            ended = fleet.crew.summary
+    finally:
+        view.close()
+    if stopped:
+        raise typer.Exit(errors.EXIT_INTERRUPTED)
+    if ended.ended == names.ENDED_FAILED_TRIALS or not ended.counts.complete:
+        raise typer.Exit(errors.EXIT_FAILED)
+
+
+def _finish(
+    this: _Run,
+    fleet: "Fleet",
+    failures: Failures,
+    console: Console,
+    stopped: bool,
+    seconds: float,
+) -> None:
+    """Write the result."""
+    import optuna
+
+    from trialfleet.cli.trial_output import as_json, best_trials, standard_output, table, write_json
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(study_name=this.study.metadata.name, storage=fleet.client)
+    metrics = [objective.name for objective in this.study.spec.objectives]
+    best = best_trials(study, BEST)
+    plotted = this.plot is not None and bool(best)
+    if this.plot is not None and best:
+        from trialfleet.cli.plot import save_plot
+
+        save_plot(study, metrics, this.plot)
+    summary = fleet.crew.summary
+    for line in failures.summary():
+        console.print(line, markup=False, soft_wrap=True)
+    standard = standard_output()
+    if this.output is Output.JSON:
+        result: dict[str, Any] = {
+            "study": this.study.metadata.name,
+            "ended": summary.ended or None,
+            "interrupted": stopped,
+            "trials": vars(summary.counts),
+            "best": [as_json(trial, metrics) for trial in best],
+            "seconds": round(seconds, 3),
+            "data": None if this.plan.storage else str(this.plan.folder),
+            "storage": this.where if this.plan.storage else None,
+            "plot": str(this.plot) if plotted else None,
+        }
+        write_json(standard.file, result)
+        return
+    standard.print(_verdict(this, summary, stopped, seconds), markup=False, soft_wrap=True)
+    if best:
+        standard.print()
+        standard.print(table(best, metrics))
+        standard.print()
+    if plotted:
+        standard.print(f"picture: {this.plot}", markup=False, soft_wrap=True)
+    elif this.plot is not None:
+        standard.print("no picture: no trial is complete", soft_wrap=True)
+    source = {"--storage": this.where} if this.plan.storage else {"--data": this.plan.folder}
+    more = _command("trials", this.study.metadata.name, source)
+    standard.print(f"data: {this.where} (all trials: {more})", markup=False, soft_wrap=True)
+    if stopped:
+        standard.print(f"go on with: {this.again}", markup=False, soft_wrap=True)
+
+
+def _verdict(this: _Run, summary: "Summary", stopped: bool, seconds: float) -> str:
+    counts = summary.counts
+    parts = [
+        f"{count} {word}"
+        for count, word in (
+            (counts.complete, "complete"),
+            (counts.pruned, "pruned"),
+            (counts.failed, "failed"),
+            (counts.lost, "lost and retried"),
+            (counts.waiting, "waiting"),
+        )
+        if count
+    ]
+    total = this.plan.definition.trials
+    share = f"{counts.counted} trials" if total is None else f"{counts.counted} of {total} trials"
+    text = f"{this.study.metadata.name}: {share} ({', '.join(parts) or 'none'})"
+    if stopped:
+        return f"{text}; stopped after {seconds:.1f} s"
+    why = _ENDED.get(summary.ended, "there is nothing more to try")
+    return f"{text} in {seconds:.1f} s; {why}"
+
+
+def _command(command: str, subject: str, options: dict[str, Any]) -> str:
+    words = ["trialfleet", command, subject]
+    for name, value in options.items():
+        if value is not None:
+            words += [name, str(value)]
+    return shlex.join(words)

@@ -1,0 +1,68 @@
+"""``trialfleet studies``: what a storage holds."""
+
+import csv
+from typing import Annotated, Any
+
+import optuna
+import typer
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from rich.table import Table
+
+from trialfleet.cli.sources import (
+    DEFAULT_FOLDER,
+    DataOption,
+    ProxyOption,
+    StorageOption,
+    count_trials,
+    open_source,
+)
+from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_json
+
+_STATES = tuple(state.name.lower() for state in TrialState)
+
+
+def studies(
+    data: DataOption = DEFAULT_FOLDER,
+    storage: StorageOption = None,
+    proxy: ProxyOption = None,
+    output: Annotated[Output, typer.Option(help="How the studies are written.")] = Output.TABLE,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many studies.")] = None,
+) -> None:
+    """List the studies of a storage, the oldest first."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with open_source(data, storage, proxy) as source:
+        found = [study.study_name for study in source.get_all_studies()]
+        rows = [_row(optuna.load_study(study_name=name, storage=source), source) for name in found]
+    rows = rows if limit is None else rows[-limit:]
+    console = standard_output()
+    if output is Output.JSON:
+        write_json(console.file, rows)
+    elif output is Output.CSV:
+        writer = csv.writer(console.file, lineterminator="\n")
+        writer.writerow(["name", "objectives", *_STATES])
+        writer.writerows([[r["name"], _objectives(r), *r["trials"].values()] for r in rows])
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("study", "objectives"):
+            table.add_column(column)
+        for column in _STATES:
+            table.add_column(column, justify="right")
+        for row in rows:
+            cells = [row["name"], _objectives(row), *map(str, row["trials"].values())]
+            table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+        console.print(table)
+
+
+def _row(study: optuna.Study, source: BaseStorage) -> dict[str, Any]:
+    directions = [direction.name.lower() for direction in study.directions]
+    counts = count_trials(source, study._study_id)
+    return {
+        "name": study.study_name,
+        "objectives": dict(zip(metric_names(study), directions, strict=True)),
+        "trials": {state.name.lower(): counts[state] for state in TrialState},
+    }
+
+
+def _objectives(row: dict[str, Any]) -> str:
+    return ", ".join(f"{direction} {name}" for name, direction in row["objectives"].items())

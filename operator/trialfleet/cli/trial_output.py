@@ -1,0 +1,192 @@
+"""Trials as tables for people, and as CSV and JSON for programs."""
+
+import csv
+import datetime
+import enum
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import IO, Any, Final
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from trialfleet import names
+
+LONGEST_CELL: Final = 60
+"""Characters of a parameter's or message's text in a table."""
+
+
+class Output(enum.StrEnum):
+    """How results are written to standard output."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+def standard_output() -> Console:
+    """Return standard output for results; what is no terminal has no width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
+
+
+def best_trials(study: optuna.Study, limit: int | None) -> list[FrozenTrial]:
+    """Return a study's best trials, the best first; with several objectives the Pareto front.
+
+    Trials that break a constraint are none of them.
+    """
+    if len(study.directions) > 1:
+        return study.best_trials[:limit]
+    sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    feasible = [t for t in complete if all(value <= 0 for value in t.constraints.values())]
+    feasible.sort(key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    return feasible[:limit]
+
+
+def metric_names(study: optuna.Study) -> list[str]:
+    """Return the names of the objectives, or names that count where there are none."""
+    if study.metric_names is not None:
+        return list(study.metric_names)
+    count = len(study.directions)
+    return ["value"] if count == 1 else [f"value_{index}" for index in range(count)]
+
+
+def write_trials(
+    console: Console, trials: Sequence[FrozenTrial], metrics: Sequence[str], output: Output
+) -> None:
+    """Write trials to a console's file, as a table, as CSV with a header, or as a JSON list."""
+    if output is Output.JSON:
+        write_json(console.file, [as_json(trial, metrics) for trial in trials])
+    elif output is Output.CSV:
+        write_csv(console.file, trials, metrics)
+    else:
+        console.print(table(trials, metrics))
+
+
+def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:
+    """Return a table: values, parameters, how long, and where some failed, why."""
+    params = _keys(trial.params for trial in trials)
+    states = {trial.state for trial in trials} - {TrialState.COMPLETE}
+    reasons = any(_reason(trial) for trial in trials)
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("trial", justify="right")
+    if states:
+        shown.add_column("state")
+    for metric in metrics:
+        shown.add_column(metric, justify="right")
+    for name in params:
+        shown.add_column(name, justify="right", overflow="fold")
+    shown.add_column("seconds", justify="right")
+    if reasons:
+        shown.add_column("reason", overflow="fold")
+    for trial in trials:
+        row = [str(trial.number)]
+        row += [trial.state.name.lower()] if states else []
+        values = trial.values or [None] * len(metrics)
+        row += ["" if value is None else f"{value:.6g}" for value in values]
+        row += [_cell(trial.params[name]) if name in trial.params else "" for name in params]
+        row.append("" if trial.duration is None else f"{trial.duration.total_seconds():.2f}")
+        row += [_reason(trial)] if reasons else []
+        shown.add_row(*(_plain(cell) for cell in row))
+    return shown
+
+
+def write_csv(file: IO[str], trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> None:
+    """Write trials as CSV: a column for each value, parameter and attribute.
+
+    The columns' names are those of Optuna's ``trials_dataframe``. What is no text and no number
+    is written as JSON.
+    """
+    params = _keys(trial.params for trial in trials)
+    user = _keys(trial.user_attrs for trial in trials)
+    system = _keys(trial.system_attrs for trial in trials)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        [
+            *("number", "state", *metrics, "datetime_start", "datetime_complete", "duration_s"),
+            *(f"params_{name}" for name in params),
+            *(f"user_attrs_{name}" for name in user),
+            *(f"system_attrs_{name}" for name in system),
+        ]
+    )
+    for trial in trials:
+        values: Sequence[float | None] = trial.values or [None] * len(metrics)
+        writer.writerow(
+            [
+                *(trial.number, trial.state.name, *values),
+                *(_time(trial.datetime_start), _time(trial.datetime_complete), _seconds(trial)),
+                *(_csv_cell(trial.params, name) for name in params),
+                *(_csv_cell(trial.user_attrs, name) for name in user),
+                *(_csv_cell(trial.system_attrs, name) for name in system),
+            ]
+        )
+
+
+def as_json(trial: FrozenTrial, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return a trial as an object for ``write_json``."""
+    values = trial.values
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "values": None if values is None else dict(zip(metrics, values, strict=True)),
+        "params": trial.params,
+        "datetime_start": _time(trial.datetime_start),
+        "datetime_complete": _time(trial.datetime_complete),
+        "duration_s": _seconds(trial),
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": {str(s): v for s, v in trial.intermediate_values.items()},
+    }
+
+
+def write_json(file: IO[str], value: object) -> None:
+    """Write a value as JSON that every parser takes: NaN and infinities become strings."""
+    json.dump(_finite(value), file, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write("\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _keys(mappings: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _reason(trial: FrozenTrial) -> str:
+    message = trial.system_attrs.get(names.ATTR_MESSAGE)
+    return str(message or trial.system_attrs.get(names.ATTR_REASON) or "")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _plain(text: str) -> str:
+    """Return a cell's text for rich: short, and without what it takes for markup."""
+    short = text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 3] + "..."
+    return short.replace("[", "\\[")
+
+
+def _csv_cell(mapping: dict[str, Any], key: str) -> object:
+    value = mapping.get(key)
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
+
+
+def _time(moment: datetime.datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _seconds(trial: FrozenTrial) -> float | None:
+    return None if trial.duration is None else trial.duration.total_seconds()

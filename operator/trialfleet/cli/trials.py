@@ -1,0 +1,49 @@
+"""``trialfleet trials``: all trials of a study."""
+
+import enum
+from typing import Annotated
+
+import typer
+from optuna.trial import TrialState
+
+from trialfleet.cli.sources import (
+    DEFAULT_FOLDER,
+    DataOption,
+    ProxyOption,
+    StorageOption,
+    StudyArgument,
+    open_source,
+    open_study,
+)
+from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_trials
+
+
+class State(enum.StrEnum):
+    """A trial's state, as an option."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+    RUNNING = "running"
+    WAITING = "waiting"
+
+
+def trials(
+    study: StudyArgument = None,
+    data: DataOption = DEFAULT_FOLDER,
+    storage: StorageOption = None,
+    proxy: ProxyOption = None,
+    output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many trials.")] = None,
+    state: Annotated[
+        list[State] | None, typer.Option(help="Only trials in this state; may be repeated.")
+    ] = None,
+) -> None:
+    """List a study's trials with values, parameters and attributes, ordered by number."""
+    states = [TrialState[name.name] for name in state] if state else None
+    with open_source(data, storage, proxy) as source:
+        found = open_study(source, study)
+        listed = found.get_trials(deepcopy=False, states=states)
+        if limit is not None:
+            listed = listed[-limit:]
+        write_trials(standard_output(), listed, metric_names(found), output)

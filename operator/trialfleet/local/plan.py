@@ -1,0 +1,129 @@
+"""From a Study manifest to the processes that run it on this machine."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from trialfleet import errors, names
+from trialfleet.local.crew import Workforce
+from trialfleet.local.supervisor import Plan
+
+if TYPE_CHECKING:
+    from trialfleet.api.study import Study, StudySpec
+    from trialfleet.client import StudyDefinition
+
+TRIALFLEET: Final = (sys.executable, "-m", "trialfleet.cli.main")
+
+WORKER_GRACE_S: Final = 10.0
+"""For a running trial after Ctrl-C; asked a second time, a worker leaves at once."""
+
+_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
+    """Return what the storage is told of a study; ``trials`` replaces its budget of trials."""
+    from trialfleet.client import Goal, StudyDefinition
+
+    spec = study.spec
+    return StudyDefinition(
+        name=study.metadata.name,
+        directions=[objective.study_direction for objective in spec.objectives],
+        trials=trials if trials is not None else spec.budget.trials,
+        failed_trials=spec.budget.failed_trials,
+        timeout_s=spec.budget.timeout.total_seconds() if spec.budget.timeout else None,
+        goals=[
+            Goal(index, objective.goal)
+            for index, objective in enumerate(spec.objectives)
+            if objective.goal is not None
+        ],
+        retries=spec.retries,
+        enqueue=spec.trials or (),
+        metric_names=[objective.name for objective in spec.objectives],
+    )
+
+
+def make_plan(
+    study: "Study",
+    manifest: Path,
+    *,
+    folder: Path,
+    parallelism: int,
+    trials: int | None = None,
+    storage: str | None = None,
+) -> Plan:
+    """Return the plan of a local run.
+
+    Raises ``InvalidInput`` for an objective that only a cluster can run.
+    """
+    if study.spec.objective.job is not None:
+        raise errors.InvalidInput(
+            "spec.objective.job: found a Kubernetes object, accepted on one machine: python or "
+            "command"
+        )
+
+    def workforce(address: str) -> Workforce:
+        environment = {
+            **share_of_cores(parallelism, os.environ),
+            **manifest_environment(study.spec),
+            names.ENV_PROXY: address,
+            names.ENV_CHECKPOINT_ROOT: str((folder / "checkpoints").absolute()),
+        }
+        return Workforce(parallelism, lambda worker: worker_command(manifest, worker), environment)
+
+    return Plan(
+        definition=define(study, trials),
+        folder=folder,
+        proxy=proxy_command,
+        workforce=workforce,
+        storage=storage,
+    )
+
+
+def proxy_command(address: str) -> Sequence[str]:
+    """Return the command line of a proxy; the database's URL is in its environment."""
+    return [*TRIALFLEET, "proxy", "--listen", address]
+
+
+def worker_command(manifest: Path, worker: str) -> Sequence[str]:
+    """Return the command line of a worker; the proxy's address is in its environment."""
+    return [
+        *(*TRIALFLEET, "worker", "--study", str(manifest), "--worker", worker),
+        *("--grace", f"{WORKER_GRACE_S:g}", "--log-level", "warning"),
+    ]
+
+
+def share_of_cores(parallelism: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return how many threads a worker's numerical libraries may use.
+
+    Each would use one for every core, so that several workers slow one another down. What the
+    user's environment says is left as it is.
+    """
+    threads = max(1, (os.cpu_count() or 1) // parallelism)
+    return {name: str(threads) for name in _THREADS if name not in environment}
+
+
+def manifest_environment(spec: "StudySpec") -> dict[str, str]:
+    """Return the environment variables that the manifest gives the container ``worker``."""
+    containers = (spec.template and spec.template.spec.containers) or []
+    return {
+        variable.name: variable.value
+        for container in containers
+        if container.name == "worker"
+        for variable in container.env or []
+        if variable.value is not None
+    }
+
+
+def cluster_only(spec: "StudySpec") -> Iterator[str]:
+    """Yield the fields of a spec that mean something on a cluster only."""
+    if spec.template is not None:
+        known = "the environment of the container worker"
+        yield f"template (but for {known})" if manifest_environment(spec) else "template"
+    for name in ("prepare", "collate", "storage", "trialsFrom", "ttlSecondsAfterFinished"):
+        attribute = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+        if getattr(spec, attribute) is not None:
+            yield name
+    if spec.suspend:
+        yield "suspend"

@@ -1,0 +1,171 @@
+"""How a local run is shown while it goes on: a live bar, or a few plain lines."""
+
+import collections
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from trialfleet.client import Summary
+
+PLAIN_S: Final = 2.0
+"""At least so long between two plain lines of progress."""
+
+RATE_S: Final = 30.0
+"""The rate is that of so many last seconds."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a study."""
+
+    name: str
+    metrics: tuple[str, ...]
+    """Names of the objectives."""
+    trials: int | None
+    """The budget, if it has an end of that kind."""
+
+
+class View(Protocol):
+    """Shows a run; every method may be called by any thread."""
+
+    def update(self, summary: "Summary", workers: int) -> None:
+        """Show the study as it is now."""
+
+    def line(self, text: str) -> None:
+        """Show what happened once, or what a worker wrote."""
+
+    def close(self) -> None:
+        """Show the last state for good."""
+
+
+class Rate:
+    """Trials per second, of the last while."""
+
+    def __init__(self, now: float) -> None:
+        self._points = collections.deque([(now, -1)])
+
+    def add(self, now: float, counted: int) -> float | None:
+        """Take the count of finished trials; return the rate, None while it can't be told."""
+        if self._points[0][1] < 0:
+            self._points[0] = (now, counted)
+        self._points.append((now, counted))
+        while len(self._points) > 2 and self._points[1][0] < now - RATE_S:
+            self._points.popleft()
+        seconds, trials = now - self._points[0][0], counted - self._points[0][1]
+        return trials / seconds if seconds >= 1 and trials else None
+
+
+def describe(shown: Shown, summary: "Summary", rate: float | None) -> str:
+    """Return the state of a study in one line, without its budget."""
+    counts = summary.counts
+    parts = []
+    if len(shown.metrics) > 1:
+        parts.append(f"{summary.front} on the Pareto front")
+    elif summary.best:
+        best = summary.best[0]
+        parts.append(f"best {shown.metrics[0]} {best.value:.6g} (trial {best.number})")
+    if rate is not None:
+        parts.append(f"{rate:.3g} trials/s" if rate >= 1 else f"{60 * rate:.3g} trials/min")
+    for count, word in (
+        (counts.running, "running"),
+        (counts.pruned, "pruned"),
+        (counts.failed, "failed"),
+        (counts.lost, "lost"),
+    ):
+        if count:
+            parts.append(f"{count} {word}")
+    return " | ".join(parts)
+
+
+class PlainView:
+    """Few lines, for a log or a pipe: at most one of progress every ``PLAIN_S`` seconds."""
+
+    def __init__(self, shown: Shown, console: Console) -> None:
+        self._shown = shown
+        self._console = console
+        self._next = 0.0
+        self._rate = Rate(time.monotonic())
+        self._last = ""
+        self._pending = ""
+
+    def update(self, summary: "Summary", workers: int) -> None:
+        """See :class:`View`."""
+        now = time.monotonic()
+        rate = self._rate.add(now, summary.counts.counted)
+        total = "" if self._shown.trials is None else f"/{self._shown.trials}"
+        count = f"{self._shown.name}: {summary.counts.counted}{total} trials"
+        self._pending = " | ".join(filter(None, (count, describe(self._shown, summary, rate))))
+        if now >= self._next:
+            self._print_pending()
+            self._next = now + PLAIN_S
+
+    def line(self, text: str) -> None:
+        """See :class:`View`."""
+        self._print(text)
+
+    def close(self) -> None:
+        """See :class:`View`."""
+        self._print_pending()
+
+    def _print_pending(self) -> None:
+        if self._pending != self._last:
+            self._print(self._pending)
+            self._last = self._pending
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveView:
+    """A bar that moves, below the lines that were written."""
+
+    def __init__(self, shown: Shown, console: Console) -> None:
+        self._shown = shown
+        self._rate = Rate(time.monotonic())
+        bar: tuple[BarColumn | MofNCompleteColumn, ...] = (BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            *bar,
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(
+            escape(shown.name), total=shown.trials, state="starting"
+        )
+        self._progress.start()
+
+    def update(self, summary: "Summary", workers: int) -> None:
+        """See :class:`View`."""
+        counted = summary.counts.counted
+        rate = self._rate.add(time.monotonic(), counted)
+        state = describe(self._shown, summary, rate) or f"{workers} workers starting"
+        self._progress.update(self._task, completed=counted, state=escape(state))
+
+    def line(self, text: str) -> None:
+        """See :class:`View`."""
+        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
+
+    def close(self) -> None:
+        """See :class:`View`."""
+        self._progress.stop()
+
+
+def make_view(shown: Shown, console: Console) -> View:
+    """Return the view that suits a console: live on a terminal, else plain."""
+    return LiveView(shown, console) if console.is_terminal else PlainView(shown, console)
