@@ -1,5 +1,6 @@
 """The committed CRDs: up to date, structural, and with the verdicts of the models."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,6 +151,25 @@ def test_rules_look_at_bounded_values_only(kind: str) -> None:
                 assert "maxItems" in inner, inner_path
 
     check(schema_of(kind)["properties"]["spec"], kind)
+
+
+def visible_to_cel(schema: Schema) -> bool:
+    if schema.get("x-kubernetes-int-or-string"):
+        return True
+    if schema.get("type") == "array":
+        return visible_to_cel(schema["items"])
+    if "additionalProperties" in schema:
+        return visible_to_cel(schema["additionalProperties"])
+    return "type" in schema
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rules_look_at_fields_that_cel_sees(kind: str) -> None:
+    """The API server refuses a rule on a field whose values, or their items, have no type."""
+    for path, schema in schemas_within(schema_of(kind), kind):
+        for rule in schema.get("x-kubernetes-validations", ()):
+            for name in re.findall(r"\b(?:self|oldSelf)\.([A-Za-z]+)\b(?!\()", rule["rule"]):
+                assert visible_to_cel(schema["properties"][name]), (path, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import yaml
 
 from trialfleet import names
 from trialfleet.api.base import Model
-from trialfleet.api.schema import Schema, structural_schema, without_words
+from trialfleet.api.schema import Schema, for_cluster, structural_schema
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 
@@ -114,7 +114,7 @@ def _crd(
 
 
 def _root(model: type[Model]) -> Schema:
-    schema = without_words(structural_schema(model))
+    schema = for_cluster(structural_schema(model))
     properties = dict(schema["properties"])
     # The API server owns these three and checks them itself.
     properties["apiVersion"] = {"type": "string"}

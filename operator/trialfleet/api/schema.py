@@ -43,15 +43,19 @@ def structural_schema(model: type[Model]) -> Schema:
     return _object(source, source.get("$defs", {}), model)
 
 
-def without_words(schema: Schema) -> Schema:
-    """Return a schema without what only error messages need."""
+def for_cluster(schema: Schema) -> Schema:
+    """Return a schema as the API server wants it: without what only error messages need."""
     plain = {key: value for key, value in schema.items() if key != ACCEPTED}
+    if OPEN.items() <= plain.get("additionalProperties", {}).items():
+        # CEL does not see a field whose values have no type; it sees an open object.
+        del plain["additionalProperties"]
+        plain.update(OPEN)
     for key in ("items", "additionalProperties"):
         if key in plain:
-            plain[key] = without_words(plain[key])
+            plain[key] = for_cluster(plain[key])
     if "properties" in plain:
         plain["properties"] = {
-            name: without_words(part) for name, part in plain["properties"].items()
+            name: for_cluster(part) for name, part in plain["properties"].items()
         }
     return plain
 

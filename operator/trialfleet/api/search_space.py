@@ -12,7 +12,7 @@ from optuna.distributions import (
 )
 from pydantic import ConfigDict, Field, model_validator
 
-from trialfleet.api.base import RULES, Model, Scalar, broken, exactly_one, found_fields, rule
+from trialfleet.api.base import RULES, Model, Scalar, broken, found_fields, rule
 
 _ORDER: Final = "accepted: low <= high"
 _LOG_LOW: Final = "accepted with log: a low above 0"
@@ -105,7 +105,10 @@ class ParameterSpace(Model):
 
     model_config = ConfigDict(
         json_schema_extra={
-            RULES: [rule(exactly_one("float", "int", "categorical"), _ONE_RANGE)],
+            # CEL does not see categorical, whose items have no type.
+            "minProperties": 1,
+            "maxProperties": 1,
+            RULES: [rule("!has(self.float) || !has(self.int)", _ONE_RANGE)],
             "examples": [{"float": {"low": 1e-5, "high": 0.1, "log": True}}],
         }
     )

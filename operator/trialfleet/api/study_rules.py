@@ -74,8 +74,20 @@ def spec_rules() -> list[JsonValue]:
             fieldPath=".budget",
         )
     )
-    rules.append(rule("has(self.objective.python) || has(self.searchSpace)", _NO_SPACE))
-    rules.append(rule("!has(self.trials) || !has(self.trialsFrom)", _TWO_SOURCES_OF_TRIALS))
+    rules.append(
+        rule(
+            "has(self.objective.python) || has(self.searchSpace)",
+            _NO_SPACE,
+            fieldPath=".searchSpace",
+        )
+    )
+    rules.append(
+        rule(
+            "!has(self.trials) || !has(self.trialsFrom)",
+            _TWO_SOURCES_OF_TRIALS,
+            fieldPath=".trialsFrom",
+        )
+    )
     for kind in ("command", "job"):
         metrics = f"self.objective.{kind}.metrics"
         rules.append(
