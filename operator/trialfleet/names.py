@@ -32,6 +32,9 @@ ENV_WORKER: Final = "TRIALFLEET_WORKER"
 ENV_CHECKPOINT_ROOT: Final = "TRIALFLEET_CHECKPOINT_ROOT"
 """Folder under which every trial gets a checkpoint folder."""
 
+ENV_RESULTS: Final = "TRIALFLEET_RESULTS"
+"""Folder with the results, trials.json and trials.csv; in the pod that collates them."""
+
 # -- environment of a running objective ------------------------------------------------
 
 ENV_CHECKPOINT_DIR: Final = "TRIALFLEET_CHECKPOINT_DIR"
