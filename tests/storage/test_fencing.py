@@ -12,6 +12,7 @@ from trialfleet.errors import SessionGivenUp
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,
+    Command,
     CreateTrial,
     GivenUp,
     GiveUp,
@@ -38,7 +39,7 @@ def test_every_late_write_is_refused_and_changes_nothing(url: str) -> None:
             trial = await worker.open()
             await two.apply(GiveUp("Evicted", session=worker.session))
             before = await one.trials_since(study_id, -1, [])
-            late = [
+            late: list[Command] = [
                 worker.opening(),
                 worker.telling(trial.trial_id, None, params=[param()]),
                 worker.telling(trial.trial_id, TrialState.COMPLETE),

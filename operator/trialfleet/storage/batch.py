@@ -88,8 +88,8 @@ class Writer:
 
         The commands of different callers have no order among each other. All openings of
         trials and writes to trials share one transaction, all keep-alives another one, and
-        each of the rare others has its own: so every transaction locks studies, sessions and
-        trials in this order.
+        each of the rare others has its own: so every transaction locks sessions, studies, trials
+        and counts in this order.
         """
         shared = [i for i, command in enumerate(commands) if _is_shared(command)]
         alive = [i for i, command in enumerate(commands) if isinstance(command, KeepAlive)]

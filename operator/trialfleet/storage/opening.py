@@ -1,7 +1,7 @@
 """Opening trials: numbered under the study's lock, within its budget."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -21,13 +21,16 @@ from trialfleet.storage.records import (
 )
 from trialfleet.storage.updating import TrialWrites
 
-# The lock that Optuna's RDBStorage takes when it numbers a trial.
+# Against the lock that Optuna's RDBStorage takes when it numbers a trial, which is FOR UPDATE.
+# This weaker one lets rows that refer to the study be written meanwhile.
 _LOCK_STUDIES: Final = sa.text(
     "SELECT study_id FROM studies WHERE study_id = ANY(CAST(:ids AS int[])) "
-    "ORDER BY study_id FOR UPDATE"
+    "ORDER BY study_id FOR NO KEY UPDATE"
 )
 
-# The lock is against giving the session up at the same time, which takes FOR UPDATE.
+# The lock is against giving the session up at the same time, which takes FOR UPDATE. A trial
+# that the same write opens elsewhere meanwhile is not seen yet: then inserting its run fails,
+# and the transaction begins anew.
 _SESSIONS: Final = sa.text(
     """
     SELECT s.session_id, u.opened, s.ended_at IS NULL AS alive,
@@ -95,7 +98,7 @@ _INSERT_TEMPLATE: Final = sa.text(
 Opener = OpenTrial | CreateTrial
 
 
-def lock_studies(connection: sa.Connection, ids: Sequence[int]) -> None:
+def lock_studies(connection: sa.Connection, ids: Iterable[int]) -> None:
     """Take the lock under which trials are numbered, for several studies without a deadlock."""
     connection.execute(_LOCK_STUDIES, {"ids": sorted(ids)})
 
@@ -136,8 +139,8 @@ def open_trials(connection: sa.Connection, commands: Sequence[Opener]) -> list[A
     The commands are :class:`OpenTrial`, or :class:`CreateTrial` without a template.
     """
     study_ids = sorted({command.study_id for command in commands})
-    lock_studies(connection, study_ids)
     sessions = _read_sessions(connection, [c.write for c in commands if c.write is not None])
+    lock_studies(connection, study_ids)
     standings = read_standings(connection, study_ids)
     free = {study_id: standing.free for study_id, standing in standings.items()}
 

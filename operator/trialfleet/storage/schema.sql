@@ -23,7 +23,7 @@ CREATE TABLE trialfleet_studies (
 CREATE TABLE trialfleet_sessions (
     session_id bytea PRIMARY KEY,
     worker text NOT NULL,
-    study_id int REFERENCES studies ON DELETE CASCADE,
+    study_id int, -- outlives the study: its sessions may still close, and repeat their writes
     ordinal int NOT NULL,
     time_to_live_s float8 NOT NULL,
     expires_at timestamptz NOT NULL,

@@ -71,24 +71,27 @@ _BY_SESSION: Final = "session_id = :session"
 _BY_WORKER: Final = "worker = :worker"
 _EXPIRED: Final = "expires_at < clock_timestamp()"
 
-_RUNNING_STUDIES: Final = """
-    SELECT DISTINCT t.study_id FROM trials t
-    JOIN trialfleet_runs r USING (trial_id) JOIN trialfleet_sessions s USING (session_id)
-    WHERE t.state = 'RUNNING' AND s.ended_at IS NULL AND s.{which}
-"""
 _END: Final = """
     UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
         SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
         ORDER BY session_id FOR UPDATE)
     RETURNING session_id, worker
 """
+# Beginning with what runs, not with the sessions, which may have run any number of trials.
 _RUNNING: Final = sa.text(
     """
+    WITH running AS MATERIALIZED (SELECT trial_id, study_id FROM trials WHERE state = 'RUNNING')
     SELECT t.trial_id, t.study_id, r.session_id, coalesce(s.retries, 0) AS retries
-    FROM trials t JOIN trialfleet_runs r USING (trial_id)
+    FROM running t JOIN trialfleet_runs r USING (trial_id)
     LEFT JOIN trialfleet_studies s ON s.study_id = t.study_id
-    WHERE t.state = 'RUNNING' AND r.session_id = ANY(CAST(:sessions AS bytea[]))
-    ORDER BY t.trial_id FOR NO KEY UPDATE OF t
+    WHERE r.session_id = ANY(CAST(:sessions AS bytea[])) AND NOT r.taken_away
+    ORDER BY t.trial_id
+    """
+)
+_LOCK_TRIALS: Final = sa.text(
+    """
+    SELECT 1 FROM trials WHERE trial_id = ANY(CAST(:ids AS int[]))
+    ORDER BY trial_id FOR NO KEY UPDATE
     """
 )
 _TAKE_AWAY: Final = sa.text(
@@ -179,17 +182,20 @@ def _end_sessions(
 ) -> tuple[dict[bytes, str], Sequence[sa.Row[Any]]]:
     """End sessions; return their workers' names, and the trials that they run, locked.
 
-    Locks in the order that all writes keep: studies, sessions, trials. A trial that is opened
-    meanwhile waits for the session's row and is then refused.
+    A trial that is opened meanwhile waits for the session's row and is then refused.
     """
-    studies = connection.execute(sa.text(_RUNNING_STUDIES.format(which=which)), key).scalars().all()
-    if studies:
-        lock_studies(connection, studies)
     ended = connection.execute(sa.text(_END.format(which=which)), key).all()
     workers = {bytes(session): worker for session, worker in ended}
     if not workers:
         return {}, ()
-    return workers, connection.execute(_RUNNING, {"sessions": list(workers)}).all()
+    sessions = {"sessions": list(workers)}
+    running = connection.execute(_RUNNING, sessions).all()
+    if not running:
+        return workers, ()
+    lock_studies(connection, {row.study_id for row in running})
+    connection.execute(_LOCK_TRIALS, {"ids": [row.trial_id for row in running]})
+    # Some may have been told before they were locked.
+    return workers, connection.execute(_RUNNING, sessions).all()
 
 
 def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
