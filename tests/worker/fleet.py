@@ -90,8 +90,10 @@ class Worker:
         chosen = [] if study is None else ["--study", str(study.manifest)]
         with log.open("ab") as stderr:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "trialfleet.cli.main", "worker"]
-                + [*chosen, "--proxy", proxy, *arguments],
+                [
+                    *(sys.executable, "-m", "trialfleet.cli.main", "worker"),
+                    *(*chosen, "--proxy", proxy, *arguments),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=log.parent,

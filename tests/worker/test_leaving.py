@@ -201,7 +201,8 @@ def test_a_trial_beyond_its_time_limit_has_failed(
     make_study: MakeStudy, start_worker: StartWorker, loop: str, caught: str
 ) -> None:
     if caught:
-        loop = f"try:\n                {loop}\n            except {caught}:\n                return 1.0"
+        indent = "\n" + 12 * " "
+        loop = f"try:{indent}    {loop}{indent}except {caught}:{indent}    return 1.0"
     study = make_study(source(ENDLESS.format(loop=loop)), trials=2, trial_timeout="300ms")
     worker = start_worker(study)
 
