@@ -20,7 +20,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 run: $(STAMP) ## Run the digits example: real data, pruning, a picture of its history
-	$(BIN)/trialfleet run examples/digits/study.yaml --data .trialfleet/digits --parallelism 2
+	@mkdir -p .trialfleet/digits
+	$(BIN)/trialfleet run examples/digits/study.yaml --data .trialfleet/digits --parallelism 2 \
+	  --plot .trialfleet/digits/history.png
 
 test: $(STAMP) ## Run all tests that need no cluster (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
