@@ -1,0 +1,156 @@
+"""One measurement: workers, proxies, parameters; and its figures."""
+
+import multiprocessing
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+
+from benchmarks import counting
+from benchmarks.ways import STUDY, Trialfleet, Way
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.preload"])
+
+
+# A session of PostgreSQL that is idle reports what it counted within ten seconds.
+_REPORTED_S = 10.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    workers: int
+    params: int
+    reports: int = 0
+    proxies: int = 1
+    sampler: str = "RandomSampler"
+    pruner: str = "NopPruner"
+
+    @property
+    def title(self) -> str:
+        """Name the case in a table."""
+        text = f"{self.workers} workers, {self.params} parameters"
+        if self.proxies > 1:
+            text += f", {self.proxies} proxies"
+        if self.reports:
+            text += f", {self.reports} reports"
+        if self.sampler != "RandomSampler":
+            text += f", {self.sampler}"
+        if self.pruner != "NopPruner":
+            text += f", {self.pruner}"
+        return text
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came out, per trial but for the first two."""
+
+    trials: int
+    trials_per_s: float
+    transactions: float
+    statements: float
+    wal_bytes: float
+    rpcs: float
+
+    def plain(self) -> dict[str, float]:
+        """Return the figures for a file."""
+        return {key: round(value, 3) for key, value in asdict(self).items()}
+
+
+class Objective:
+    """Suggests its parameters, reports, returns a number; no work of its own."""
+
+    def __init__(self, params: int, reports: int) -> None:
+        self.params = params
+        self.reports = reports
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        value = sum(trial.suggest_float(f"x{k}", -1, 1) ** 2 for k in range(self.params))
+        for step in range(self.reports):
+            trial.report(value + 1 / (step + 1), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+
+def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, done: Any) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = way.connect(address, f"worker-{k}")
+    sampler = getattr(optuna.samplers, case.sampler)(seed=k)
+    pruner = getattr(optuna.pruners, case.pruner)()
+    gate.wait()
+    calls = way.run(storage, sampler, pruner, Objective(case.params, case.reports), trials)
+    done.put((time.monotonic(), calls))
+    getattr(storage, "close", lambda: None)()
+
+
+def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
+    """Run a case one way on a database of its own."""
+    share = -(-trials // case.workers)
+    trials = share * case.workers
+    database = counting.create_database(url, f"{way.name} {case.title}")
+    with way.serve(database, case.proxies) as addresses:
+        _create_study(way, addresses[0], trials)
+        gate, done = _PROCESSES.Barrier(case.workers + 1), _PROCESSES.Queue()
+        workers = [
+            _PROCESSES.Process(
+                target=_work,
+                args=(way, case, addresses[k % len(addresses)], k, share, gate, done),
+            )
+            for k in range(case.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        while gate.n_waiting < case.workers:
+            time.sleep(0.1)
+        time.sleep(_REPORTED_S)
+        before = counting.read(url)
+        calls_before = way.calls() if isinstance(way, Trialfleet) else None
+        gate.wait()
+        started = time.monotonic()
+        ends = [done.get(timeout=3600) for _ in workers]
+        elapsed = max(end for end, _ in ends) - started
+        rpcs = sum(calls for _, calls in ends)
+        if isinstance(way, Trialfleet) and calls_before is not None:
+            rpcs = (way.calls() - calls_before).total()
+        for worker in workers:
+            worker.join()
+    # Whoever closes its connection reports at once.
+    cost = counting.read(url).since(before)
+    finished = _count(database)
+    assert finished == trials, f"{way.name}: {finished} trials finished of {trials}"
+    return Figures(
+        trials=trials,
+        trials_per_s=trials / elapsed,
+        transactions=cost.transactions / trials,
+        statements=cost.statements / trials,
+        wal_bytes=cost.wal_bytes / trials,
+        rpcs=rpcs / trials,
+    )
+
+
+def _create_study(way: Way, address: str, trials: int) -> None:
+    if isinstance(way, Trialfleet):
+        from trialfleet.client import FleetStorage, StudyDefinition
+
+        with_budget = StudyDefinition(
+            name=STUDY, directions=[StudyDirection.MINIMIZE], trials=trials
+        )
+        tool = FleetStorage(address)
+        tool.ensure_study(with_budget)
+        tool.close()
+    else:
+        storage = way.connect(address, "tool")
+        optuna.create_study(study_name=STUDY, storage=storage)
+
+
+def _count(database: str) -> int:
+    engine = sa.create_engine(database, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        query = sa.text("SELECT count(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')")
+        return int(connection.execute(query).scalar_one())

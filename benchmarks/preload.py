@@ -1,0 +1,14 @@
+"""What every worker has imported before it is forked: start-up is not what is measured."""
+
+import grpc
+import numpy
+import optuna.pruners
+import optuna.samplers
+import optuna.storages
+import psycopg2
+import sqlalchemy.dialects.postgresql.psycopg2
+
+import trialfleet.client
+import trialfleet.worker.loop
+
+__all__ = ["grpc", "numpy", "optuna", "psycopg2", "sqlalchemy", "trialfleet"]
