@@ -17,23 +17,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
-from trialfleet.errors import (
-    SchemaMismatch,
-    SessionGivenUp,
-    StorageUnavailable,
-    StudyEnded,
-)
+from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
 from trialfleet.worker import failure, surroundings
 from trialfleet.worker.failure import Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
-from trialfleet.worker.study import WorkerStudy
+from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
 from trialfleet.worker.watch import Watch
 
 _log = logging.getLogger(__name__)
-
-_NOT_THE_OBJECTIVES = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
-"""Raised by the storage in the middle of an objective, and not the objective's failure."""
 
 
 class End(enum.Enum):
@@ -93,6 +85,7 @@ def run_worker(
     Raises:
         StorageUnavailable: No proxy answered for as long as the client is patient.
         InvalidInput: The checkpoint folder can't be made.
+        NotFound: The study was deleted.
         BaseException: What an objective raised that ``catch`` does not name; its trial has failed.
     """
     with contextlib.ExitStack() as stack:
@@ -162,11 +155,13 @@ class _Worker:
                 self.storage.hand_back(trial._trial_id)
                 _log.info("trial %d handed back", trial.number)
                 raise Leave
-            if interrupt is None and isinstance(error, _NOT_THE_OBJECTIVES):
+            if interrupt is None and isinstance(error, STORAGE_ERRORS):
                 raise error
-            kept = self._tell(trial, self._judge(returned, error, interrupt), started)
+            kept = self._conclude(trial, self._judge(returned, error, interrupt), started)
         except SessionGivenUp:
             kept = False
+        except KeyError as gone:
+            raise NotFound(f"trial {trial.number} is gone: the study was deleted") from gone
         if kept:
             self.trials += 1
             if interrupt is None and error is not None and not isinstance(error, self.catch):
@@ -208,6 +203,15 @@ class _Worker:
         if isinstance(values, str):
             return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
         return values
+
+    def _conclude(
+        self, trial: FrozenTrial, verdict: list[float] | Failure | None, started: float
+    ) -> bool:
+        try:
+            return self._tell(trial, verdict, started)
+        except (ValueError, InvalidInput) as refused:
+            # An attribute that the client took and the storage did not, told late.
+            return self._tell(trial, failure.raised(refused), started)
 
     def _tell(
         self, trial: FrozenTrial, verdict: list[float] | Failure | None, started: float

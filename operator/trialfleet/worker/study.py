@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import optuna
 from optuna import pruners
@@ -11,8 +12,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from trialfleet.client import FleetStorage
-from trialfleet.errors import TrialfleetError
+from trialfleet.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
 from trialfleet.worker import failure
+
+STORAGE_ERRORS: Final = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
+"""Raised by the storage in the middle of an objective or a sampler, and not their failure."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +65,7 @@ class WorkerStudy(optuna.Study):
             self.sampler.after_trial(
                 filtered, frozen, state, None if values is None else list(values)
             )
-        except TrialfleetError:
+        except STORAGE_ERRORS:
             raise
         except Exception as error:
             _log.warning(

@@ -1,5 +1,6 @@
 """Calls a worker's main thread away when a trial's time is over or the worker has to leave."""
 
+import contextlib
 import enum
 import faulthandler
 import logging
@@ -106,13 +107,15 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="trialfleet-watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._receiver, self._sender = socket.socketpair()
-        self._receiver.setblocking(False)
-        self._sender.setblocking(False)
-        self._routing = signals.routed_to(self._sender.fileno(), self._signals)
-        self._routing.__enter__()
-        self._former = signal.signal(_INTERRUPT, self._interrupt)
-        self._thread.start()
+        self._main = threading.get_ident()
+        with contextlib.ExitStack() as stack:
+            self._receiver, self._sender = map(stack.enter_context, socket.socketpair())
+            self._receiver.setblocking(False)
+            self._sender.setblocking(False)
+            stack.enter_context(signals.routed_to(self._sender.fileno(), self._signals))
+            stack.callback(signal.signal, _INTERRUPT, signal.signal(_INTERRUPT, self._interrupt))
+            self._thread.start()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -124,10 +127,7 @@ class Watch:
         self._spell = _Spell(_Phase.AWAY)
         self._send(_STOP)
         self._thread.join()
-        signal.signal(_INTERRUPT, self._former)
-        self._routing.__exit__(None, None, None)
-        self._receiver.close()
-        self._sender.close()
+        self._stack.close()
 
     @property
     def leaving(self) -> bool:
@@ -153,7 +153,7 @@ class Watch:
             faulthandler.dump_traceback_later(limit_s + _TIMEOUT_YIELD_S, exit=True, file=2)
 
     def telling(self) -> type[Interrupt] | None:
-        """From here on only ``Leave`` may be raised, when the grace is over.
+        """From here on only ``Leave`` may be raised, when the grace is long over.
 
         Returns the interrupt that was raised while the trial ran, if any.
         """
@@ -173,12 +173,14 @@ class Watch:
     def _due(self, spell: _Spell, now: float) -> type[Interrupt] | None:
         if spell.phase in (_Phase.STARTING, _Phase.ASKING):
             return Leave if self.leaving else None
-        grace_over = self._grace_over is not None and now >= self._grace_over
+        if spell.phase is _Phase.RUNNING and spell.time_over is not None and now >= spell.time_over:
+            return TrialTimedOut
+        if self._grace_over is None or now < self._grace_over:
+            return None
         if spell.phase is _Phase.RUNNING:
-            if spell.time_over is not None and now >= spell.time_over:
-                return TrialTimedOut
-            return HandBack if grace_over else None
-        if spell.phase is _Phase.TELLING and grace_over:
+            return HandBack
+        # What was handed back or has just ended is told, if that is possible at all.
+        if spell.phase is _Phase.TELLING and now >= self._grace_over + _LEAVE_YIELD_S:
             return Leave
         return None
 
@@ -212,19 +214,21 @@ class Watch:
         yield_s = _TIMEOUT_YIELD_S if due is TrialTimedOut else _LEAVE_YIELD_S
         if spell.phase is _Phase.STARTING:
             yield_s = 0.0
-        if now >= spell.due_since + yield_s and not self._waits_for_storage(spell, due):
+        if due is TrialTimedOut and in_client(sys._current_frames().get(self._main)):
+            spell.due_since = now  # late because no proxy answers, which is not its failure
+        elif now >= spell.due_since + yield_s:
             self._end_process(spell, due)
         if now >= spell.next_signal:
-            signal.pthread_kill(threading.main_thread().ident or 0, _INTERRUPT)
+            signal.pthread_kill(self._main, _INTERRUPT)
             # Python drops an exception that is raised in a finalizer, so one may not do.
             spell.next_signal = now + (_RETRY_S if spell.raised is None else yield_s / 2)
         return _RETRY_S
 
     def _until_due(self, spell: _Spell, now: float) -> float | None:
-        times = [spell.time_over, self._grace_over]
-        if self._grace_over is not None and self._grace_over <= now:
-            times[1] = self._grace_over + LAST_S
-        return min((max(0.0, at - now) for at in times if at is not None), default=None)
+        times = [] if spell.time_over is None else [spell.time_over]
+        if self._grace_over is not None:
+            times += [self._grace_over + later_s for later_s in (0.0, _LEAVE_YIELD_S, LAST_S)]
+        return min((at - now for at in times if at > now), default=None)
 
     def _receive(self, wait_s: float | None) -> bool:
         if not select.select([self._receiver], [], [], wait_s)[0]:
@@ -250,12 +254,6 @@ class Watch:
         else:
             self._grace_over = min(now, self._grace_over or now)
             _log.info("%s again: leaving now", why)
-
-    def _waits_for_storage(self, spell: _Spell, due: type[Interrupt]) -> bool:
-        """Whether the objective is late because no proxy answers, which is not its failure."""
-        if due is not TrialTimedOut:
-            return False
-        return in_client(sys._current_frames().get(threading.main_thread().ident or 0))
 
     def _end_process(self, spell: _Spell, due: type[Interrupt]) -> None:
         overrun = due is TrialTimedOut
