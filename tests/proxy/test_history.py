@@ -291,8 +291,8 @@ def test_idle_logs_are_dropped(database_url: str) -> None:
 
     async def scenario() -> None:
         nonlocal now
-        options = {"idle_s": 10, "clock": lambda: now}
-        async with opened(database_url, **options) as (storage, histories, study):
+        timing: dict[str, Any] = {"idle_s": 10, "clock": lambda: now}
+        async with opened(database_url, **timing) as (storage, histories, study):
             other = await add_study(storage, "other")
             first = await histories.view(study)
             now = 8

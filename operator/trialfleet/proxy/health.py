@@ -4,52 +4,75 @@ import asyncio
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-SERVICES: Final = ("", "trialfleet.v1.TrialFleet", "optuna.StorageService")
+SERVICES: Final = frozenset({"", "trialfleet.v1.TrialFleet", "optuna.StorageService"})
 """The names that a client may ask for; all have the same status."""
 
-_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_SERVING: Final = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse(
+    status=health_pb2.HealthCheckResponse.NOT_SERVING
+)
+_UNKNOWN: Final = health_pb2.HealthCheckResponse(
+    status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+)
 
 
-class Health(health.aio.HealthServicer):
-    """Not serving until it is told otherwise."""
+class Health(health_pb2_grpc.HealthServicer):
+    """Not serving until it is told otherwise.
+
+    Unlike the servicer that comes with gRPC it ends the watching of clients when the server
+    stops; otherwise each of them would hold the stop up until the grace is over. Belongs to one
+    event loop.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._server_status = dict.fromkeys(SERVICES, _NOT_SERVING)
-        self._stopping = asyncio.Event()
         self.serving = False
+        self._stopping = False
+        self._changed = asyncio.Event()
 
-    async def tell(self, serving: bool) -> None:
+    def tell(self, serving: bool) -> None:
         """Set the status of all services; without effect once :meth:`stop` was called."""
-        self.serving = serving and not self._stopping.is_set()
-        for service in SERVICES:
-            await self.set(service, _SERVING if serving else _NOT_SERVING)
+        if serving != self.serving and not self._stopping:
+            self.serving = serving
+            self._wake()
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Tell all clients that the server stops, and end their watching."""
         self.serving = False
-        await self.enter_graceful_shutdown()
-        self._stopping.set()
+        self._stopping = True
+        self._wake()
 
-    async def Watch(
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> None:
-        """Send the status and every change of it.
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: _Context
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the status; NOT_FOUND for an unknown service."""
+        if request.service not in SERVICES:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"no service has the name {request.service!r}"
+            )
+        return self._status(request.service)
 
-        Ends when the server stops: a client that watches must not hold the stop up until the
-        grace is over.
-        """
-        watching = asyncio.ensure_future(super().Watch(request, context))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watching.cancel()
-            stopping.cancel()
-            await asyncio.gather(watching, stopping, return_exceptions=True)
-        await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:
+        """Send the status and every change of it, until the server stops."""
+        last = None
+        while True:
+            changed, stopping = self._changed, self._stopping
+            status = self._status(request.service)
+            if status != last:
+                await context.write(status)
+            if stopping:
+                return
+            last = status
+            await changed.wait()
+
+    def _status(self, service: str) -> health_pb2.HealthCheckResponse:
+        if service not in SERVICES:
+            return _UNKNOWN
+        return _SERVING if self.serving else _NOT_SERVING
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

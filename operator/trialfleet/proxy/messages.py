@@ -15,7 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from trialfleet.errors import InvalidInput
+from trialfleet.errors import InvalidInput, NotFound
 from trialfleet.proxy.batches import moment
 from trialfleet.storage.records import (
     Budget,
@@ -34,6 +34,10 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 
 SESSION_BYTES: Final = 16
 
+# Of Optuna's columns: ids and numbers are 32 bits wide there, and wider on the wire.
+_MAX_INT: Final = 2**31 - 1
+_MAX_SEQUENCE: Final = 2**63 - 1
+
 # Both protocols give Optuna's states Optuna's own numbers.
 _STATES: Final = {state.value: state for state in TrialState}
 _DIRECTIONS: Final[dict[int, StudyDirection]] = {
@@ -44,6 +48,44 @@ _DIRECTION_NUMBERS: Final = {
     StudyDirection.MINIMIZE: pb.MINIMIZE,
     StudyDirection.MAXIMIZE: pb.MAXIMIZE,
 }
+
+
+def study_id(number: int) -> int:
+    """Return a study's id; raise :class:`NotFound` for one that no study can have."""
+    if not 0 < number <= _MAX_INT:
+        raise NotFound(f"no study has the id {number}")
+    return number
+
+
+def trial_id(number: int) -> int:
+    """Return a trial's id; raise :class:`NotFound` for one that no trial can have."""
+    if not 0 < number <= _MAX_INT:
+        raise NotFound(f"no trial has the id {number}")
+    return number
+
+
+def trial_number(number: int) -> int:
+    """Return a trial's number; raise :class:`NotFound` for one that no trial can have."""
+    if not 0 <= number <= _MAX_INT:
+        raise NotFound(f"no study has a trial {number}")
+    return number
+
+
+def trial_ids(numbers: Iterable[int]) -> list[int]:
+    """Return those of the numbers that a trial can have as its id."""
+    return [number for number in numbers if 0 < number <= _MAX_INT]
+
+
+def greater_than(number: int) -> int:
+    """Return the bound that lets the same ids pass and fits an id's column."""
+    return min(max(number, 0), _MAX_INT)
+
+
+def study_name(text: str) -> str:
+    """Return a name to look a study up by."""
+    if "\0" in text:
+        raise InvalidInput(f"name: found {text!r}, accepted: a text without NUL characters")
+    return text
 
 
 def check_json(text: str, path: str) -> str:
@@ -97,8 +139,10 @@ def session(found: bytes, path: str = "session") -> bytes:
 
 def write_id(write: pb.WriteId) -> WriteId:
     """Return the identity of a write, which is required."""
-    if not write.sequence:
-        raise InvalidInput("write.sequence: found 0, accepted: 1 or more")
+    if not 0 < write.sequence <= _MAX_SEQUENCE:
+        raise InvalidInput(
+            f"write.sequence: found {write.sequence}, accepted: 1 to {_MAX_SEQUENCE}"
+        )
     return WriteId(session(write.session, "write.session"), write.sequence)
 
 
@@ -123,7 +167,7 @@ def _intermediate_values(message: pb.Trial | pb.TrialUpdate) -> list[tuple[int, 
 def trial_update(update: pb.TrialUpdate) -> TrialUpdate:
     """Return what a trial gained."""
     return TrialUpdate(
-        trial_id=update.trial_id,
+        trial_id=trial_id(update.trial_id),
         params=[
             Param(p.name, p.value, check_distribution(p.distribution_json)) for p in update.params
         ],

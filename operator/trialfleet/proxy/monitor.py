@@ -72,12 +72,12 @@ class Monitor:
         Raises :class:`~trialfleet.errors.SchemaMismatch`.
         """
         await self._connect()
-        await self._tell(True)
+        self._tell(True)
         connected()
         while True:
             await asyncio.sleep(self._interval_s)
             reachable = await self._reachable()
-            await self._tell(reachable)
+            self._tell(reachable)
             self._histories.drop_idle()
             if self._sweeps.due(reachable=reachable, now_s=monotonic()):
                 await self._sweep()
@@ -102,11 +102,11 @@ class Monitor:
         except TimeoutError:
             return False
 
-    async def _tell(self, serving: bool) -> None:
+    def _tell(self, serving: bool) -> None:
         if serving != self._health.serving:
             name = "serving" if serving else "database away"
             event(_log, logging.INFO if serving else logging.WARNING, name)
-        await self._health.tell(serving)
+        self._health.tell(serving)
 
     async def _sweep(self) -> None:
         try:

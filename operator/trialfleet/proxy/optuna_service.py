@@ -116,7 +116,7 @@ class StorageService:
 
     async def DeleteStudy(self, request: pb.DeleteStudyRequest) -> pb.DeleteStudyReply:
         """Delete a study; NOT_FOUND."""
-        await self._storage.apply(DeleteStudy(request.study_id))
+        await self._storage.apply(DeleteStudy(messages.study_id(request.study_id)))
         self._histories.drop(request.study_id)
         return pb.DeleteStudyReply()
 
@@ -138,7 +138,7 @@ class StorageService:
         self, request: pb.GetStudyIdFromNameRequest
     ) -> pb.GetStudyIdFromNameReply:
         """Return a study's id; NOT_FOUND."""
-        found = await self._storage.studies(name=request.study_name)
+        found = await self._storage.studies(name=messages.study_name(request.study_name))
         if not found:
             raise NotFound(f"no study has the name {request.study_name!r}")
         return pb.GetStudyIdFromNameReply(study_id=found[0].study_id)
@@ -190,7 +190,9 @@ class StorageService:
         """Add a running trial, or a copy of a template; NOT_FOUND."""
         none = request.template_trial_is_none
         template = None if none else _from_trial(request.template_trial)
-        created = await self._storage.apply(CreateTrial(request.study_id, template))
+        created = await self._storage.apply(
+            CreateTrial(messages.study_id(request.study_id), template)
+        )
         assert isinstance(created, TrialCreated)
         return pb.CreateNewTrialReply(trial_id=created.trial_id)
 
@@ -200,14 +202,16 @@ class StorageService:
         """Set a parameter; NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT."""
         distribution = messages.check_distribution(request.distribution)
         param = Param(request.param_name, request.param_value_internal, distribution)
-        await self._write(TrialUpdate(request.trial_id, params=(param,)))
+        await self._write(TrialUpdate(messages.trial_id(request.trial_id), params=(param,)))
         return pb.SetTrialParameterReply()
 
     async def GetTrialIdFromStudyIdTrialNumber(
         self, request: pb.GetTrialIdFromStudyIdTrialNumberRequest
     ) -> pb.GetTrialIdFromStudyIdTrialNumberReply:
         """Return a trial's id; NOT_FOUND."""
-        trial_id = await self._storage.trial_id(request.study_id, request.trial_number)
+        trial_id = await self._storage.trial_id(
+            messages.study_id(request.study_id), messages.trial_number(request.trial_number)
+        )
         return pb.GetTrialIdFromStudyIdTrialNumberReply(trial_id=trial_id)
 
     async def SetTrialStateValues(
@@ -215,7 +219,7 @@ class StorageService:
     ) -> pb.SetTrialStateValuesReply:
         """Set a trial's state and values; NOT_FOUND, FAILED_PRECONDITION."""
         updated = await self._write(
-            TrialUpdate(request.trial_id),
+            TrialUpdate(messages.trial_id(request.trial_id)),
             messages.state(request.state),
             messages.values(request.values),
         )
@@ -226,7 +230,9 @@ class StorageService:
     ) -> pb.SetTrialIntermediateValueReply:
         """Set an intermediate value; NOT_FOUND, FAILED_PRECONDITION."""
         pair = (request.step, request.intermediate_value)
-        await self._write(TrialUpdate(request.trial_id, intermediate_values=(pair,)))
+        await self._write(
+            TrialUpdate(messages.trial_id(request.trial_id), intermediate_values=(pair,))
+        )
         return pb.SetTrialIntermediateValueReply()
 
     async def SetTrialUserAttribute(
@@ -234,7 +240,7 @@ class StorageService:
     ) -> pb.SetTrialUserAttributeReply:
         """Set a user attribute; NOT_FOUND, FAILED_PRECONDITION."""
         pair = (request.key, messages.check_json(request.value, "value"))
-        await self._write(TrialUpdate(request.trial_id, user_attrs=(pair,)))
+        await self._write(TrialUpdate(messages.trial_id(request.trial_id), user_attrs=(pair,)))
         return pb.SetTrialUserAttributeReply()
 
     async def SetTrialSystemAttribute(
@@ -242,25 +248,27 @@ class StorageService:
     ) -> pb.SetTrialSystemAttributeReply:
         """Set a system attribute; NOT_FOUND, FAILED_PRECONDITION."""
         pair = (request.key, messages.check_json(request.value, "value"))
-        await self._write(TrialUpdate(request.trial_id, system_attrs=(pair,)))
+        await self._write(TrialUpdate(messages.trial_id(request.trial_id), system_attrs=(pair,)))
         return pb.SetTrialSystemAttributeReply()
 
     async def GetTrial(self, request: pb.GetTrialRequest) -> pb.GetTrialReply:
         """Return a trial; NOT_FOUND."""
-        (record,) = await self._storage.trials((request.trial_id,))
+        (record,) = await self._storage.trials((messages.trial_id(request.trial_id),))
         return pb.GetTrialReply(trial=_to_trial(record))
 
     async def GetTrials(self, request: pb.GetTrialsRequest) -> bytes:
         """Return a study's trials beyond an id, and those asked for; NOT_FOUND."""
-        included, after = request.included_trial_ids, request.trial_id_greater_than
+        study_id = messages.study_id(request.study_id)
+        after = messages.greater_than(request.trial_id_greater_than)
+        included = messages.trial_ids(request.included_trial_ids)
         reply = bytearray()
-        async for record in scan(self._storage, request.study_id, after, included):
+        async for record in scan(self._storage, study_id, after, included):
             encoded = _to_trial(record).SerializeToString()
             reply += _TRIALS + varint(len(encoded)) + encoded
         return bytes(reply)
 
     async def _study(self, study_id: int) -> StudyRecord:
-        found = await self._storage.studies(study_id=study_id)
+        found = await self._storage.studies(study_id=messages.study_id(study_id))
         if not found:
             raise NotFound(f"no study has the id {study_id}")
         return found[0]
@@ -273,7 +281,7 @@ class StorageService:
     ) -> None:
         value_json = messages.check_json(request.value, "value")
         await self._storage.apply(
-            SetStudyAttribute(request.study_id, request.key, value_json, system)
+            SetStudyAttribute(messages.study_id(request.study_id), request.key, value_json, system)
         )
 
     async def _write(

@@ -129,7 +129,13 @@ class Proxy:
         except BaseException:
             await self._close(0)
             raise
-        event(_log, logging.INFO, "started", address=str(self.address), metrics=str(self.metrics_address or "none"))
+        event(
+            _log,
+            logging.INFO,
+            "started",
+            address=str(self.address),
+            metrics=str(self.metrics_address or "none"),
+        )
         return self
 
     async def run(self, connected: Callable[[], None]) -> None:
@@ -153,7 +159,7 @@ class Proxy:
     async def __aexit__(self, *exc: object) -> None:
         """Finish the calls in flight, within the grace, and close everything."""
         event(_log, logging.INFO, "stopping", calls=self._metrics.waiting)
-        await self._health.stop()
+        self._health.stop()
         self._storage.release()
         await self._close(self._options.grace_s)
         event(_log, logging.INFO, "stopped")

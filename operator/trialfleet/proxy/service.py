@@ -13,7 +13,7 @@ from trialfleet import names
 from trialfleet.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
 from trialfleet.proxy.batches import encode_batch, tag, varint
-from trialfleet.proxy.history import Bound, Cursor, Histories
+from trialfleet.proxy.history import Bound, Cursor, Histories, View
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,
@@ -38,7 +38,7 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 MAX_WAIT_S: Final = 10.0
 """How long an Ask is held at most: a proxy that stops has few calls to finish."""
 
-MAX_TRIALS: Final = 10_000
+MAX_TRIALS: Final = 1000
 """Trials of one GetTrials, and best trials of one Summary."""
 
 # An Ask's or Report's answer is to be quick; History gives what goes beyond.
@@ -92,7 +92,9 @@ class TrialFleet:
 
     async def DeleteStudy(self, request: pb.DeleteStudyRequest) -> pb.Applied:
         """Delete a study."""
-        await self._storage.apply(DeleteStudy(request.study_id, messages.write_id(request.write)))
+        await self._storage.apply(
+            DeleteStudy(messages.study_id(request.study_id), messages.write_id(request.write))
+        )
         self._histories.drop(request.study_id)
         return _APPLIED
 
@@ -101,7 +103,7 @@ class TrialFleet:
         attribute = request.attribute
         await self._storage.apply(
             SetStudyAttribute(
-                request.study_id,
+                messages.study_id(request.study_id),
                 attribute.key,
                 messages.check_json(attribute.value_json, "attribute.value_json"),
                 request.system,
@@ -114,8 +116,8 @@ class TrialFleet:
         """Return studies."""
         selector = request.WhichOneof("selector")
         studies = await self._storage.studies(
-            study_id=request.study_id if selector == "study_id" else None,
-            name=request.name if selector == "name" else None,
+            study_id=messages.study_id(request.study_id) if selector == "study_id" else None,
+            name=messages.study_name(request.name) if selector == "name" else None,
         )
         return pb.ListStudiesReply(studies=map(messages.study, studies))
 
@@ -152,7 +154,7 @@ class TrialFleet:
 
     async def Ask(self, request: pb.AskRequest) -> pb.AskReply | bytes:
         """Open the next trial."""
-        command = OpenTrial(request.study_id, messages.write_id(request.write))
+        command = OpenTrial(messages.study_id(request.study_id), messages.write_id(request.write))
         try:
             opened = await self._storage.open_trial(
                 command, min(request.wait_ms / 1000, MAX_WAIT_S)
@@ -203,7 +205,9 @@ class TrialFleet:
         """Add a trial."""
         template = messages.template(request.template) if request.HasField("template") else None
         write = messages.write_id(request.write)
-        created = await self._storage.apply(CreateTrial(request.study_id, template, write))
+        created = await self._storage.apply(
+            CreateTrial(messages.study_id(request.study_id), template, write)
+        )
         assert isinstance(created, TrialCreated)
         return pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
 
@@ -224,15 +228,18 @@ class TrialFleet:
         asked = len(request.trial_ids) + len(request.numbers)
         if asked > MAX_TRIALS:
             raise InvalidInput(f"trial_ids, numbers: found {asked}, accepted: {MAX_TRIALS} at most")
-        ids = list(request.trial_ids)
-        ids += await asyncio.gather(
-            *(self._storage.trial_id(request.study_id, number) for number in request.numbers)
-        )
+        ids = [messages.trial_id(number) for number in request.trial_ids]
+        numbers = [messages.trial_number(number) for number in request.numbers]
+        if numbers:
+            study_id = messages.study_id(request.study_id)
+            ids += await asyncio.gather(
+                *(self._storage.trial_id(study_id, number) for number in numbers)
+            )
         return _field(_GET_TRIALS, encode_batch(await self._storage.trials(ids)))
 
     async def History(self, request: pb.HistoryRequest) -> AsyncIterator[bytes]:
         """Return what changed since a cursor, in parts."""
-        view = await self._histories.view(request.study_id)
+        view = await self._view(request.study_id)
         for news in view.news(_cursor(request.cursor), _PART):
             yield _field(_PART_NEWS, news)
 
@@ -240,7 +247,7 @@ class TrialFleet:
         """Return a study in a few numbers."""
         if request.best > MAX_TRIALS:
             raise InvalidInput(f"best: found {request.best}, accepted: {MAX_TRIALS} at most")
-        found = await self._storage.summary(request.study_id, request.best)
+        found = await self._storage.summary(messages.study_id(request.study_id), request.best)
         reply = pb.SummaryReply(
             counts=messages.counts(found.counts),
             ended=found.ended,
@@ -251,5 +258,8 @@ class TrialFleet:
         return reply.SerializeToString() + _field(_SUMMARY_BEST, encode_batch(found.best))
 
     async def _news(self, study_id: int, cursor: pb.Cursor) -> bytes:
-        view = await self._histories.view(study_id)
+        view = await self._view(study_id)
         return next(view.news(_cursor(cursor), _BESIDE))
+
+    async def _view(self, study_id: int) -> View:
+        return await self._histories.view(messages.study_id(study_id))
