@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import optuna
 import pytest
@@ -41,11 +42,24 @@ def template(postgres_url: str) -> Iterator[str]:
         admin.execute(sa.text(f"DROP DATABASE {name}"))
 
 
-@pytest.fixture
-def url(postgres_url: str, template: str) -> Iterator[str]:
-    """SQLAlchemy URL of a prepared, empty database of the test's own."""
+@contextmanager
+def _copy(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     with database(postgres_url) as admin:
         admin.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
         yield _url(postgres_url, name)
         admin.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def url(postgres_url: str, template: str) -> Iterator[str]:
+    """SQLAlchemy URL of a prepared, empty database of the test's own."""
+    with _copy(postgres_url, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_url(postgres_url: str, template: str) -> Iterator[str]:
+    """SQLAlchemy URL of a prepared database that the tests of a module share."""
+    with _copy(postgres_url, template) as url:
+        yield url

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -138,11 +138,12 @@ def write(url: str, statement: str, **values: Any) -> None:
 
 
 @asynccontextmanager
-async def held(url: str, lock: str) -> AsyncIterator["Held"]:
-    """Hold the locks that a statement takes, until released or left."""
+async def held(url: str, *locks: str) -> AsyncIterator["Held"]:
+    """Hold the locks that statements take, until released or left."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        connection.execute(sa.text(lock))
+        for lock in locks:
+            connection.execute(sa.text(lock))
         yield Held(url, connection)
 
 
@@ -190,8 +191,8 @@ def recount(url: str, study_id: int) -> Counts:
     return Counts(**{names.get(state, state.lower()): number for state, number in rows})
 
 
-def check(url: str) -> None:
-    """Assert what must hold of every database, whatever was done to it."""
+def check(url: str, only: int | None = None) -> None:
+    """Assert what must hold of every database, or of one study, whatever was done to it."""
     numbers = query(
         url,
         """
@@ -210,7 +211,10 @@ def check(url: str) -> None:
         """,
     )
     assert orphans == [], "no trial runs in a session that has ended"
-    for (study_id,) in query(url, "SELECT study_id FROM studies"):
+    studies = {row[0] for row in query(url, "SELECT study_id FROM studies")}
+    if only is not None:
+        studies &= {only}
+    for study_id in studies:
         rows = query(
             url,
             "SELECT sum(complete), sum(pruned), sum(failed), sum(running), sum(waiting), sum(lost) "
@@ -220,13 +224,15 @@ def check(url: str) -> None:
         assert Counts(*(int(n or 0) for n in rows[0])) == recount(url, study_id)
         lost = "SELECT coalesce(sum(trials), 0) FROM trialfleet_lost WHERE study_id = :study_id"
         assert query(url, lost, study_id=study_id)[0][0] == recount(url, study_id).lost
-    check_best(url)
+    check_best(url, studies)
 
 
-def check_best(url: str) -> None:
-    """Assert that every study's front is the one that Optuna finds."""
+def check_best(url: str, studies: Collection[int]) -> None:
+    """Assert that the fronts are those that Optuna finds."""
     with stock(url) as storage:
         for frozen in storage.get_all_studies():
+            if frozen._study_id not in studies:
+                continue
             rows = query(
                 url,
                 "SELECT trial_id FROM trialfleet_best WHERE study_id = :study_id",

@@ -98,12 +98,13 @@ def test_a_write_that_waited_while_its_trial_changed_hands_is_refused(url: str) 
             await second.start()
             other = await first.open()
             trial = await first.open()
+            handing = first.telling(trial.trial_id, TrialState.WAITING)
             reports = [first.telling(t.trial_id, None, params=[param()]) for t in (other, trial)]
             async with held(url, LOCK_TRIAL) as lock:
                 # One transaction for both, which has looked at the trials when it waits for one.
                 sending = asyncio.create_task(together(url, reports))
                 await lock.waiters(1)
-                await first.tell(trial.trial_id, TrialState.WAITING)
+                await one.apply(handing)
                 assert (await second.open()).trial_id == trial.trial_id
                 lock.release()
                 answers = await sending

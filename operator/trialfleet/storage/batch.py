@@ -8,7 +8,7 @@ import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
 
-from trialfleet.errors import InvalidInput, StorageUnavailable, TrialfleetError
+from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
 from trialfleet.storage.opening import insert_trial, open_trials
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.records import (
@@ -169,7 +169,8 @@ class Writer:
             return [_restored(connection, command, answer)]
         result = self._execute(connection, command)
         if result is not None:
-            finish_once(connection, write, result[0] if isinstance(result, tuple) else result)
+            # Of a tuple the id, of a truth 0 or 1: see _restored.
+            finish_once(connection, write, int(result[0] if isinstance(result, tuple) else result))
         return [result]
 
     def _execute(self, connection: sa.Connection, command: Any) -> Any:
@@ -202,7 +203,10 @@ def _restored(connection: sa.Connection, command: Command, answer: int | None) -
     """Return what the first of two equal writes was answered."""
     if isinstance(command, CreateTrial):
         query = sa.text("SELECT trial_id, number FROM trials WHERE trial_id = :trial_id")
-        return TrialCreated(*connection.execute(query, {"trial_id": answer}).one())
+        row = connection.execute(query, {"trial_id": answer}).first()
+        if row is None:
+            raise NotFound(f"no trial has the id {answer}")
+        return TrialCreated(*row)
     if isinstance(command, WriteTrial):
         return bool(answer)
     return answer

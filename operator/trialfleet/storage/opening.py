@@ -34,8 +34,11 @@ _LOCK_STUDIES: Final = sa.text(
 _SESSIONS: Final = sa.text(
     """
     SELECT s.session_id, u.opened, s.ended_at IS NULL AS alive,
-        (SELECT r.trial_id FROM trialfleet_runs r
-            WHERE r.session_id = s.session_id AND r.opened = u.opened) AS trial_id
+        coalesce(
+            (SELECT r.trial_id FROM trialfleet_runs r
+                WHERE r.session_id = s.session_id AND r.opened = u.opened),
+            (SELECT b.trial_id FROM trialfleet_returns b
+                WHERE b.session_id = s.session_id AND b.opened = u.opened)) AS trial_id
     FROM trialfleet_sessions s
     JOIN unnest(CAST(:sessions AS bytea[]), CAST(:sequences AS bigint[])) AS u (session_id, opened)
         USING (session_id)
@@ -73,10 +76,11 @@ _INSERT: Final = sa.text(
 
 _OWN: Final = sa.text(
     """
-    INSERT INTO trialfleet_runs (trial_id, session_id, opened)
-    SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:sessions AS bytea[]), CAST(:opened AS bigint[]))
+    INSERT INTO trialfleet_runs (trial_id, session_id, opened, sequence)
+    SELECT u.*, u.opened FROM unnest(CAST(:ids AS int[]), CAST(:sessions AS bytea[]),
+        CAST(:opened AS bigint[])) AS u (trial_id, session_id, opened)
     ON CONFLICT (trial_id) DO UPDATE SET session_id = excluded.session_id,
-        opened = excluded.opened, sequence = 0, taken_away = false
+        opened = excluded.opened, sequence = excluded.sequence, taken_away = false
     """
 )
 

@@ -21,7 +21,12 @@ class WriteId(NamedTuple):
     session: bytes
     """16 bytes."""
     sequence: int
-    """Grows with every write of the session, from 1."""
+    """Grows with every write of the session, from 1.
+
+    Writes that open a trial or write to a trial of the session's own may overtake each other;
+    an older one of the same trial is then dropped. All others must be sent one after the other:
+    one that arrives after a later one is refused.
+    """
 
 
 class Param(NamedTuple):

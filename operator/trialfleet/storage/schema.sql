@@ -40,12 +40,23 @@ CREATE INDEX trialfleet_sessions_study ON trialfleet_sessions (study_id) WHERE e
 CREATE TABLE trialfleet_runs (
     trial_id int PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
     session_id bytea NOT NULL,
-    opened bigint NOT NULL,               -- sequence number of the write that opened it
-    sequence bigint NOT NULL DEFAULT 0,   -- of the last report
+    opened bigint NOT NULL,    -- sequence number of the write that opened it
+    sequence bigint NOT NULL,  -- of the last report, or of the opening
     taken_away boolean NOT NULL DEFAULT false,
     lost boolean NOT NULL DEFAULT false,
     UNIQUE (session_id, opened)
 );
+
+-- Runs that were handed back, each with the write that did it: what its worker sends again is
+-- recognized although another runs the trial by then.
+CREATE TABLE trialfleet_returns (
+    session_id bytea,
+    opened bigint,
+    trial_id int NOT NULL REFERENCES trials ON DELETE CASCADE,
+    sequence bigint NOT NULL,
+    PRIMARY KEY (session_id, opened)
+);
+CREATE INDEX trialfleet_returns_trial ON trialfleet_returns (trial_id);
 
 -- The first distribution of each parameter: the one that later ones must be compatible with.
 CREATE TABLE trialfleet_params (

@@ -9,7 +9,7 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import NotFound, SessionGivenUp
+from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp
 from trialfleet.storage.opening import insert_trial, lock_studies
 from trialfleet.storage.reading import read_trials
 from trialfleet.storage.records import (
@@ -59,8 +59,8 @@ _WRITE_ONCE: Final = sa.text(
 )
 _ANSWERED: Final = sa.text(
     """
-    SELECT answer FROM trialfleet_sessions
-    WHERE session_id = :session AND ended_at IS NULL AND sequence >= :sequence
+    SELECT sequence, answer FROM trialfleet_sessions
+    WHERE session_id = :session AND ended_at IS NULL
     """
 )
 _ANSWER: Final = sa.text(
@@ -150,15 +150,20 @@ def begin_once(connection: sa.Connection, write: WriteId) -> tuple[bool, int | N
     """Begin a write of a session that is to be applied once.
 
     Returns whether it is new and, if it is not, the answer of the first time. Raises
-    :class:`SessionGivenUp`.
+    :class:`SessionGivenUp`, and :class:`InvalidInput` for a write older than the last one.
     """
     key = {"session": write.session, "sequence": write.sequence}
     if connection.execute(_WRITE_ONCE, key).first() is not None:
         return True, None
-    row = connection.execute(_ANSWERED, key).first()
+    row = connection.execute(_ANSWERED, {"session": write.session}).first()
     if row is None:
         raise SessionGivenUp("the session was given up or never opened: open another")
-    return False, row[0]
+    if row.sequence != write.sequence:
+        raise InvalidInput(
+            f"write.sequence: found {write.sequence} after {row.sequence} of the same session, "
+            "accepted: numbers that grow"
+        )
+    return False, row.answer
 
 
 def finish_once(connection: sa.Connection, write: WriteId, answer: int) -> None:

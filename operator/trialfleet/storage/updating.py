@@ -24,8 +24,15 @@ _LOCK: Final = sa.text(
 # the rows that it joins as they were before.
 _OWNERS: Final = sa.text(
     """
-    SELECT trial_id, session_id, sequence, taken_away FROM trialfleet_runs
+    SELECT trial_id, session_id, opened, sequence, taken_away FROM trialfleet_runs
     WHERE trial_id = ANY(CAST(:ids AS int[]))
+    """
+)
+
+_RETURNED: Final = sa.text(
+    """
+    SELECT trial_id, session_id, max(sequence) FROM trialfleet_returns
+    WHERE trial_id = ANY(CAST(:ids AS int[])) GROUP BY trial_id, session_id
     """
 )
 
@@ -102,6 +109,14 @@ _HAND_BACK: Final = (
         "UPDATE trialfleet_runs SET taken_away = true WHERE trial_id = ANY(CAST(:ids AS int[]))"
     ),
 )
+_RETURN: Final = sa.text(
+    """
+    INSERT INTO trialfleet_returns (session_id, opened, trial_id, sequence)
+    SELECT r.session_id, r.opened, r.trial_id, u.sequence FROM trialfleet_runs r
+    JOIN unnest(CAST(:ids AS int[]), CAST(:sequences AS bigint[])) AS u (trial_id, sequence)
+    USING (trial_id)
+    """
+)
 
 
 def _stored_value(value: float) -> tuple[float | None, str]:
@@ -128,6 +143,8 @@ class TrialWrites:
     states: dict[int, TrialState] = field(default_factory=dict)
     sequences: dict[int, int] = field(default_factory=dict)
     handed_back: list[int] = field(default_factory=list)
+    returned: dict[int, int] = field(default_factory=dict)
+    """By what write those of ``handed_back`` were whose session lives on."""
 
     def add(
         self,
@@ -186,9 +203,6 @@ class TrialWrites:
                         "texts": list(attrs.values()),
                     },
                 )
-        if self.handed_back:
-            for statement in _HAND_BACK:
-                connection.execute(statement, {"ids": self.handed_back})
         if self.steps:
             stored = [_stored_intermediate(value) for value in self.steps.values()]
             connection.execute(
@@ -199,6 +213,14 @@ class TrialWrites:
                     "values": [value for value, _ in stored],
                     "types": [kind for _, kind in stored],
                 },
+            )
+        if self.handed_back:
+            for statement in _HAND_BACK:
+                connection.execute(statement, {"ids": self.handed_back})
+        if self.returned:
+            connection.execute(
+                _RETURN,
+                {"ids": list(self.returned), "sequences": list(self.returned.values())},
             )
         if self.values:
             stored = [_stored_value(value) for value in self.values.values()]
@@ -232,6 +254,7 @@ def update_trials(
     ids = sorted({command.update.trial_id for command in commands})
     rows = {row.trial_id: row for row in connection.execute(_LOCK, {"ids": ids})}
     owners = {row.trial_id: row for row in connection.execute(_OWNERS, {"ids": list(rows)})}
+    returned = _read_returned(connection, commands, owners)
     studies = {trial_id: row.study_id for trial_id, row in rows.items()}
     distributions.learn(
         connection,
@@ -251,7 +274,8 @@ def update_trials(
                 raise NotFound(f"no trial has the id {command.update.trial_id}")
             distributions.check(connection, row.study_id, command.update.params)
             if isinstance(command, UpdateTrial):
-                _update(writes, command, row, owners.get(row.trial_id))
+                if _owns(command, owners) or not _repeats(command, returned):
+                    _update(writes, command, row, owners)
                 answers.append(None)
             else:
                 answers.append(_write(writes, command, row))
@@ -261,20 +285,58 @@ def update_trials(
     return answers
 
 
+def _owns(command: UpdateTrial, owners: dict[int, sa.Row[Any]]) -> bool:
+    owner = owners.get(command.update.trial_id)
+    return (
+        owner is not None
+        and bytes(owner.session_id) == command.write.session
+        and not owner.taken_away
+    )
+
+
+def _read_returned(
+    connection: sa.Connection,
+    commands: Sequence[UpdateTrial | WriteTrial],
+    owners: dict[int, sa.Row[Any]],
+) -> dict[tuple[int, bytes], int]:
+    """Return the last write by which a session handed a trial back, of those in doubt."""
+    doubtful = {
+        command.update.trial_id
+        for command in commands
+        if isinstance(command, UpdateTrial) and not _owns(command, owners)
+    }
+    if not doubtful:
+        return {}
+    rows = connection.execute(_RETURNED, {"ids": sorted(doubtful)})
+    return {(trial_id, bytes(session)): sequence for trial_id, session, sequence in rows}
+
+
+def _repeats(command: UpdateTrial, returned: dict[tuple[int, bytes], int]) -> bool:
+    """Whether a write came no later than the one that handed its trial back."""
+    return command.write.sequence <= returned.get(
+        (command.update.trial_id, command.write.session), 0
+    )
+
+
 def _update(
-    writes: TrialWrites, command: UpdateTrial, row: sa.Row[Any], owner: sa.Row[Any] | None
+    writes: TrialWrites,
+    command: UpdateTrial,
+    row: sa.Row[Any],
+    owners: dict[int, sa.Row[Any]],
 ) -> None:
-    trial_id = row.trial_id
-    session, sequence = command.write
-    if owner is None or bytes(owner.session_id) != session or owner.taken_away:
+    trial_id, sequence = row.trial_id, command.write.sequence
+    if not _owns(command, owners):
         raise SessionGivenUp(f"trial {trial_id} was taken away from the session")
+    # A report gives way to a newer one. What ends the trial is its last word whatever its number,
+    # unless it is of an earlier run.
+    newest = max(owners[trial_id].sequence, writes.sequences.get(trial_id, 0))
+    if sequence <= (newest if command.state is None else owners[trial_id].opened):
+        return
     state = writes.states.get(trial_id, TrialState[row.state])
     if state != TrialState.RUNNING:
         if command.state not in (None, state):
             raise SessionGivenUp(f"trial {trial_id} was ended by another: {state.name}")
         # Its own session ended it already: this is the same write once more, or an older one.
-        return
-    if sequence <= max(owner.sequence, writes.sequences.get(trial_id, 0)):
         return
     writes.add_update(command.update)
     writes.add(trial_id, values=command.values)
@@ -284,6 +346,7 @@ def _update(
         writes.states[trial_id] = command.state
         if command.state == TrialState.WAITING:
             writes.handed_back.append(trial_id)
+            writes.returned[trial_id] = sequence
 
 
 def _write(writes: TrialWrites, command: WriteTrial, row: sa.Row[Any]) -> bool:
