@@ -10,14 +10,15 @@ from trialfleet.cli.trial_output import write_json
 from trialfleet.local.postgres import has_data
 
 if TYPE_CHECKING:
+    from trialfleet.client import StudyDefinition
     from trialfleet.local.supervisor import Plan
 
 _ADDRESS = "127.0.0.1:PORT"
 
 
-def describe(study: Study, plan: "Plan", *, as_json: bool) -> None:
+def describe(study: Study, definition: "StudyDefinition", plan: "Plan", *, as_json: bool) -> None:
     """Write to standard output what ``plan`` would run; start and write nothing else."""
-    described = _description(study, plan)
+    described = _description(study, definition, plan)
     if as_json:
         write_json(sys.stdout, described)
         return
@@ -30,8 +31,8 @@ def describe(study: Study, plan: "Plan", *, as_json: bool) -> None:
             print(f"{name}: {_text(value)}")
 
 
-def _description(study: Study, plan: "Plan") -> dict[str, Any]:
-    spec, definition = study.spec, plan.definition
+def _description(study: Study, definition: "StudyDefinition", plan: "Plan") -> dict[str, Any]:
+    spec = study.spec
     workforce = plan.workforce(_ADDRESS)
     return {
         "study": study.metadata.name,
@@ -49,7 +50,7 @@ def _description(study: Study, plan: "Plan") -> dict[str, Any]:
             "postgres": _postgres(plan),
             "proxy": shlex.join(plan.proxy("127.0.0.1:0")),
             "workers": workforce.parallelism,
-            "worker": shlex.join(workforce.command("NAME")),
+            "worker": shlex.join(workforce.command),
         },
         "environment": dict(workforce.environment),
     }

@@ -14,13 +14,13 @@ from trialfleet import errors, names
 from trialfleet.api import manifest as manifests
 from trialfleet.api.study import Study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
-from trialfleet.local.attending import attend, interrupts
+from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.failures import Failures
-from trialfleet.local.plan import cluster_only, make_plan
+from trialfleet.local.plan import cluster_only, define, make_plan
 from trialfleet.local.progress import Shown, make_view
 
 if TYPE_CHECKING:
-    from trialfleet.client import Summary
+    from trialfleet.client import StudyDefinition
     from trialfleet.local.supervisor import Fleet, Plan
 
 BEST: int = 5
@@ -44,8 +44,8 @@ class Output(enum.StrEnum):
 class _Run:
     """What one command is to do."""
 
-    file: Path
     study: Study
+    definition: "StudyDefinition"
     plan: "Plan"
     output: Output
     plot: Path | None
@@ -100,23 +100,25 @@ def run(
         "--storage": None if storage is None else hide_password(storage),
         "--plot": plot,
     }
+    definition = define(study, trials)
     plan = make_plan(
         study,
         file,
+        definition,
         folder=data,
         parallelism=parallelism or max(1, study.spec.parallelism),
-        trials=trials,
         storage=storage,
     )
-    this = _Run(file, study, plan, output, plot, _command("run", str(file), options))
+    this = _Run(study, definition, plan, output, plot, _command("run", str(file), options))
     if dry_run:
         from trialfleet.cli.dry_run import describe
 
-        describe(study, plan, as_json=output is Output.JSON)
+        describe(study, definition, plan, as_json=output is Output.JSON)
         return
-    with interrupts():
+    interrupts = Interrupts()
+    with interrupts.handled():
         try:
-            _run(this, console)
+            _run(this, console, interrupts)
         except KeyboardInterrupt:
             raise typer.Exit(errors.EXIT_INTERRUPTED) from None
 
@@ -137,11 +139,11 @@ def _read(file: Path) -> tuple[Study, list[str]]:
     return found[0], notices
 
 
-def _run(this: _Run, console: Console) -> None:
+def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
     from trialfleet.local.supervisor import Fleet
 
     metrics = tuple(objective.name for objective in this.study.spec.objectives)
-    view = make_view(Shown(this.study.metadata.name, metrics, this.plan.definition.trials), console)
+    view = make_view(Shown(this.study.metadata.name, metrics, this.definition.trials), console)
     failures = Failures()
 
     def hear(worker: str, line: str) -> None:
@@ -155,7 +157,7 @@ def _run(this: _Run, console: Console) -> None:
             before = fleet.crew.summary
             if before.counts.counted and not before.ended:
                 view.line(f"going on after {before.counts.counted} finished trials")
-            stopped = attend(fleet, view)
+            stopped = attend(fleet, view, interrupts)
             view.close()
             _finish(this, fleet, failures, console, stopped, time.monotonic() - started)
             ended = fleet.crew.summary
@@ -207,7 +209,7 @@ def _finish(
         }
         write_json(standard.file, result)
         return
-    standard.print(_verdict(this, summary, stopped, seconds), markup=False, soft_wrap=True)
+    standard.print(_verdict(this, fleet, stopped, seconds), markup=False, soft_wrap=True)
     if best:
         standard.print()
         standard.print(table(best, metrics))
@@ -223,8 +225,8 @@ def _finish(
         standard.print(f"go on with: {this.again}", markup=False, soft_wrap=True)
 
 
-def _verdict(this: _Run, summary: "Summary", stopped: bool, seconds: float) -> str:
-    counts = summary.counts
+def _verdict(this: _Run, fleet: "Fleet", stopped: bool, seconds: float) -> str:
+    counts = fleet.crew.summary.counts
     parts = [
         f"{count} {word}"
         for count, word in (
@@ -236,12 +238,14 @@ def _verdict(this: _Run, summary: "Summary", stopped: bool, seconds: float) -> s
         )
         if count
     ]
-    total = this.plan.definition.trials
+    total = this.definition.trials
     share = f"{counts.counted} trials" if total is None else f"{counts.counted} of {total} trials"
     text = f"{this.study.metadata.name}: {share} ({', '.join(parts) or 'none'})"
     if stopped:
         return f"{text}; stopped after {seconds:.1f} s"
-    why = _ENDED.get(summary.ended, "there is nothing more to try")
+    why = _ENDED.get(fleet.crew.summary.ended, "it was stopped")
+    if fleet.crew.was_stopped:
+        why = "the sampler or the objective has stopped it"
     return f"{text} in {seconds:.1f} s; {why}"
 
 

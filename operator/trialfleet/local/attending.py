@@ -16,55 +16,69 @@ REFRESH_S: Final = 0.25
 KILL_AFTER_S: Final = WORKER_GRACE_S + 8.0
 """A worker that is asked to leave ends itself before that, unless it can't run any more."""
 
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does: raise ``KeyboardInterrupt``. Main thread only."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = {number: signal.signal(number, interrupt) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+_STEPS: Final = 3
+"""Ctrl-C once lets trials finish, twice hands them back, three times kills the workers."""
 
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+class Interrupts:
+    """Counts Ctrl-C, SIGTERM and SIGHUP while a fleet is attended; else they raise.
+
+    Counted, they can't come in between where something is being ended in order.
+    """
+
+    def __init__(self) -> None:
+        self.counting = False
+        self.count = 0
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the signals; main thread only."""
+        ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        former = {number: signal.signal(number, self._handle) for number in ending}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.counting or self.count >= _STEPS:
+            raise KeyboardInterrupt
+        self.count += 1
 
 
-def attend(fleet: Fleet, view: View) -> bool:
+def attend(fleet: Fleet, view: View, interrupts: Interrupts) -> bool:
     """Show a fleet's progress until all its workers have ended; return whether it was stopped.
 
-    The first Ctrl-C lets running trials finish, the second has them handed back, the third
-    kills the workers. Raises what ended the fleet, if it was an error.
+    Raises what ended the fleet, if it was an error.
     """
-    asked = 0
+    interrupts.counting = True
+    done = 0
     kill_at = float("inf")
-    while True:
-        try:
-            while not fleet.crew.join(REFRESH_S):
-                view.update(fleet.crew.summary, fleet.crew.running)
-                if time.monotonic() > kill_at:
-                    fleet.crew.kill()
-            break
-        except KeyboardInterrupt:
-            asked += 1
-            if asked == 1:
+    while not fleet.crew.join(REFRESH_S):
+        view.update(fleet.crew.summary, fleet.crew.running)
+        if time.monotonic() > kill_at:
+            fleet.crew.kill()
+        while done < interrupts.count:
+            done += 1
+            if done == 1:
                 kill_at = time.monotonic() + KILL_AFTER_S
-                view.line(
-                    f"stopping: running trials get {WORKER_GRACE_S:.0f} s to finish, then they "
-                    "are handed back; Ctrl-C again to hand them back now"
-                )
-                fleet.crew.leave()
-            elif asked == 2:
-                view.line("handing the running trials back; Ctrl-C again to kill the workers")
-                fleet.crew.leave()
-            else:
-                fleet.crew.kill()
+            _step(fleet, view, done)
     if fleet.crew.error is not None:
         raise fleet.crew.error
     view.update(fleet.crew.look(), 0)
-    return asked > 0
+    return interrupts.count > 0
+
+
+def _step(fleet: Fleet, view: View, step: int) -> None:
+    if step == 1:
+        view.line(
+            f"stopping: running trials get {WORKER_GRACE_S:.0f} s to finish, then they are handed "
+            "back; Ctrl-C again to hand them back now"
+        )
+        fleet.crew.leave()
+    elif step == 2:
+        view.line("handing the running trials back; Ctrl-C again to kill the workers")
+        fleet.crew.leave()
+    else:
+        fleet.crew.kill()

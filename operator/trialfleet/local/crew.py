@@ -1,5 +1,6 @@
 """The workers of a local run: each is watched, and what it leaves is taken care of."""
 
+import dataclasses
 import math
 import os
 import platform
@@ -7,17 +8,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from trialfleet import errors
+from trialfleet import errors, names
 from trialfleet.local import exits
 from trialfleet.local.exits import Fate, Verdict
 from trialfleet.local.processes import Child, Reaper
 
 if TYPE_CHECKING:
-    from trialfleet.client import FleetStorage, Summary
+    from trialfleet.client import FleetStorage, StudyDefinition, Summary
 
 FRUITLESS_DEATHS: Final = 10
 """So many workers that die in a row without a trial finished end the run, or two for each
@@ -35,14 +35,14 @@ RANK: Final = 0
 _LONGEST_PAUSE_S: Final = 30.0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Workforce:
     """How many workers there are, and what one is."""
 
     parallelism: int
-    command: Callable[[str], Sequence[str]]
-    """From a worker's name to its command line."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str]
+    """Of a worker, whose name is in its environment."""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
     """Their current folder; absent: the supervisor's."""
 
@@ -59,6 +59,7 @@ class Crew:
         self,
         workforce: Workforce,
         client: "FleetStorage",
+        definition: "StudyDefinition",
         study_id: int,
         reaper: Reaper,
         *,
@@ -70,11 +71,15 @@ class Crew:
         self.stopping = threading.Event()
         self.error: errors.TrialfleetError | None = None
         """Why the crew stopped by itself although there may be more to do."""
+        self.was_stopped = False
+        """Whether the sampler, the objective or the user has stopped the study in order."""
         self._client = client
+        self._definition = definition
         self._study_id = study_id
         self._on_output = on_output
         self._on_event = on_event
         self._telling = threading.Lock()
+        self._winding = threading.Lock()
         self._changed = threading.Condition()
         self._deaths = 0
         self._crashed_trials = 0
@@ -116,6 +121,19 @@ class Crew:
     def kill(self) -> None:
         """End the workers and all that they started; what they ran is lost and retried."""
         self._stop(signal.SIGKILL)
+
+    def wind_down(self) -> None:
+        """Let the running trials finish, and open no more; nothing if the study has ended."""
+        with self._winding:
+            summary = self.look()
+            if summary.ended:
+                return
+            counts = summary.counts
+            last = dataclasses.replace(
+                self._definition, trials=max(1, counts.counted + counts.running)
+            )
+            self._client.ensure_study(last)
+            self.was_stopped = True
 
     def close(self) -> None:
         """Kill what still runs; return when all has ended."""
@@ -275,10 +293,14 @@ class _Slot(threading.Thread):
         crew = self._crew
         oom_kills = exits.oom_kills()
         self._child = Child(
-            crew.workforce.command(self._worker),
+            crew.workforce.command,
             reaper=crew.reaper,
             rank=RANK,
-            environment={**os.environ, **crew.workforce.environment},
+            environment={
+                **os.environ,
+                **crew.workforce.environment,
+                names.ENV_WORKER: self._worker,
+            },
             on_line=self._hear,
             folder=crew.workforce.folder,
         )
@@ -293,7 +315,12 @@ class _Slot(threading.Thread):
             raise errors.InvalidInput(self._last_line)
         self.flush()
         was_open = crew.bury(self._worker, verdict)
-        if crew.stopping.is_set() or (verdict.fate is Fate.DONE and not was_open):
+        if verdict.fate is Fate.DONE and not was_open:
+            # A worker alone knows when the sampler has tried everything, or the objective
+            # has stopped the study; the budget tells the others.
+            crew.wind_down()
+            return False
+        if crew.stopping.is_set():
             return False
         return not crew.stopping.wait(0.0 if verdict.fate is Fate.LEFT else crew.pause_s(verdict))
 

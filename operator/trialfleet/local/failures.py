@@ -1,11 +1,26 @@
-"""Failed trials in few lines: each message once, with how often it came."""
+"""Failed trials: told in few lines, and told from lost ones."""
 
 import re
 import threading
 from typing import Final
 
+from optuna.trial import FrozenTrial, TrialState
+
+from trialfleet import names
+
 SHOWN: Final = 5
 """So many different messages are told at once; the rest is in the count at the end."""
+
+_OWN_DOING: Final = frozenset(
+    {
+        names.REASON_OBJECTIVE_RAISED,
+        names.REASON_OBJECTIVE_RETURNED,
+        names.REASON_TRIAL_TIMEOUT,
+        names.REASON_CRASHED,
+        names.REASON_OOM_KILLED,
+    }
+)
+"""Reasons of trials that count as failed."""
 
 _FAILED: Final = re.compile(r"trial (\d+) failed: (.*)")
 
@@ -42,3 +57,9 @@ class Failures:
             for message, numbers in often
             if len(numbers) > 1
         ][:SHOWN]
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial was taken away with its worker, rather than failed by itself."""
+    reason = trial.system_attrs.get(names.ATTR_REASON)
+    return trial.state is TrialState.FAIL and reason is not None and reason not in _OWN_DOING

@@ -47,10 +47,10 @@ def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
 def make_plan(
     study: "Study",
     manifest: Path,
+    definition: "StudyDefinition",
     *,
     folder: Path,
     parallelism: int,
-    trials: int | None = None,
     storage: str | None = None,
 ) -> Plan:
     """Return the plan of a local run.
@@ -70,10 +70,10 @@ def make_plan(
             names.ENV_PROXY: address,
             names.ENV_CHECKPOINT_ROOT: str((folder / "checkpoints").absolute()),
         }
-        return Workforce(parallelism, lambda worker: worker_command(manifest, worker), environment)
+        return Workforce(parallelism, worker_command(manifest), environment)
 
     return Plan(
-        definition=define(study, trials),
+        define=lambda client: definition,
         folder=folder,
         proxy=proxy_command,
         workforce=workforce,
@@ -86,10 +86,10 @@ def proxy_command(address: str) -> Sequence[str]:
     return [*TRIALFLEET, "proxy", "--listen", address]
 
 
-def worker_command(manifest: Path, worker: str) -> Sequence[str]:
+def worker_command(manifest: Path) -> Sequence[str]:
     """Return the command line of a worker; the proxy's address is in its environment."""
     return [
-        *(*TRIALFLEET, "worker", "--study", str(manifest), "--worker", worker),
+        *(*TRIALFLEET, "worker", "--study", str(manifest)),
         *("--grace", f"{WORKER_GRACE_S:g}", "--log-level", "warning"),
     ]
 

@@ -167,5 +167,6 @@ class LiveView:
 
 
 def make_view(shown: Shown, console: Console) -> View:
-    """Return the view that suits a console: live on a terminal, else plain."""
-    return LiveView(shown, console) if console.is_terminal else PlainView(shown, console)
+    """Return the view that suits a console: live on a terminal or in a notebook, else plain."""
+    live = console.is_terminal or console.is_jupyter
+    return LiveView(shown, console) if live else PlainView(shown, console)

@@ -26,7 +26,8 @@ ORPHAN_GRACE_S: Final = 5.0
 class Plan:
     """What a local run consists of."""
 
-    definition: "StudyDefinition"
+    define: Callable[["FleetStorage"], "StudyDefinition"]
+    """Says what the study is, when the storage is there."""
     folder: Path
     """Of all local data: PostgreSQL's, checkpoints, logs."""
     proxy: Callable[[str], Sequence[str]]
@@ -115,10 +116,11 @@ class Fleet:
             postgres.wait()
         self.address = proxy.wait()
         importing.join()
-        self._open_study(stack)
+        definition = self._open_study(stack)
         self.crew = Crew(
             plan.workforce(self.address),
             self.client,
+            definition,
             self.study_id,
             reaper,
             on_output=self._on_output,
@@ -127,12 +129,14 @@ class Fleet:
         stack.callback(self.crew.close)
         self.crew.start()
 
-    def _open_study(self, stack: contextlib.ExitStack) -> None:
+    def _open_study(self, stack: contextlib.ExitStack) -> "StudyDefinition":
         from trialfleet.client import FleetStorage
 
         self.client = FleetStorage(self.address)
         stack.callback(self.client.close)
-        self.study_id, self.created = self.client.ensure_study(self._plan.definition)
+        definition = self._plan.define(self.client)
+        self.study_id, self.created = self.client.ensure_study(definition)
+        return definition
 
 
 def _import_client() -> None:

@@ -1,0 +1,350 @@
+"""``trialfleet.optimize``: an objective in worker processes, from a script or a notebook."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import pickle
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cloudpickle
+import optuna
+from optuna.pruners import BasePruner, MedianPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial
+from rich.console import Console
+
+from trialfleet import errors, names
+from trialfleet.client import FleetStorage, StudyDefinition, Summary
+from trialfleet.local import optimize_worker
+from trialfleet.local.crew import Workforce
+from trialfleet.local.failures import is_lost
+from trialfleet.local.plan import proxy_command, share_of_cores
+from trialfleet.local.progress import Shown, View, make_view
+from trialfleet.local.supervisor import Fleet, Plan
+
+Objective = Callable[[Trial], float | Sequence[float]]
+Callback = Callable[[optuna.Study, FrozenTrial], None]
+
+POLL_S: Final = 0.05
+
+RETRIES: Final = 3
+"""Of a trial whose process was killed from outside."""
+
+
+class WorkerTraceback(Exception):
+    """Where an objective raised in its worker process: the cause of what the caller gets."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}"
+
+
+class _Prints(View):
+    """Shows no progress, only what workers write."""
+
+    def update(self, summary: Summary, workers: int) -> None:
+        """See :class:`View`."""
+
+    def line(self, text: str) -> None:
+        """See :class:`View`."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """See :class:`View`."""
+
+
+class _CallersStudy(optuna.Study):
+    """The study as callbacks see it; Optuna's own ``stop`` wants Optuna's own loop."""
+
+    def __init__(self, *args: Any, on_stop: Callable[[], None]) -> None:
+        super().__init__(*args)
+        self._on_stop = on_stop
+
+    def stop(self) -> None:
+        self._on_stop()
+
+
+def optimize(
+    objective: Objective,
+    n_trials: int | None = None,
+    *,
+    n_jobs: int = 1,
+    timeout: float | None = None,
+    catch: Iterable[type[Exception]] | type[Exception] = (),
+    callbacks: Iterable[Callback] | None = None,
+    show_progress_bar: bool = False,
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
+    direction: str | StudyDirection | None = None,
+    directions: Sequence[str | StudyDirection] | None = None,
+    study_name: str | None = None,
+    storage: str | None = None,
+) -> optuna.Study:
+    """Optimize an objective in worker processes; there is no storage to set up.
+
+    The objective may be defined anywhere, in a script or a notebook, as a closure or a lambda:
+    it is pickled by value where it can't be imported. Each worker process has its own copy of
+    it and of the sampler; what an objective changes outside the trial stays in its process.
+
+    Args:
+        objective: Is called with each trial and returns its value, or one value for each
+            direction; raises ``optuna.TrialPruned`` for a trial that is given up.
+        n_trials: So many trials are run, beyond those that a storage already holds. None:
+            until ``timeout``, or a callback or the objective calls ``study.stop()``.
+        n_jobs: Worker processes; -1 for one on each core.
+        timeout: Seconds after which no new trial is begun; running ones finish.
+        catch: Exceptions of the objective that only fail their trial. Any other one ends the
+            run and is raised here.
+        callbacks: Each is called with the study and each finished trial, one after the other
+            in this thread, and may call ``study.stop()``.
+        show_progress_bar: Whether to show one.
+        sampler: Seeded as given in the first worker, and by itself in each further one: with
+            one job and a seed, trials are those of Optuna with that seed.
+        pruner: As in ``optuna.create_study``.
+        direction: As in ``optuna.create_study``.
+        directions: As in ``optuna.create_study``.
+        study_name: Name of the study; one is made up if absent.
+        storage: URL of a PostgreSQL database to keep the trials in. Absent: they are in the
+            returned study only.
+
+    Returns:
+        An ordinary study with all trials: in memory, or of the storage.
+
+    Raises:
+        BaseException: What the objective raised, with ``WorkerTraceback`` as its cause; what a
+            callback raised; ``KeyboardInterrupt``.
+        ValueError: An argument is out of its range.
+        TrialfleetError: The objective can't be pickled or loaded, the storage can't be used, or
+            worker processes die one after the other.
+    """
+    if optimize_worker.ENV_LOADING in os.environ:
+        raise RuntimeError(
+            "trialfleet.optimize is called by a module that a worker imports for its objective; "
+            "call it under: if __name__ == '__main__':"
+        )
+    jobs = (os.cpu_count() or 1) if n_jobs == -1 else n_jobs
+    if jobs < 1:
+        raise ValueError(f"n_jobs: found {n_jobs}, accepted: 1 or more, or -1")
+    if n_trials is not None and n_trials < 1:
+        raise ValueError(f"n_trials: found {n_trials}, accepted: 1 or more, or None")
+    run = _Run(
+        name=study_name if study_name is not None else f"study-{uuid.uuid4().hex[:12]}",
+        directions=_directions(direction, directions),
+        sampler=sampler if sampler is not None else TPESampler(),
+        pruner=pruner if pruner is not None else MedianPruner(),
+        trials=n_trials,
+        timeout_s=timeout,
+        callbacks=list(callbacks or ()),
+        show_progress_bar=show_progress_bar,
+        storage=storage,
+    )
+    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+    with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        assignment = optimize_worker.Assignment(
+            run.name, objective, run.sampler, run.pruner, caught
+        )
+        write_assignment(assignment, folder / "assignment")
+        return run(folder, jobs)
+
+
+@dataclasses.dataclass
+class _Run:
+    name: str
+    directions: list[StudyDirection]
+    sampler: BaseSampler
+    pruner: BasePruner
+    trials: int | None
+    timeout_s: float | None
+    callbacks: list[Callback]
+    show_progress_bar: bool
+    storage: str | None
+    stopped: bool = False
+
+    def __call__(self, folder: Path, jobs: int) -> optuna.Study:
+        """Run workers until there is no more to do, and return the study."""
+        plan = Plan(
+            define=self._define,
+            folder=folder,
+            proxy=proxy_command,
+            workforce=lambda address: _workforce(address, folder, jobs),
+            storage=self.storage,
+        )
+        view: View = _Prints()
+        if self.show_progress_bar:
+            view = make_view(Shown(self.name, self._metrics(), self.trials), Console(stderr=True))
+        with (
+            contextlib.closing(view),
+            Fleet(
+                plan, on_output=lambda worker, line: view.line(line), on_event=view.line
+            ) as fleet,
+        ):
+            self._attend(fleet, view)
+            if fleet.crew.error is not None:
+                raise_failure(folder, fleet.crew.error)
+            if self.storage is None:
+                return copy_study(fleet.client, self.name, self.sampler, self.pruner)
+        assert self.storage is not None
+        return optuna.load_study(
+            study_name=self.name,
+            storage=RDBStorage(self.storage),
+            sampler=self.sampler,
+            pruner=self.pruner,
+        )
+
+    def _define(self, client: FleetStorage) -> StudyDefinition:
+        trials = self.trials
+        with contextlib.suppress(KeyError):
+            counts = client.summary(client.get_study_id_from_name(self.name)).counts
+            trials = None if trials is None else trials + counts.counted
+        return StudyDefinition(
+            name=self.name, directions=self.directions, trials=trials, retries=RETRIES
+        )
+
+    def _metrics(self) -> tuple[str, ...]:
+        return ("value",) * len(self.directions)
+
+    def _attend(self, fleet: Fleet, view: View) -> None:
+        """Call callbacks and show progress until all workers have ended."""
+        began = time.time()
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        study = _CallersStudy(
+            self.name, fleet.client, self.sampler, self.pruner, on_stop=self._stop
+        )
+        while True:
+            ended = fleet.crew.join(POLL_S)
+            if fleet.crew.error is not None:
+                return
+            for trial in self._finished(fleet, began):
+                for callback in self.callbacks:
+                    callback(study, trial)
+            view.update(fleet.crew.summary, fleet.crew.running)
+            if ended:
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                self._stop()
+            if self.stopped and not fleet.crew.was_stopped:
+                fleet.crew.wind_down()
+
+    def _finished(self, fleet: Fleet, began: float) -> Iterator[FrozenTrial]:
+        """Yield the trials that have finished since the last time; not those of earlier runs."""
+        if not self.callbacks:
+            return
+        for trial in fleet.client.news(fleet.study_id):
+            completed = trial.datetime_complete
+            earlier = completed is not None and completed.timestamp() < began
+            if not earlier and not is_lost(trial):
+                yield trial
+
+    def _stop(self) -> None:
+        self.stopped = True
+
+
+def write_assignment(assignment: optimize_worker.Assignment, file: Path) -> None:
+    """Pickle the objective and all that a worker needs beside it.
+
+    Raises ``InvalidInput`` if that is not possible.
+    """
+    try:
+        with by_value(assignment.objective):
+            pickled = cloudpickle.dumps(assignment)
+    except Exception as error:
+        raise errors.InvalidInput(
+            f"the objective, the sampler or the pruner can't be pickled: {error}"
+        ) from error
+    file.write_bytes(pickle.dumps(sys.path) + pickled)
+
+
+@contextlib.contextmanager
+def by_value(objective: Callable[..., object]) -> Iterator[None]:
+    """Have the objective's module pickled by value if a worker could not import it.
+
+    That is a module that no import would find, or that is itself being imported right now:
+    imported again in a worker, it would call ``optimize`` again.
+    """
+    name = getattr(objective, "__module__", None) or type(objective).__module__
+    module = sys.modules.get(name)
+    if module is None or name == "__main__" or _is_importable(module):
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def copy_study(
+    client: FleetStorage, name: str, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
+    """Return a study in memory with all that a storage holds of one."""
+    source = client.get_study_id_from_name(name)
+    storage = InMemoryStorage()
+    target = storage.create_new_study(client.get_study_directions(source), name)
+    for key, value in client.get_study_user_attrs(source).items():
+        storage.set_study_user_attr(target, key, value)
+    for key, value in client.get_study_system_attrs(source).items():
+        storage.set_study_system_attr(target, key, value)
+    trials = client.get_all_trials(source, deepcopy=False)
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        storage.create_new_trial(target, template_trial=trial)
+    return optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+
+
+def raise_failure(folder: Path, error: errors.TrialfleetError) -> None:
+    """Raise what ended the workers: the objective's own exception, or else ``error``."""
+    left = sorted(folder.glob(optimize_worker.FAILURE_GLOB), key=lambda file: file.stat().st_mtime)
+    if not left:
+        raise error
+    told: optimize_worker.ObjectiveFailure = pickle.loads(left[0].read_bytes())
+    cause = WorkerTraceback(told.traceback)
+    raised: BaseException = errors.TrialfleetError(f"the objective raised {told.message}")
+    if told.exception:
+        # Some exceptions can be pickled but not unpickled.
+        with contextlib.suppress(Exception):
+            raised = pickle.loads(told.exception)
+    raise raised from cause
+
+
+def _workforce(address: str, folder: Path, jobs: int) -> Workforce:
+    command = [sys.executable, "-m", optimize_worker.__name__, str(folder / "assignment")]
+    return Workforce(
+        parallelism=jobs,
+        command=command,
+        environment={**share_of_cores(jobs, os.environ), names.ENV_PROXY: address},
+    )
+
+
+def _directions(
+    direction: str | StudyDirection | None, directions: Sequence[str | StudyDirection] | None
+) -> list[StudyDirection]:
+    if direction is not None and directions is not None:
+        raise ValueError("direction and directions: found both, accepted: one of them")
+    given = list(directions) if directions is not None else [direction or "minimize"]
+    if not given:
+        raise ValueError("directions: found none, accepted: one or more")
+    try:
+        return [d if isinstance(d, StudyDirection) else StudyDirection[d.upper()] for d in given]
+    except KeyError as error:
+        raise ValueError(
+            f"direction: found {error.args[0].lower()!r}, accepted: minimize or maximize"
+        ) from None
+
+
+def _is_importable(module: Any) -> bool:
+    spec = getattr(module, "__spec__", None)
+    if spec is None or getattr(spec, "_initializing", False):
+        return False
+    try:
+        found = importlib.util.find_spec(module.__name__)
+    except (ImportError, ValueError):
+        return False
+    return found is not None and found.origin == spec.origin
