@@ -1,0 +1,119 @@
+"""``trialfleet operator``."""
+
+import asyncio
+import enum
+import logging
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from trialfleet.controller import operator as process
+from trialfleet.controller.options import IMAGE, WORKER_IMAGE, Options
+
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Level(enum.StrEnum):
+    """Which lines are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+
+
+def operator(
+    namespace: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            envvar="TRIALFLEET_NAMESPACE",
+            show_envvar=True,
+            help="Look after this namespace only; all if absent.",
+        ),
+    ] = "",
+    image: Annotated[
+        str,
+        typer.Option(
+            metavar="IMAGE",
+            envvar="TRIALFLEET_IMAGE",
+            show_envvar=True,
+            help="Image of proxies and PostgreSQL: this operator's own.",
+        ),
+    ] = f"{IMAGE}:latest",
+    worker_image: Annotated[
+        str,
+        typer.Option(
+            metavar="IMAGE",
+            envvar="TRIALFLEET_WORKER_IMAGE",
+            show_envvar=True,
+            help="Image of workers whose template names none.",
+        ),
+    ] = f"{WORKER_IMAGE}:latest",
+    image_pull_policy: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            envvar="TRIALFLEET_IMAGE_PULL_POLICY",
+            help="For the two images: Always, IfNotPresent or Never.",
+        ),
+    ] = "",
+    image_pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Secret to pull the two images with; may be repeated."),
+    ] = None,
+    network_policies: Annotated[
+        bool, typer.Option(help="Make NetworkPolicies for PostgreSQL and proxies.")
+    ] = True,
+    home: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE",
+            envvar="POD_NAMESPACE",
+            show_envvar=True,
+            help="The operator's own namespace, where it keeps its key.",
+        ),
+    ] = "",
+    key_secret: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Secret of the key that passwords are derived from; made if absent.",
+        ),
+    ] = "trialfleet-operator",
+    liveness: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Serve liveness probes: http://0.0.0.0:8080/healthz."),
+    ] = "",
+    log_level: Annotated[
+        Level, typer.Option(help="Which lines are logged, on standard error.")
+    ] = Level.INFO,
+) -> None:
+    """Run studies in a cluster: make what they need, watch over it, tell how far they are.
+
+    Logs in as a pod's service account, else by the kubeconfig.
+    """
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # It tells of every call of a handler.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.root.level))
+    options = Options(
+        namespace=namespace,
+        image=image,
+        worker_image=worker_image,
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=tuple(image_pull_secret or ()),
+        network_policies=network_policies,
+        home=home or _own_namespace(),
+        key_secret=key_secret,
+    )
+    asyncio.run(process.run(options, liveness=liveness or None))
+
+
+def _own_namespace() -> str:
+    try:
+        return _NAMESPACE_FILE.read_text().strip()
+    except OSError:
+        return os.environ.get("TRIALFLEET_NAMESPACE") or "default"

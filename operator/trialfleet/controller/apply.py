@@ -1,0 +1,213 @@
+"""Apply: bring about what a plan says, with as few requests as possible."""
+
+import datetime
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from trialfleet import names
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.cluster import Cluster, ClusterError
+from trialfleet.controller.conditions import timestamp
+from trialfleet.controller.kinds import EVENT, kind_of
+from trialfleet.controller.memory import Memory
+from trialfleet.controller.observed import Subject
+from trialfleet.controller.plan import Note, Removal
+from trialfleet.controller.store import Store
+
+_log = logging.getLogger(__name__)
+
+STATUS_EVERY: Final = datetime.timedelta(seconds=2)
+"""Between two writes of the status of a study that runs, unless more than numbers has changed."""
+
+
+class NameTaken(Exception):
+    """An object of that name exists and is another's."""
+
+
+class Applier:
+    """Writes to the cluster, and takes note in the store of what came back.
+
+    What the API server writes differently from how it was sent (``0.5`` becomes ``500m``) would
+    look like a change made by somebody else for ever: it is compared once and remembered.
+    """
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        self._cluster = cluster
+        self._store = store
+        self._same: dict[str, tuple[str, str]] = {}
+
+    async def ensure(self, subject: Subject, objects: Sequence[Object]) -> None:
+        """Create or change objects that are not as wanted.
+
+        Raises :class:`NameTaken` for one that is not the subject's.
+        """
+        for wanted in objects:
+            metadata = wanted["metadata"]
+            live = self._store.get(wanted["kind"], metadata["namespace"], metadata["name"])
+            if live is None:
+                await self._begin(subject, wanted)
+            elif "deletionTimestamp" in live["metadata"]:
+                # Its end wakes the operator again.
+                continue
+            elif not owned_by(live, subject.uid):
+                raise NameTaken(_taken(wanted))
+            elif not self._is_as_wanted(wanted, live):
+                _log.info(
+                    "%s %s/%s: change %s %s",
+                    *(subject.kind, subject.namespace, subject.name),
+                    *(wanted["kind"], metadata["name"]),
+                )
+                self._note(wanted, await self._cluster.apply(wanted))
+
+    async def create_once(
+        self, subject: Subject, objects: Sequence[Object], memory: Memory, *, again: bool
+    ) -> None:
+        """Create objects that are not there; what is there is left as it is.
+
+        ``again``: even if they were there once, because a pod says that it misses something.
+        """
+        for wanted in objects:
+            name = wanted["metadata"]["name"]
+            if again or name not in memory.created:
+                await self._cluster.create(wanted)
+                memory.created.add(name)
+
+    async def remove(self, subject: Subject, removals: Sequence[Removal]) -> None:
+        """Delete objects."""
+        for removal in removals:
+            kind = kind_of(removal.api_version, removal.kind)
+            await self._cluster.delete(
+                kind, subject.namespace, removal.name, removal.uid, force=removal.force
+            )
+
+    async def write_status(
+        self, subject: Subject, status: Mapping[str, Any], memory: Memory, now: datetime.datetime
+    ) -> None:
+        """Write a status if it differs from what was read."""
+        if status == subject.status:
+            return
+        kind = kind_of(names.API_VERSION, subject.kind)
+        written = await self._cluster.apply_status(kind, subject.namespace, subject.name, status)
+        memory.written = now
+        self._store.put(written)
+
+    async def tell(
+        self, subject: Subject, notes: Sequence[Note], memory: Memory, now: datetime.datetime
+    ) -> None:
+        """Write Events; of those that come too often only the first."""
+        for note in notes:
+            last = memory.told.get(note.reason)
+            if last is not None and now - last < note.at_most_every:
+                continue
+            memory.told[note.reason] = now
+            try:
+                await self._cluster.create(event(subject, note, now))
+            except ClusterError as error:
+                # Not worth doing anything again for.
+                _log.warning("no Event for %s %s: %s", subject.kind, subject.name, error)
+
+    async def _begin(self, subject: Subject, wanted: Object) -> None:
+        """Apply an object that no watch has told of: it may be there, without our label."""
+        metadata = wanted["metadata"]
+        _log.info(
+            "%s %s/%s: make %s %s",
+            *(subject.kind, subject.namespace, subject.name, wanted["kind"], metadata["name"]),
+        )
+        try:
+            applied = await self._cluster.apply(wanted, force=False)
+        except ClusterError as error:
+            if error.reason != "Conflict":
+                raise
+            kind = kind_of(wanted["apiVersion"], wanted["kind"])
+            live = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+            if live is not None and not owned_by(live, subject.uid):
+                raise NameTaken(_taken(wanted)) from error
+            applied = await self._cluster.apply(wanted)
+        self._note(wanted, applied)
+
+    def _note(self, wanted: Object, applied: Object) -> None:
+        self._store.put(applied)
+        kept = _digest(projected(applied, wanted))
+        self._same[applied["metadata"]["uid"]] = (_wanted_hash(wanted), kept)
+
+    def _is_as_wanted(self, wanted: Object, live: Object) -> bool:
+        seen = projected(live, wanted)
+        if seen == wanted:
+            return True
+        known = self._same.get(live["metadata"]["uid"])
+        return known == (_wanted_hash(wanted), _digest(seen))
+
+
+def projected(live: Any, wanted: Any) -> Any:
+    """Return the part of a live value that a wanted one speaks of.
+
+    Lists of named objects are matched by name, as server-side apply does.
+    """
+    if isinstance(wanted, Mapping) and isinstance(live, Mapping):
+        return {key: projected(live[key], part) for key, part in wanted.items() if key in live}
+    if isinstance(wanted, list) and isinstance(live, list):
+        if _named(wanted) and _named(live):
+            by_name = {one["name"]: one for one in live}
+            return [
+                projected(by_name[one["name"]], one) for one in wanted if one["name"] in by_name
+            ]
+        if len(wanted) == len(live):
+            return [projected(*pair) for pair in zip(live, wanted, strict=True)]
+    return live
+
+
+def owned_by(live: Mapping[str, Any], uid: str) -> bool:
+    """Whether an object's controller is the one with the uid."""
+    return any(
+        one.get("uid") == uid and one.get("controller")
+        for one in live["metadata"].get("ownerReferences", ())
+    )
+
+
+def event(subject: Subject, note: Note, now: datetime.datetime) -> Object:
+    """Return an Event; two operators that tell the same in the same minute write one."""
+    moment = timestamp(now)
+    text = "\0".join((subject.uid, note.reason, note.message, moment[:16]))
+    name = f"{subject.name}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return {
+        "apiVersion": EVENT.api_version,
+        "kind": EVENT.kind,
+        "metadata": {"name": name, "namespace": subject.namespace},
+        "involvedObject": {
+            "apiVersion": names.API_VERSION,
+            "kind": subject.kind,
+            "name": subject.name,
+            "namespace": subject.namespace,
+            "uid": subject.uid,
+        },
+        "reason": note.reason,
+        "message": note.message[:1024],
+        "type": note.type,
+        "source": {"component": names.OPERATOR},
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+    }
+
+
+def _named(items: Sequence[Any]) -> bool:
+    found = [one.get("name") for one in items if isinstance(one, Mapping)]
+    return bool(items) and len(found) == len(items) == len(set(found)) and None not in found
+
+
+def _wanted_hash(wanted: Mapping[str, Any]) -> str:
+    return str(wanted["metadata"]["annotations"][names.ANNOTATION_HASH])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _taken(wanted: Mapping[str, Any]) -> str:
+    metadata = wanted["metadata"]
+    return (
+        f"{wanted['kind']} {metadata['name']!r} exists and belongs to something else: "
+        "delete it, or choose another name"
+    )

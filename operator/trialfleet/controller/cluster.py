@@ -1,0 +1,191 @@
+"""The API server, asynchronously: the few verbs that the operator needs, on plain objects.
+
+Over the client of the official package, for its ways to log in; without its models, which would
+drop what a newer API server or a user's template has and they don't.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Self, cast
+from urllib.parse import urlencode
+
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from trialfleet import names
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.kinds import Kind, kind_of
+
+_JSON: Final = "application/json"
+_APPLY: Final = "application/apply-patch+yaml"
+"""Server-side apply; JSON is YAML."""
+
+_TIMEOUT_S: Final = 30.0
+
+
+class ClusterError(Exception):
+    """The API server refused a request, or did not answer: ``code`` is 0."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        """One word of the API server's, such as ``Conflict``."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the object, or its namespace, is not there or is about to go."""
+        return self.code == 404 or "is being terminated" in str(self)
+
+
+class Cluster:
+    """A connection to the API server, on one event loop: ``async with Cluster() as cluster``.
+
+    Every method raises :class:`ClusterError`.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Requests made so far."""
+
+    async def __aenter__(self) -> Self:
+        """Log in as a pod does, else by the kubeconfig."""
+        self.configuration = Configuration()
+        try:
+            config.load_incluster_config(  # type: ignore[no-untyped-call]
+                client_configuration=self.configuration
+            )
+        except config.ConfigException:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                client_configuration=self.configuration
+            )
+        self._client = ApiClient(self.configuration)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def bearer_token(self) -> str:
+        """Return the token to log in with now; empty where certificates do it."""
+        headers: dict[str, str] = {}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
+        return headers.get("authorization", "").partition(" ")[2]
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """Return an object, or None if it is not there."""
+        try:
+            return await self._call("GET", kind.path(namespace, name))
+        except ClusterError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    async def list(self, kind: Kind, namespace: str, label: str) -> list[Object]:
+        """Return the objects that have a label; of all namespaces, if none is given."""
+        found = await self._call("GET", kind.path(namespace), {"labelSelector": label})
+        return cast(list[Object], found.get("items", []))
+
+    async def create(self, wanted: Object) -> Object | None:
+        """Create an object; None if there is one of its name."""
+        kind, namespace, _ = _place(wanted)
+        try:
+            return await self._call(
+                "POST", kind.path(namespace), {"fieldManager": names.OPERATOR}, wanted, _JSON
+            )
+        except ClusterError as error:
+            if error.reason == "AlreadyExists":
+                return None
+            raise
+
+    async def apply(self, wanted: Object, *, force: bool = True) -> Object:
+        """Create or change an object so that it is as wanted; return it.
+
+        Without ``force`` a field that another manager owns with another value is a conflict.
+        """
+        kind, namespace, name = _place(wanted)
+        query = {"fieldManager": names.OPERATOR, "force": "true" if force else "false"}
+        return await self._call("PATCH", kind.path(namespace, name), query, wanted, _APPLY)
+
+    async def apply_status(
+        self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any]
+    ) -> Object:
+        """Replace what the operator said of an object before; return the object."""
+        body: Object = {
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "status": status,
+        }
+        query = {"fieldManager": names.OPERATOR, "force": "true"}
+        return await self._call("PATCH", kind.path(namespace, name, "status"), query, body, _APPLY)
+
+    async def delete(
+        self, kind: Kind, namespace: str, name: str, uid: str, *, force: bool = False
+    ) -> None:
+        """Delete an object and all that it owns, if it is still the one with the uid."""
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        if force:
+            body["gracePeriodSeconds"] = 0
+        try:
+            await self._call("DELETE", kind.path(namespace, name), None, body, _JSON)
+        except ClusterError as error:
+            # Gone, or another one has its name by now.
+            if error.code not in (404, 409):
+                raise
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server knows a kind."""
+        try:
+            found = await self._call("GET", f"/apis/{kind.api_version}")
+        except ClusterError as error:
+            if error.code == 404:
+                return False
+            raise
+        return any(one["name"] == kind.plural for one in found.get("resources", ()))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = _JSON,
+    ) -> Object:
+        self.requests += 1
+        headers = {"Content-Type": content_type, "Accept": _JSON}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self.configuration.host}{path}"
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        try:
+            response = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
+                method, url, headers=headers, body=body, _request_timeout=_TIMEOUT_S
+            )
+            data = await response.read()
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(0, "Unreachable", f"{method} {path}: {error!r}") from error
+        answer = _decode(data)
+        if response.status >= 400:
+            message = answer.get("message") or response.reason or "no message"
+            raise ClusterError(
+                response.status, str(answer.get("reason", "")), f"{method} {path}: {message}"
+            )
+        return answer
+
+
+def _decode(data: bytes) -> Object:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return {"message": data.decode(errors="replace")[:500]}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _place(wanted: Object) -> tuple[Kind, str, str]:
+    metadata = wanted["metadata"]
+    return kind_of(wanted["apiVersion"], wanted["kind"]), metadata["namespace"], metadata["name"]

@@ -1,0 +1,350 @@
+"""The loop: observe, plan, apply, for each Study and StudyStorage that was woken."""
+
+import datetime
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from trialfleet import names
+from trialfleet.client.answers import GivenUp, Summary
+from trialfleet.controller import reasons
+from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
+from trialfleet.controller.cluster import Cluster, ClusterError
+from trialfleet.controller.conditions import Wanted, find, short, with_condition
+from trialfleet.controller.definition import define, parse_points
+from trialfleet.controller.keys import Keys
+from trialfleet.controller.kinds import CHILDREN, CONFIG_MAP, OURS
+from trialfleet.controller.links import Link, connect_plain
+from trialfleet.controller.memory import Memory
+from trialfleet.controller.observe import (
+    observe_storage,
+    observe_study,
+    proxy_pods,
+    storage_name,
+    studies_of,
+)
+from trialfleet.controller.observed import StorageObserved, StudyObserved, Subject
+from trialfleet.controller.options import Options
+from trialfleet.controller.plan import DeadWorker, Note, Plan
+from trialfleet.controller.pod_view import Fate, Trouble, view_pod
+from trialfleet.controller.policies.deaths import note_of
+from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.controller.store import Key, Store, owner_of
+from trialfleet.controller.study_plan import is_over, plan_study
+from trialfleet.controller.study_status import BEST
+from trialfleet.controller.wakeups import Wakeups
+from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
+
+_log = logging.getLogger(__name__)
+
+_OBSTACLE: Final = datetime.timedelta(seconds=15)
+"""Between two looks at what is not watched and stands in the way."""
+
+_CNPG_S: Final = 30.0
+"""Between two looks whether CloudNativePG is installed, while a storage asks for it."""
+
+
+class Controller:
+    """Of one operator process, on one event loop."""
+
+    def __init__(self, cluster: Cluster, keys: Keys, options: Options) -> None:
+        self._cluster = cluster
+        self._keys = keys
+        self._options = options
+        self.store = Store()
+        self._applier = Applier(cluster, self.store)
+        self.wakeups = Wakeups(self._look)
+        self._memories: dict[Key, Memory] = {}
+        self._links: dict[Key, Link] = {}
+
+    # -- what the watches tell -------------------------------------------------------------------
+
+    def note(self, obj: Mapping[str, Any]) -> None:
+        """Take note of an object as it is now."""
+        self.store.put(obj)
+
+    def changed(self, obj: Mapping[str, Any]) -> None:
+        """Wake whom an object concerns that was made or has changed."""
+        self.store.put(obj)
+        self._wake_owner(obj)
+
+    def gone(self, obj: Mapping[str, Any]) -> None:
+        """Take note that an object is gone, and wake whom it concerned."""
+        known = self.store.remove(obj)
+        if known is None:
+            return
+        key = owner_of(obj)
+        memory = None if key is None else self._memories.get(key)
+        if obj.get("kind") == "Pod" and memory is not None:
+            # The last state may be one that no earlier event has shown.
+            pod = view_pod(obj, gone=True)
+            if pod.component == names.COMPONENT_WORKER and pod.uid not in memory.reported:
+                memory.departed[pod.uid] = pod
+        self._wake_owner(obj)
+
+    def warned(self, event: Mapping[str, Any]) -> None:
+        """Take note of a warning of somebody else's, and wake whom it concerns."""
+        key = self.store.warn(event)
+        if key is not None:
+            self.wakeups.wake(key)
+
+    async def verify(self) -> None:
+        """Compare the store with the cluster: a watch that was cut off tells of no deletions."""
+        for kind in (*OURS, *CHILDREN):
+            label = "" if kind in OURS else names.LABEL_COMPONENT
+            try:
+                listed = await self._cluster.list(kind, self._options.namespace, label)
+            except ClusterError as error:
+                _log.warning("can't compare: %s", error)
+                continue
+            there = {obj["metadata"]["uid"] for obj in listed}
+            for obj in list(self.store.of_kind(kind.kind)):
+                if obj["metadata"]["uid"] not in there:
+                    self.gone(obj)
+
+    async def close(self) -> None:
+        """Close the connections to proxies."""
+        for link in self._links.values():
+            await link.close()
+
+    def _wake_owner(self, obj: Mapping[str, Any]) -> None:
+        key = owner_of(obj)
+        if key is None:
+            return
+        self.wakeups.wake(key)
+        if key.kind == "StudyStorage":
+            for study in studies_of(self.store, key.namespace, key.name):
+                self.wakeups.wake(Key("Study", key.namespace, study["metadata"]["name"]))
+        elif obj.get("kind") == "Study":
+            self.wakeups.wake(Key("StudyStorage", key.namespace, storage_name(obj)))
+
+    # -- one look ----------------------------------------------------------------------------------
+
+    async def _look(self, key: Key) -> float | None:
+        obj = self.store.get(*key)
+        if obj is None or "deletionTimestamp" in obj["metadata"]:
+            # What it owned is deleted by the cluster, with or without this operator.
+            if obj is None:
+                await self._forget(key)
+            return None
+        memory = self._memories.get(key)
+        if memory is None or memory.uid != obj["metadata"]["uid"]:
+            memory = self._memories[key] = Memory(obj["metadata"]["uid"])
+        look = self._look_at_study if key.kind == "Study" else self._look_at_storage
+        try:
+            return await look(key, obj, memory)
+        except ClusterError as error:
+            if error.gone:
+                # It, or its namespace, is about to go; if not, the watch will tell.
+                _log.info("%s %s/%s: %s", *key, error)
+                return None
+            raise
+
+    async def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self.wakeups.forget(key)
+        link = self._links.pop(key, None)
+        if link is not None:
+            await link.close()
+
+    async def _look_at_study(
+        self, key: Key, obj: Mapping[str, Any], memory: Memory
+    ) -> float | None:
+        now = _now()
+        observed = observe_study(obj, self.store, memory, None, now)
+        if observed.storage is not None and observed.storage.ready and not is_over(observed):
+            summary = await self._summary(observed, memory)
+            observed = observe_study(obj, self.store, memory, summary, now)
+        plan = plan_study(observed, self._options, now)
+        plan = await self._bring_about(observed.subject, plan, memory)
+        notes = await self._report(observed, plan.dead, memory)
+        again = await self._publish(observed.subject, plan, notes, memory, now)
+        memory.departed = {
+            uid: pod
+            for uid, pod in memory.departed.items()
+            if uid not in memory.reported
+            and pod.end is not None
+            and pod.end.fate in (Fate.LOST, Fate.FAILED)
+            and not is_over(observed)
+        }
+        if plan.ensure and await self._ensure(observed, memory):
+            return 0.0
+        return again
+
+    async def _look_at_storage(
+        self, key: Key, obj: Mapping[str, Any], memory: Memory
+    ) -> float | None:
+        now = _now()
+        waits: list[float] = []
+        given = obj.get("spec", {}).get("postgres", {})
+        installed = True
+        if "cloudNativePG" in given and "cnpg" not in memory.created:
+            installed = await self._cluster.serves(CHILDREN[-1])
+            if installed:
+                memory.created.add("cnpg")
+            else:
+                waits.append(_CNPG_S)
+        observed = observe_storage(
+            obj,
+            self.store,
+            cnpg_installed=installed,
+            proxy_error=await self._proxy_error(key),
+        )
+        password = self._keys.password("postgres", key.namespace, key.name)
+        plan = plan_storage(observed, self._options, password, now)
+        plan = await self._bring_about(observed.subject, plan, memory, missing=_misses(observed))
+        again = await self._publish(observed.subject, plan, [], memory, now)
+        waits += [] if again is None else [again]
+        return min(waits, default=None)
+
+    async def _bring_about(
+        self, subject: Subject, plan: Plan, memory: Memory, *, missing: bool = False
+    ) -> Plan:
+        """Apply the objects of a plan; return the plan, with what stood in its way."""
+        try:
+            await self._applier.create_once(subject, plan.once, memory, again=missing)
+            await self._applier.ensure(subject, plan.objects)
+            await self._applier.remove(subject, plan.removals)
+        except NameTaken as error:
+            return _stalled(plan, subject, Trouble(reasons.NAME_TAKEN, str(error)), _now())
+        return plan
+
+    async def _publish(
+        self,
+        subject: Subject,
+        plan: Plan,
+        notes: list[Note],
+        memory: Memory,
+        now: datetime.datetime,
+    ) -> float | None:
+        """Write the status, then the Events; return when to look again."""
+        again = None if plan.requeue_after is None else plan.requeue_after.total_seconds()
+        if plan.status is not None:
+            early = memory.written is not None and now - memory.written < STATUS_EVERY
+            if early and not plan.urgent and memory.written is not None:
+                left = (memory.written + STATUS_EVERY - now).total_seconds()
+                await self._applier.tell(subject, notes, memory, now)
+                return left if again is None else min(left, again)
+            await self._applier.write_status(subject, plan.status, memory, now)
+        await self._applier.tell(subject, [*plan.notes, *notes], memory, now)
+        return again
+
+    # -- what only proxies know ------------------------------------------------------------------
+
+    async def _link(self, namespace: str, storage: str) -> Link:
+        key = Key("StudyStorage", namespace, storage)
+        link = self._links.get(key)
+        if link is None:
+            link = self._links[key] = Link(connect_plain)
+        pods = proxy_pods(self.store, namespace, storage)
+        await link.use([f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready])
+        return link
+
+    async def _summary(self, observed: StudyObserved, memory: Memory) -> Summary | None:
+        if memory.ensured != observed.subject.generation or memory.study_id is None:
+            return None
+        assert observed.storage is not None
+        link = await self._link(observed.subject.namespace, observed.storage.name)
+        try:
+            return await link.summary(memory.study_id, BEST)
+        except StorageUnavailable as error:
+            _log.info("study %s: %s", observed.subject.name, error)
+        except NotFound:
+            # The database is another, or was emptied: the study begins anew.
+            memory.ensured = memory.study_id = None
+        return None
+
+    async def _ensure(self, observed: StudyObserved, memory: Memory) -> bool:
+        """Tell the storage what the study is; whether it knows now."""
+        study, subject = observed.study, observed.subject
+        assert study is not None and observed.storage is not None
+        before = memory.blocked
+        try:
+            if study.spec.trials_from is not None and memory.points is None:
+                memory.points = await self._points(observed)
+            link = await self._link(subject.namespace, observed.storage.name)
+            memory.study_id = await link.ensure_study(define(study, memory.points or ()))
+        except InvalidInput as error:
+            memory.blocked = Trouble(reasons.STORAGE_REFUSED, str(error))
+        except NotFound as error:
+            memory.blocked = Trouble(reasons.CONFIG_MISSING, str(error))
+        except StorageUnavailable as error:
+            memory.blocked = Trouble(reasons.STORAGE_UNAVAILABLE, str(error))
+        else:
+            memory.blocked = None
+            memory.ensured = subject.generation
+            return True
+        return memory.blocked != before
+
+    async def _points(self, observed: StudyObserved) -> list[dict[str, Any]]:
+        assert observed.study is not None and observed.study.spec.trials_from is not None
+        reference = observed.study.spec.trials_from.config_map
+        where = f"spec.trialsFrom.configMap: ConfigMap {reference.name!r}, key {reference.key!r}"
+        found = await self._cluster.get(CONFIG_MAP, observed.subject.namespace, reference.name)
+        text = None if found is None else found.get("data", {}).get(reference.key)
+        if text is None:
+            raise NotFound(f"{where}: not found")
+        return parse_points(text, where)
+
+    async def _report(
+        self, observed: StudyObserved, dead: tuple[DeadWorker, ...], memory: Memory
+    ) -> list[Note]:
+        """Tell a proxy which workers are dead; return the Events about it."""
+        if not dead or observed.storage is None:
+            return []
+        link = await self._link(observed.subject.namespace, observed.storage.name)
+        reported: list[tuple[DeadWorker, GivenUp]] = []
+        for worker in dead:
+            try:
+                given_up = await link.give_up(
+                    worker=worker.worker,
+                    reason=worker.reason,
+                    message=worker.message,
+                    failed=worker.failed,
+                )
+            except StorageUnavailable as error:
+                _log.warning("worker %s is dead, and %s", worker.worker, error)
+                break
+            memory.reported.add(worker.pod)
+            reported.append((worker, given_up))
+        return note_of(reported)
+
+    async def _proxy_error(self, key: Key) -> str:
+        pods = proxy_pods(self.store, key.namespace, key.name)
+        if any(pod.ready for pod in pods):
+            return ""
+        link = await self._link(key.namespace, key.name)
+        for pod in pods:
+            if pod.running:
+                said = await link.why_not(f"{pod.address}:{names.PROXY_PORT}")
+                if said:
+                    return said
+        return ""
+
+
+def _misses(observed: StorageObserved) -> bool:
+    return any(
+        pod.trouble is not None and pod.trouble.reason == reasons.CONFIG_MISSING
+        for pod in observed.pods
+    ) or any(trouble.reason == reasons.CONFIG_MISSING for trouble in observed.troubles)
+
+
+def _stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.datetime) -> Plan:
+    """Return a plan whose status says what stood in its way."""
+    old = find(subject.conditions, reasons.STALLED)
+    told = old is not None and old.status == "True" and old.message == short(trouble.message)
+    note = Note(trouble.reason, trouble.message, "Warning")
+    wanted = Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
+    status = with_condition(plan.status or {}, subject.conditions, wanted, subject.generation, now)
+    return replace(
+        plan,
+        status=status,
+        notes=plan.notes if told else (*plan.notes, note),
+        requeue_after=_OBSTACLE,
+        urgent=True,
+    )
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

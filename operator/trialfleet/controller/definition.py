@@ -1,0 +1,43 @@
+"""What a storage is told of a study. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trialfleet.api.study import Study
+from trialfleet.client.answers import Goal, StudyDefinition
+from trialfleet.errors import InvalidInput
+
+
+def define(study: Study, points: Sequence[Mapping[str, Any]] = ()) -> StudyDefinition:
+    """Return a study's definition; ``points`` are those of ``trialsFrom``."""
+    spec = study.spec
+    budget = spec.budget
+    goals = [
+        Goal(index, objective.goal)
+        for index, objective in enumerate(spec.objectives)
+        if objective.goal is not None
+    ]
+    return StudyDefinition(
+        name=study.metadata.name,
+        directions=[objective.study_direction for objective in spec.objectives],
+        trials=budget.trials,
+        failed_trials=budget.failed_trials,
+        timeout_s=None if budget.timeout is None else budget.timeout.total_seconds(),
+        goals=goals,
+        retries=spec.retries,
+        enqueue=[*(spec.trials or ()), *points],
+        metric_names=[objective.name for objective in spec.objectives],
+    )
+
+
+def parse_points(text: str, where: str) -> list[dict[str, Any]]:
+    """Return the points that a ConfigMap's key holds. Raises ``InvalidInput``."""
+    accepted = "a JSON list of objects, parameter to value"
+    try:
+        points = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"{where}: found no JSON ({error}), accepted: {accepted}") from error
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise InvalidInput(f"{where}: found another JSON value, accepted: {accepted}")
+    return points

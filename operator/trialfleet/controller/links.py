@@ -1,0 +1,122 @@
+"""Calls to the proxies of a storage, for what only they know or can do."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from trialfleet import errors
+from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
+from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+
+_CALL_S: Final = 5.0
+"""Deadline of a call: each answers in milliseconds, or not at all."""
+
+_IDLE_ENDPOINTS: Final = 8
+
+_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+_ERRORS: Final = {
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
+}
+
+_R = TypeVar("_R")
+
+
+class Link:
+    """The proxies of one storage. On one event loop.
+
+    Every call is idempotent, and is tried at each proxy in turn, the one that answered last
+    first. Raises :class:`~trialfleet.errors.StorageUnavailable` if none answers.
+    """
+
+    def __init__(self, connect: Callable[[str], grpc.aio.Channel]) -> None:
+        self._connect = connect
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._addresses: list[str] = []
+
+    async def use(self, addresses: Sequence[str]) -> None:
+        """Name the proxies that serve now."""
+        kept = [address for address in self._addresses if address in addresses]
+        self._addresses = kept + [address for address in addresses if address not in kept]
+        for address in list(self._channels):
+            if address not in addresses:
+                await self._channels.pop(address).close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.use(())
+
+    async def ensure_study(self, definition: StudyDefinition) -> int:
+        """Make the storage know a study as it is defined; return its id.
+
+        Raises :class:`~trialfleet.errors.InvalidInput` if it has it with other directions.
+        """
+        request = definition.message()
+        reply: pb.EnsureStudyReply = await self._call(
+            lambda stub: stub.EnsureStudy(request, timeout=_CALL_S)
+        )
+        return reply.study_id
+
+    async def summary(self, study_id: int, best: int) -> Summary:
+        """Return a study in a few numbers. Raises :class:`~trialfleet.errors.NotFound`."""
+        request = pb.SummaryRequest(study_id=study_id, best=best)
+        reply = await self._call(lambda stub: stub.Summary(request, timeout=_CALL_S))
+        return Summary.decode(reply)
+
+    async def give_up(self, *, worker: str, reason: str, message: str, failed: bool) -> GivenUp:
+        """Say that a worker is dead."""
+        request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
+        reply = await self._call(lambda stub: stub.GiveUp(request, timeout=_CALL_S))
+        return GivenUp.decode(reply)
+
+    async def why_not(self, address: str) -> str:
+        """Return what a proxy that is not ready says is wrong; empty if it says nothing."""
+        channel = self._connect(address)
+        try:
+            await TrialFleetStub(channel).ListStudies(
+                pb.ListStudiesRequest(name="-"), timeout=_CALL_S
+            )
+        except grpc.aio.AioRpcError as error:
+            return error.details() or ""
+        finally:
+            await channel.close()
+        return ""
+
+    async def _call(self, call: Callable[[Any], Awaitable[_R]]) -> _R:
+        reason = "no proxy is ready"
+        for address in list(self._addresses):
+            channel = self._channels.get(address)
+            if channel is None:
+                channel = self._channels[address] = self._connect(address)
+            try:
+                reply = await call(TrialFleetStub(channel))
+            except grpc.aio.AioRpcError as error:
+                kind = _ERRORS.get(error.code())
+                if kind is not None:
+                    raise kind(error.details() or error.code().name) from error
+                reason = f"{address}: {error.details() or error.code().name}"
+                continue
+            except asyncio.CancelledError:
+                raise
+            except grpc.aio.UsageError:
+                # Another look at the storage closed the channel: its proxy is away.
+                continue
+            if self._addresses and self._addresses[0] != address and address in self._addresses:
+                self._addresses.remove(address)
+                self._addresses.insert(0, address)
+            return reply
+        raise errors.StorageUnavailable(reason)
+
+
+def connect_plain(address: str) -> grpc.aio.Channel:
+    """Return a channel without encryption."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

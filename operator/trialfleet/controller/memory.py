@@ -1,0 +1,33 @@
+"""What the operator remembers of a study beside what the cluster does; may be lost any time."""
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Any
+
+from trialfleet.controller.pod_view import PodView, Trouble
+
+
+@dataclass(slots=True)
+class Memory:
+    """Of one Study or StudyStorage, by its uid."""
+
+    uid: str
+    ensured: int | None = None
+    """Generation of the spec that the storage was told last."""
+    study_id: int | None = None
+    blocked: Trouble | None = None
+    """Why the storage could not be told."""
+    points: list[dict[str, Any]] | None = None
+    """The points of ``trialsFrom``."""
+    reported: set[str] = field(default_factory=set)
+    """Uids of pods whose end a proxy knows."""
+    departed: dict[str, PodView] = field(default_factory=dict)
+    """Pods that are gone, whose end no proxy knows yet."""
+    short_since: dict[str, datetime.datetime] = field(default_factory=dict)
+    """Since when a Job has too few pods, by its uid."""
+    created: set[str] = field(default_factory=set)
+    """Names of the Secrets that were made, or were there."""
+    written: datetime.datetime | None = None
+    """When the status was written last."""
+    told: dict[str, datetime.datetime] = field(default_factory=dict)
+    """When an Event of a reason was written last."""

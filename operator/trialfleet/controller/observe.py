@@ -1,0 +1,256 @@
+"""Observe: from what the watches have told to the input of a plan. Reads, never asks."""
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from trialfleet import names
+from trialfleet.api.study import Study
+from trialfleet.api.study_storage import StudyStorage
+from trialfleet.api.verdict import Rejected, check
+from trialfleet.client.answers import Summary
+from trialfleet.controller import reasons
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.build.pods import proxy_addresses
+from trialfleet.controller.conditions import conditions_of, find, parse_time
+from trialfleet.controller.job_view import JobView, view_job
+from trialfleet.controller.memory import Memory
+from trialfleet.controller.observed import (
+    StorageObserved,
+    StorageView,
+    StudyObserved,
+    Subject,
+    WorkloadView,
+)
+from trialfleet.controller.pod_view import PodView, Trouble, view_pod
+from trialfleet.controller.store import Key, Store, Warned
+
+_LONG_AGO: Final = datetime.timedelta(minutes=10)
+"""A worker's session has long expired when its pod ended before that."""
+
+_VOLUME_REASONS: Final = ("FailedMount", "FailedAttachVolume")
+_CREATE_REASONS: Final = ("FailedCreate",)
+
+
+def subject_of(obj: Mapping[str, Any]) -> Subject:
+    """Return an object without its spec."""
+    metadata = obj["metadata"]
+    return Subject(
+        kind=obj["kind"],
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 1),
+        created=parse_time(metadata.get("creationTimestamp"))
+        or datetime.datetime.fromtimestamp(0, datetime.UTC),
+        status=obj.get("status") or {},
+    )
+
+
+def observe_study(
+    obj: Mapping[str, Any],
+    store: Store,
+    memory: Memory,
+    summary: Summary | None,
+    now: datetime.datetime,
+) -> StudyObserved:
+    """Return what there is of a study."""
+    subject = subject_of(obj)
+    key = Key("Study", subject.namespace, subject.name)
+    study, refusal = _parse(Study, obj)
+    jobs = tuple(view_job(job) for job in _own(store.owned(key, "Job"), subject.uid))
+    names_of_jobs = {job.name for job in jobs}
+    pods = [view_pod(pod) for pod in store.owned(key, "Pod")]
+    pods = [pod for pod in pods if pod.job in names_of_jobs or pod.end is not None]
+    departed = [pod for uid, pod in memory.departed.items() if uid not in {p.uid for p in pods}]
+    _note_shortage(memory, jobs, pods, now)
+    old = {pod.uid for pod in pods if pod.ended is not None and now - pod.ended > _LONG_AGO}
+    return StudyObserved(
+        subject=subject,
+        study=study,
+        refusal=refusal,
+        storage=None if study is None else _storage_view(study, store, subject.namespace),
+        ensured=memory.ensured == subject.generation,
+        blocked=memory.blocked,
+        summary=summary,
+        jobs=jobs,
+        pods=(*pods, *departed),
+        reported=frozenset(memory.reported | old),
+        troubles=tuple(_study_warnings(store, jobs, pods)),
+        short_since=dict(memory.short_since),
+    )
+
+
+def observe_storage(
+    obj: Mapping[str, Any], store: Store, *, cnpg_installed: bool, proxy_error: str
+) -> StorageObserved:
+    """Return what there is of a storage."""
+    subject = subject_of(obj)
+    key = Key("StudyStorage", subject.namespace, subject.name)
+    storage, refusal = _parse(StudyStorage, obj)
+    live = {
+        f"{kind}/{child['metadata']['name']}": child
+        for kind in ("StatefulSet", "DaemonSet", "Deployment", "Cluster")
+        for child in _own(store.owned(key, kind), subject.uid)
+    }
+    pods = tuple(view_pod(pod) for pod in store.owned(key, "Pod"))
+    users = list(studies_of(store, subject.namespace, subject.name))
+    postgres = names.postgres_name(subject.name)
+    proxy = names.proxy_name(subject.name)
+    return StorageObserved(
+        subject=subject,
+        storage=storage,
+        refusal=refusal,
+        postgres=_workload(live.get(f"StatefulSet/{postgres}") or live.get(f"Cluster/{postgres}")),
+        proxies=_workload(live.get(f"DaemonSet/{proxy}") or live.get(f"Deployment/{proxy}")),
+        live=live,
+        pods=pods,
+        troubles=tuple(_storage_warnings(store, live.values(), pods)),
+        studies=len(users),
+        workers=sum(_parallelism(user) for user in users),
+        cnpg_installed=cnpg_installed,
+        proxy_error=proxy_error,
+    )
+
+
+def studies_of(store: Store, namespace: str, storage: str) -> Iterable[Object]:
+    """Yield the studies that use a storage."""
+    for study in store.of_kind("Study"):
+        if study["metadata"]["namespace"] == namespace and storage_name(study) == storage:
+            yield study
+
+
+def storage_name(study: Mapping[str, Any]) -> str:
+    """Return the name of a study's storage."""
+    reference = study.get("spec", {}).get("storage") or {}
+    return str(reference.get("name") or study["metadata"]["name"])
+
+
+def proxy_pods(store: Store, namespace: str, storage: str) -> list[PodView]:
+    """Return the pods of a storage's proxies."""
+    pods = store.owned(Key("StudyStorage", namespace, storage), "Pod")
+    views = (view_pod(pod) for pod in pods)
+    return [pod for pod in views if pod.component == names.COMPONENT_PROXY and pod.address]
+
+
+def _parse(model: Any, obj: Mapping[str, Any]) -> tuple[Any, str]:
+    metadata = obj["metadata"]
+    content = {
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        # What else the metadata has is the API server's business.
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": obj.get("spec", {}),
+    }
+    try:
+        return check(model, content), ""
+    except Rejected as rejected:
+        return None, str(rejected)
+
+
+def _own(objects: Iterable[Object], uid: str) -> list[Object]:
+    return [
+        obj
+        for obj in objects
+        if any(one.get("uid") == uid for one in obj["metadata"].get("ownerReferences", ()))
+    ]
+
+
+def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | None:
+    name = study.metadata.name if study.spec.storage is None else study.spec.storage.name
+    obj = store.get("StudyStorage", namespace, name)
+    if obj is None:
+        return None
+    conditions = conditions_of(obj.get("status") or {})
+    ready = find(conditions, reasons.READY)
+    stalled = find(conditions, reasons.STALLED)
+    placement = obj.get("spec", {}).get("proxy", {}).get("placement", "Node")
+    told = stalled is not None and stalled.status == "True"
+    return StorageView(
+        name=name,
+        ready=ready is not None and ready.status == "True",
+        reason=stalled.reason if told and stalled is not None else reasons.STARTING,
+        message=stalled.message if told and stalled is not None else "",
+        proxies=proxy_addresses(name, namespace, placement),
+    )
+
+
+def _parallelism(study: Mapping[str, Any]) -> int:
+    spec = study.get("spec", {})
+    parallelism = spec.get("parallelism", 1)
+    return 0 if spec.get("suspend") or not isinstance(parallelism, int) else parallelism
+
+
+def _workload(obj: Mapping[str, Any] | None) -> WorkloadView | None:
+    if obj is None:
+        return None
+    spec, status = obj.get("spec", {}), obj.get("status", {})
+    if obj["kind"] == "DaemonSet":
+        desired, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+    elif obj["kind"] == "Cluster":
+        desired, ready = spec.get("instances", 1), status.get("readyInstances", 0)
+    else:
+        desired, ready = spec.get("replicas", 1), status.get("readyReplicas", 0)
+    seen = status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0)
+    return WorkloadView(desired, ready, seen)
+
+
+def _note_shortage(
+    memory: Memory, jobs: Iterable[JobView], pods: Iterable[PodView], now: datetime.datetime
+) -> None:
+    """Remember since when a Job of workers has had fewer pods than it should."""
+    present: dict[str, int] = {}
+    for pod in pods:
+        if pod.end is None:
+            present[pod.job] = present.get(pod.job, 0) + 1
+    short = {
+        job.uid
+        for job in jobs
+        if job.component == names.COMPONENT_WORKER
+        and not (job.finished or job.deleting or job.suspended)
+        and present.get(job.name, 0) < job.parallelism
+    }
+    memory.short_since = {uid: memory.short_since.get(uid, now) for uid in short}
+
+
+def _study_warnings(
+    store: Store, jobs: Iterable[JobView], pods: Iterable[PodView]
+) -> Iterable[Trouble]:
+    pods = list(pods)
+    for job in jobs:
+        present = sum(pod.job == job.name and pod.end is None for pod in pods)
+        warned = store.warning(job.uid)
+        if warned and not job.finished and not job.deleting and present < job.parallelism:
+            yield from _creation_trouble(warned)
+    yield from _pod_warnings(store, pods)
+
+
+def _storage_warnings(
+    store: Store, workloads: Iterable[Mapping[str, Any]], pods: Iterable[PodView]
+) -> Iterable[Trouble]:
+    for obj in workloads:
+        workload, warned = _workload(obj), store.warning(obj["metadata"]["uid"])
+        if warned and workload and workload.ready < max(1, workload.desired):
+            yield from _creation_trouble(warned)
+    yield from _pod_warnings(store, pods)
+
+
+def _pod_warnings(store: Store, pods: Iterable[PodView]) -> Iterable[Trouble]:
+    for pod in pods:
+        warned = store.warning(pod.uid)
+        waiting = pod.end is None and pod.overdue is None and not pod.running
+        if warned and waiting and warned.reason in _VOLUME_REASONS:
+            kind = (
+                reasons.CONFIG_MISSING
+                if "not found" in warned.message
+                and ("configmap" in warned.message or "secret" in warned.message)
+                else reasons.VOLUME_FAILED
+            )
+            yield Trouble(kind, warned.message)
+
+
+def _creation_trouble(warned: Warned) -> Iterable[Trouble]:
+    if warned.reason in _CREATE_REASONS:
+        quota = "exceeded quota" in warned.message or "failed quota" in warned.message
+        reason = reasons.QUOTA_EXCEEDED if quota else reasons.PODS_FORBIDDEN
+        yield Trouble(reason, warned.message)

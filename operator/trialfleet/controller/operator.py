@@ -1,0 +1,145 @@
+"""The process: kopf watches and wakes the controller; nothing is decided in a handler."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import kopf
+
+from trialfleet import names
+from trialfleet.controller import keys
+from trialfleet.controller.cluster import Cluster
+from trialfleet.controller.controller import Controller
+from trialfleet.controller.kinds import CHILDREN, EVENT, OURS, Kind
+from trialfleet.controller.options import Options
+
+_log = logging.getLogger(__name__)
+
+_VERIFY_AFTER_S: Final = 3.0
+"""After a watch began anew: until all others did."""
+
+
+async def run(options: Options, *, liveness: str | None = None) -> None:
+    """Run the operator until it is cancelled or told to stop by a signal.
+
+    ``liveness`` is a URL to serve for liveness probes, such as ``http://0.0.0.0:8080/healthz``.
+    Raises :class:`~trialfleet.controller.cluster.ClusterError` if the API server can't be reached.
+    """
+    async with Cluster() as cluster:
+        loaded = await keys.load(cluster, options.home, options.key_secret)
+        controller = Controller(cluster, loaded, options)
+        watcher = Watcher(controller)
+        loop = asyncio.create_task(controller.wakeups.run(), name="wakeups")
+        try:
+            await kopf.operator(
+                registry=watcher.registry(cluster, options),
+                settings=_settings(options),
+                standalone=True,
+                clusterwide=not options.namespace,
+                namespaces=[options.namespace] if options.namespace else [],
+                liveness_endpoint=liveness,
+            )
+        finally:
+            loop.cancel()
+            await watcher.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loop
+            await controller.close()
+
+
+class Watcher:
+    """The handlers: they tell the controller what happened."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._begun: set[str] = set()
+        self._verifying: asyncio.Task[None] | None = None
+
+    def registry(self, cluster: Cluster, options: Options) -> kopf.OperatorRegistry:
+        """Return kopf's registry of the handlers."""
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        async def log_in(**_: Any) -> kopf.ConnectionInfo:
+            return await _connection(cluster)
+
+        for kind in (*OURS, *CHILDREN):
+            self._watch(registry, kind)
+
+        @kopf.on.event(EVENT.version, EVENT.plural, registry=registry, id="warning")
+        async def warned(event: Mapping[str, Any], **_: Any) -> None:
+            if event["type"] != "DELETED":
+                self._controller.warned(event["object"])
+
+        return registry
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        if self._verifying is not None:
+            self._verifying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._verifying
+
+    def _watch(self, registry: kopf.OperatorRegistry, kind: Kind) -> None:
+        place = (
+            (kind.group, kind.version, kind.plural) if kind.group else (kind.version, kind.plural)
+        )
+
+        # kopf calls what handles events only when all that is indexed has been listed: so nothing
+        # is planned before everything that exists is known.
+        @kopf.index(*place, registry=registry, id=f"note-{kind.plural}")
+        async def note(body: kopf.Body, **_: Any) -> None:
+            self._controller.note(_plain(body))
+
+        @kopf.on.event(*place, registry=registry, id=f"changed-{kind.plural}")
+        async def changed(event: Mapping[str, Any], **_: Any) -> None:
+            obj = event["object"]
+            if event["type"] == "DELETED":
+                self._controller.gone(obj)
+                return
+            if event["type"] is None:
+                self._listed(obj["metadata"]["uid"])
+            self._controller.changed(obj)
+
+    def _listed(self, uid: str) -> None:
+        """Take note of an object in a list: the second time, a watch was cut off and began anew."""
+        if uid not in self._begun:
+            self._begun.add(uid)
+            return
+        if self._verifying is None or self._verifying.done():
+            self._verifying = asyncio.create_task(self._verify(), name="verify")
+
+    async def _verify(self) -> None:
+        await asyncio.sleep(_VERIFY_AFTER_S)
+        await self._controller.verify()
+
+
+def _plain(body: kopf.Body) -> Mapping[str, Any]:
+    return dict(body)
+
+
+async def _connection(cluster: Cluster) -> kopf.ConnectionInfo:
+    configuration = cluster.configuration
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        token=await cluster.bearer_token() or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
+
+
+def _settings(options: Options) -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    # With rights in one namespace only, there are no definitions and no namespaces to look at.
+    settings.scanning.disabled = bool(options.namespace)
+    settings.networking.request_timeout = 30
+    for kind in CHILDREN:
+        place = (kind.group, kind.plural) if kind.group else (kind.plural,)
+        settings.watching.label_selectors[place] = names.LABEL_COMPONENT  # type: ignore[index]
+    settings.watching.field_selectors["", EVENT.plural] = "type=Warning"
+    return settings

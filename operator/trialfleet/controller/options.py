@@ -1,0 +1,29 @@
+"""How an operator runs."""
+
+from dataclasses import dataclass
+from typing import Final
+
+IMAGE: Final = "ghcr.io/trialfleet/trialfleet"
+WORKER_IMAGE: Final = "ghcr.io/trialfleet/worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the operator is told when it starts."""
+
+    namespace: str = ""
+    """The one namespace to look after; empty: all."""
+    image: str
+    """Image of proxies and of PostgreSQL: the operator's own."""
+    worker_image: str
+    """Image of workers whose template names none."""
+    image_pull_policy: str = ""
+    """For the two images above; empty: Kubernetes' default."""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets, in the studies' namespaces, for pods of these two images."""
+    network_policies: bool = True
+    """Make NetworkPolicies that let in only what is needed."""
+    home: str = "default"
+    """The operator's own namespace."""
+    key_secret: str = "trialfleet-operator"
+    """Name of the Secret in it that holds the key from which all passwords are derived."""

@@ -1,0 +1,238 @@
+"""A pod as the operator sees it: how far it is, how it ended, what is in its way."""
+
+import datetime
+import enum
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trialfleet import errors, names
+from trialfleet.controller import reasons
+from trialfleet.controller.conditions import parse_time
+
+_CRASHES: Final = frozenset(
+    {
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGSYS,
+        signal.SIGXCPU,
+        signal.SIGXFSZ,
+    }
+)
+"""Signals that a program draws on itself; nobody ends another's process with them."""
+
+_PULLING: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_CONFIGURING: Final = ("CreateContainerConfigError",)
+_STARTING: Final = ("CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun")
+
+LONGEST_ERROR: Final = 800
+"""Characters of a pod's own words that are passed on."""
+
+
+class Fate(enum.Enum):
+    """What follows from the end of a worker's pod."""
+
+    CLEAN = enum.auto()
+    """No more work."""
+    DRAINED = enum.auto()
+    """It left and took care of its trial."""
+    LOST = enum.auto()
+    """It was taken away: its trial is run again."""
+    FAILED = enum.auto()
+    """The objective ended it: its trial counts as failed."""
+    UNUSABLE = enum.auto()
+    """No worker can run this objective."""
+    NOT_STARTED = enum.auto()
+    """It never ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """How a pod ended: the fate, a reason as one word, and words for people."""
+
+    fate: Fate
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is in the way of something: a reason of ``reasons``, and words for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod."""
+
+    name: str
+    uid: str
+    component: str
+    job: str
+    """Name of its Job, or empty."""
+    created: datetime.datetime
+    running: bool
+    """Its containers run; it may be about to end."""
+    ready: bool
+    address: str
+    end: PodEnd | None
+    ended: datetime.datetime | None
+    """When it ended, where the pod says so."""
+    overdue: datetime.datetime | None
+    """By when it should be gone, if it was deleted."""
+    trouble: Trouble | None
+
+
+def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
+    """Return a pod as the operator sees it; ``gone``: the API server has it no more."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    labels = metadata.get("labels", {})
+    phase = status.get("phase", "Pending")
+    worker = _main_container(status.get("containerStatuses", ()))
+    terminated = worker.get("state", {}).get("terminated")
+    end = _end_of(status, terminated, gone)
+    conditions = {one["type"]: one for one in status.get("conditions", ())}
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        component=labels.get(names.LABEL_COMPONENT, ""),
+        job=labels.get("batch.kubernetes.io/job-name", labels.get("job-name", "")),
+        created=_time(metadata.get("creationTimestamp")),
+        running=phase == "Running" and end is None,
+        ready=conditions.get("Ready", {}).get("status") == "True" and end is None,
+        address=status.get("podIP", ""),
+        end=end,
+        ended=None if terminated is None else parse_time(terminated.get("finishedAt")),
+        overdue=parse_time(metadata.get("deletionTimestamp")),
+        trouble=None if gone else find_trouble(status),
+    )
+
+
+def find_trouble(status: Mapping[str, Any]) -> Trouble | None:
+    """Return what keeps a pod from starting, if its status says so."""
+    for condition in status.get("conditions", ()):
+        if (
+            condition["type"] == "PodScheduled"
+            and condition["status"] == "False"
+            and condition.get("reason") == "Unschedulable"
+        ):
+            return Trouble(reasons.UNSCHEDULABLE, condition.get("message", ""))
+    containers = [
+        *status.get("initContainerStatuses", ()),
+        *status.get("containerStatuses", ()),
+    ]
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting", {})
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        if reason in _PULLING:
+            image = container.get("image", "")
+            text = f"image {image!r}: {message or reason}"
+            return Trouble(reasons.IMAGE_PULL_FAILED, text)
+        if reason in _CONFIGURING:
+            return Trouble(reasons.CONFIG_MISSING, message)
+        if reason in _STARTING:
+            return Trouble(reasons.START_FAILED, f"container {container['name']!r}: {message}")
+        if reason == "CrashLoopBackOff":
+            last = container.get("lastState", {}).get("terminated", {})
+            return Trouble(reasons.CRASH_LOOP, _last_words(container["name"], last))
+    return None
+
+
+def _last_words(container: str, terminated: Mapping[str, Any]) -> str:
+    said = first_lines(terminated.get("message", ""))
+    code = terminated.get("exitCode")
+    return f"container {container!r} ended with exit code {code}" + (f": {said}" if said else "")
+
+
+def first_lines(text: str) -> str:
+    """Return what a program said last, shortened at its begin: its end is the error."""
+    text = text.strip()
+    return text if len(text) <= LONGEST_ERROR else "..." + text[-LONGEST_ERROR:]
+
+
+def _main_container(statuses: Any) -> Mapping[str, Any]:
+    statuses = list(statuses)
+    for container in statuses:
+        if container["name"] == names.WORKER_CONTAINER:
+            found: Mapping[str, Any] = container
+            return found
+    return statuses[0] if len(statuses) == 1 else {}
+
+
+def _end_of(
+    status: Mapping[str, Any], terminated: Mapping[str, Any] | None, gone: bool
+) -> PodEnd | None:
+    phase = status.get("phase", "Pending")
+    disruption = _disruption(status)
+    if terminated is None:
+        if phase not in ("Failed", "Succeeded") and not gone:
+            return None
+        if phase == "Succeeded":
+            return PodEnd(Fate.CLEAN, "Completed")
+        if not status.get("containerStatuses") and disruption is None:
+            return PodEnd(Fate.NOT_STARTED, status.get("reason") or reasons.DELETED)
+        reason, message = disruption or (reasons.DELETED, "the pod was deleted")
+        return PodEnd(Fate.LOST, reason, message)
+    return _end_of_container(terminated, disruption)
+
+
+def _end_of_container(terminated: Mapping[str, Any], disruption: tuple[str, str] | None) -> PodEnd:
+    code = terminated["exitCode"]
+    said = first_lines(terminated.get("message", ""))
+    if code == errors.EXIT_OK:
+        return PodEnd(Fate.CLEAN, "Completed")
+    if code in (errors.EXIT_DRAINED, errors.EXIT_OVERRUN):
+        return PodEnd(Fate.DRAINED, "Drained")
+    if disruption is not None:
+        return PodEnd(Fate.LOST, *disruption)
+    if terminated.get("reason") == "OOMKilled":
+        message = "the container ran out of memory: more than resources.limits.memory"
+        return PodEnd(Fate.FAILED, names.REASON_OOM_KILLED, message)
+    if terminated.get("reason") in _STARTING:
+        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, said)
+    if terminated.get("reason") == "ContainerStatusUnknown":
+        return PodEnd(Fate.LOST, reasons.NODE_LOST, "the node lost track of the container")
+    if code == errors.EXIT_OBJECTIVE:
+        return PodEnd(Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED, said)
+    if code == errors.EXIT_INVALID:
+        return PodEnd(Fate.UNUSABLE, reasons.WORKERS_FAILED, said)
+    if code == errors.EXIT_UNAVAILABLE:
+        return PodEnd(Fate.LOST, names.REASON_KILLED, "the worker found no storage")
+    if code in (126, 127):
+        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, said)
+    if code > 128:
+        return _end_by_signal(code - 128)
+    message = f"the objective ended its process with exit code {code}"
+    return PodEnd(Fate.FAILED, names.REASON_CRASHED, f"{message}: {said}" if said else message)
+
+
+def _end_by_signal(number: int) -> PodEnd:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number in _CRASHES:
+        message = f"the objective crashed its process with {name}"
+        return PodEnd(Fate.FAILED, names.REASON_CRASHED, message)
+    return PodEnd(Fate.LOST, names.REASON_KILLED, f"the worker was killed by {name}")
+
+
+def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return reason and message if the pod was taken away rather than ended by itself."""
+    if status.get("reason") in (reasons.EVICTED, reasons.NODE_LOST, "Preempting", "Shutdown"):
+        return status["reason"], status.get("message", "")
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return condition.get("reason") or "Disrupted", condition.get("message", "")
+    return None
+
+
+def _time(text: str | None) -> datetime.datetime:
+    return parse_time(text) or datetime.datetime.fromtimestamp(0, datetime.UTC)

@@ -1,0 +1,1 @@
+"""Policies: each takes what was observed and returns a frozen decision. Pure."""

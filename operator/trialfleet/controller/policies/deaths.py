@@ -1,0 +1,91 @@
+"""Dead workers: whose end a proxy has to know, and which pods are to be given up."""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from trialfleet.client.answers import GivenUp
+from trialfleet.controller import reasons
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.plan import DeadWorker, Note, Removal
+from trialfleet.controller.pod_view import Fate, PodView
+
+OVERDUE: Final = datetime.timedelta(seconds=20)
+"""How long after its grace a deleted pod may still be there: then its node is away."""
+
+_MERGED: Final = datetime.timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Deaths:
+    """Workers that are dead."""
+
+    dead: tuple[DeadWorker, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    requeue_after: datetime.timedelta | None = None
+
+
+def plan_deaths(observed: StudyObserved, now: datetime.datetime) -> Deaths:
+    """Decide which workers are to be given up.
+
+    One that ended in order has closed its session by itself.
+    """
+    dead: list[DeadWorker] = []
+    removals: list[Removal] = []
+    waits: list[datetime.timedelta] = []
+    for pod in observed.workers:
+        if pod.end is None and pod.overdue is not None:
+            left = pod.overdue + OVERDUE - now
+            if left > datetime.timedelta(0):
+                waits.append(left)
+            else:
+                # Safe: once its session is given up, whatever it still does is not written.
+                removals.append(Removal("v1", "Pod", pod.name, pod.uid, force=True))
+        worker = _dead_worker(pod, now)
+        if worker is not None and pod.uid not in observed.reported:
+            dead.append(worker)
+    return Deaths(tuple(dead), tuple(removals), min(waits, default=None))
+
+
+def _dead_worker(pod: PodView, now: datetime.datetime) -> DeadWorker | None:
+    if pod.end is None:
+        if pod.overdue is None or now < pod.overdue + OVERDUE:
+            return None
+        message = "the pod was deleted and its node does not answer"
+        return DeadWorker(pod.uid, pod.name, reasons.NODE_LOST, message, failed=False)
+    if pod.end.fate not in (Fate.LOST, Fate.FAILED):
+        return None
+    return DeadWorker(
+        pod.uid,
+        pod.name,
+        pod.end.reason,
+        pod.end.message,
+        failed=pod.end.fate is Fate.FAILED,
+    )
+
+
+def note_of(reported: Sequence[tuple[DeadWorker, GivenUp]]) -> list[Note]:
+    """Return the Events about trials that dead workers were running."""
+    notes = []
+    for failed, reason, verb in (
+        (False, reasons.EVENT_TRIAL_LOST, "lost"),
+        (True, reasons.EVENT_TRIAL_FAILED, "failed"),
+    ):
+        told = [
+            (worker, trials)
+            for worker, given_up in reported
+            if (trials := given_up.failed if failed else given_up.lost)
+        ]
+        if not told:
+            continue
+        worker = told[0][0]
+        listed = ", ".join(str(number) for _, trials in told for number in trials)
+        more = f" and {len(told) - 1} more" if len(told) > 1 else ""
+        what = f"{worker.reason}: {worker.message}" if worker.message else worker.reason
+        text = f"trial {listed} {verb} with worker {worker.worker}{more}: {what}"
+        if not failed:
+            again = [number for _, given_up in reported for number in given_up.requeued]
+            text += f"; run again as {', '.join(map(str, again))}" if again else "; not run again"
+        notes.append(Note(reason, text, "Warning", at_most_every=_MERGED))
+    return notes

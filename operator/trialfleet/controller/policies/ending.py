@@ -1,0 +1,90 @@
+"""After the last trial: workers leave, ``collate`` runs once, nothing is left but the storage."""
+
+import enum
+from dataclasses import dataclass
+
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.build import run_once
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.options import Options
+from trialfleet.controller.plan import Removal
+from trialfleet.controller.pod_view import Trouble
+
+
+class Stage(enum.Enum):
+    """How far the end of a study is."""
+
+    DRAIN = enum.auto()
+    """Its last trials run."""
+    COLLATE = enum.auto()
+    DONE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is to be done about a study whose budget allows no further trial."""
+
+    stage: Stage
+    objects: tuple[Object, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    collated: bool = False
+    failed: Trouble | None = None
+
+
+def plan_ending(observed: StudyObserved, options: Options) -> Ending:
+    """Decide what a study needs after its end."""
+    study, summary = observed.study, observed.summary
+    assert study is not None and summary is not None
+    if summary.counts.running:
+        # Workers leave by themselves, each when its trial is done.
+        return Ending(Stage.DRAIN)
+    if study.spec.collate is None:
+        return Ending(Stage.DONE, removals=remove_jobs(observed))
+    if observed.subject.has(reasons.COLLATED):
+        return Ending(Stage.DONE, removals=remove_jobs(observed), collated=True)
+    return _collate(observed, options)
+
+
+def remove_jobs(observed: StudyObserved, *components: str) -> tuple[Removal, ...]:
+    """Return the removals of a study's Jobs, of all or of some components."""
+    return tuple(
+        Removal("batch/v1", "Job", job.name, job.uid)
+        for job in observed.jobs
+        if not job.deleting and (not components or job.component in components)
+    )
+
+
+def _collate(observed: StudyObserved, options: Options) -> Ending:
+    study, subject, storage = observed.study, observed.subject, observed.storage
+    assert study is not None and storage is not None
+    others = remove_jobs(observed, names.COMPONENT_WORKER, names.COMPONENT_PREPARE)
+    jobs = observed.jobs_for(names.COMPONENT_COLLATE)
+    for job in jobs:
+        if job.deleting:
+            continue
+        if job.generation < subject.generation and job.finished:
+            # Of an earlier end: the study has gone on since.
+            removal = Removal("batch/v1", "Job", job.name, job.uid)
+            return Ending(Stage.COLLATE, removals=(*others, removal))
+        if job.complete:
+            return Ending(Stage.DONE, removals=remove_jobs(observed), collated=True)
+        if job.failure:
+            message = f"collate has failed: {job.failure}"
+            return Ending(
+                Stage.COLLATE,
+                removals=others,
+                failed=Trouble(reasons.COLLATE_FAILED, message),
+            )
+    if jobs:
+        return Ending(Stage.COLLATE, removals=others)
+    made = run_once.build_collate(
+        subject.owner,
+        study,
+        storage=storage.name,
+        proxies=storage.proxies,
+        generation=subject.generation,
+        options=options,
+    )
+    return Ending(Stage.COLLATE, (made,), others)

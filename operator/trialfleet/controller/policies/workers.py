@@ -1,0 +1,165 @@
+"""How many workers there are, and in which Jobs.
+
+A study has one Job of workers, as long as that one can start workers. A Job can't once one of its
+workers has ended clean, or has another pod template than the study needs now; and it starts them
+late when many were lost, because Kubernetes takes each lost pod for a failure and waits longer
+after each. Then a second Job takes over what is missing; the first keeps the workers that it has.
+"""
+
+import datetime
+from dataclasses import dataclass
+from typing import Final
+
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.build import workers as build
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.build.template import dump_template
+from trialfleet.controller.job_view import JobView
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.options import Options
+from trialfleet.controller.plan import Removal
+from trialfleet.controller.pod_view import Fate, Trouble
+
+REPLACE_AFTER: Final = datetime.timedelta(seconds=15)
+"""What Kubernetes gets to replace a lost worker by itself, before another Job does it: after the
+first loss it waits 10 s, after each further one twice as long, up to 10 minutes."""
+
+_NOT_ITS_FAULT: Final = (reasons.QUOTA_EXCEEDED, reasons.PODS_FORBIDDEN)
+"""What keeps any Job from starting workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What is to be done about a study's workers."""
+
+    desired: int
+    objects: tuple[Object, ...] = ()
+    removals: tuple[Removal, ...] = ()
+    failed: Trouble | None = None
+    """No worker can run, now or later."""
+    stopped: bool = False
+    """A worker said that there is no more work, before the budget was used up."""
+    requeue_after: datetime.timedelta | None = None
+
+
+def plan_workers(observed: StudyObserved, options: Options, now: datetime.datetime) -> Workers:
+    """Decide the Jobs of a study that is to run."""
+    study, storage = observed.study, observed.storage
+    assert study is not None and storage is not None
+    if study.spec.suspend or study.spec.parallelism == 0:
+        return remove_workers(observed)
+    contract = build.contract(storage.proxies, dump_template(study.spec.template))
+    jobs = observed.jobs_for(names.COMPONENT_WORKER)
+    present = [job for job in jobs if not job.deleting]
+    finished = [job for job in present if job.finished]
+    live = [job for job in present if not job.finished and job.contract == contract]
+    outdated = [job for job in present if not job.finished and job.contract != contract]
+    current = live[-1] if live and not _is_past(live[-1], observed, now) else None
+    if current is None:
+        verdict = _verdict(observed, finished)
+        if verdict is not None:
+            return verdict
+    retiring = [job for job in live if job is not current]
+    busy = sum(job.active for job in retiring)
+    desired = _desired(observed, busy + (0 if current is None else current.parallelism))
+    wanted = max(0, desired - busy)
+    objects = [
+        build.resized(dict(job.live), job.active)
+        for job in retiring
+        if job.parallelism > job.active
+    ]
+    if current is None:
+        objects.append(_new_job(observed, jobs, wanted, options))
+    elif current.parallelism != wanted or (current.suspended and not current.queued):
+        objects.append(build.resized(dict(current.live), wanted))
+    ended = [job for job in retiring if not job.active]
+    return Workers(
+        desired,
+        tuple(objects),
+        tuple(Removal("batch/v1", "Job", job.name, job.uid) for job in outdated + finished + ended),
+        requeue_after=REPLACE_AFTER if current and current.uid in observed.short_since else None,
+    )
+
+
+def remove_workers(observed: StudyObserved) -> Workers:
+    """Decide to have no workers: each finishes its trial or hands it back."""
+    removals = tuple(
+        Removal("batch/v1", "Job", job.name, job.uid)
+        for job in observed.jobs_for(names.COMPONENT_WORKER)
+        if not job.deleting
+    )
+    return Workers(0, removals=removals)
+
+
+def _desired(observed: StudyObserved, present: int) -> int:
+    """Return how many workers there should be: no more than there can be trials for.
+
+    Never fewer than there are for that reason: Kubernetes would choose which of them has to go.
+    """
+    assert observed.study is not None
+    spec, summary = observed.study.spec, observed.summary
+    if spec.budget.trials is None or summary is None:
+        return spec.parallelism
+    left = max(1, spec.budget.trials - summary.counts.counted)
+    return min(spec.parallelism, max(left, present))
+
+
+def _verdict(observed: StudyObserved, finished: list[JobView]) -> Workers | None:
+    """Return what follows if the newest Job of this spec has ended, and nothing is to be done."""
+    generation, summary = observed.subject.generation, observed.summary
+    judged = [job for job in finished if job.generation >= generation]
+    if not judged:
+        return None
+    newest = judged[-1]
+    if newest.failure:
+        return Workers(0, failed=_why_failed(newest, observed))
+    counts = None if summary is None else summary.counts
+    if counts is None:
+        return Workers(0)
+    if counts.waiting == counts.running == 0:
+        return Workers(0, stopped=True)
+    return None
+
+
+def _why_failed(job: JobView, observed: StudyObserved) -> Trouble:
+    ends = [
+        pod.end
+        for pod in observed.workers
+        if pod.job == job.name and pod.end is not None and pod.end.fate is not Fate.LOST
+    ]
+    for end in ends:
+        if end.fate is Fate.UNUSABLE:
+            return Trouble(end.reason, end.message or job.failure)
+    said = [end.message for end in ends if end.message]
+    return Trouble(reasons.WORKERS_FAILED, "; ".join([job.failure, *said[-1:]]))
+
+
+def _is_past(job: JobView, observed: StudyObserved, now: datetime.datetime) -> bool:
+    """Whether a Job starts no workers any more, or too late."""
+    if job.succeeded:
+        # A worker has said that there is no more work; it may be that there is by a newer spec.
+        return job.generation < observed.subject.generation
+    since = observed.short_since.get(job.uid)
+    if since is None or now - since < REPLACE_AFTER:
+        return False
+    return any(
+        pod.job == job.name and pod.end is not None and pod.end.fate in (Fate.LOST, Fate.DRAINED)
+        for pod in observed.workers
+    ) and not any(trouble.reason in _NOT_ITS_FAULT for trouble in observed.troubles)
+
+
+def _new_job(
+    observed: StudyObserved, jobs: list[JobView], parallelism: int, options: Options
+) -> Object:
+    assert observed.study is not None and observed.storage is not None
+    return build.build_job(
+        observed.subject.owner,
+        observed.study,
+        index=max((job.index for job in jobs), default=0) + 1,
+        parallelism=parallelism,
+        storage=observed.storage.name,
+        proxies=observed.storage.proxies,
+        generation=observed.subject.generation,
+        options=options,
+    )

@@ -1,0 +1,80 @@
+"""Reasons and messages of conditions and Events: what programs match and people read."""
+
+from typing import Final
+
+# -- conditions ------------------------------------------------------------------------------
+
+STORAGE_READY: Final = "StorageReady"
+PREPARED: Final = "Prepared"
+RUNNING: Final = "Running"
+STALLED: Final = "Stalled"
+SUSPENDED: Final = "Suspended"
+COLLATED: Final = "Collated"
+COMPLETE: Final = "Complete"
+FAILED: Final = "Failed"
+
+POSTGRES_READY: Final = "PostgresReady"
+PROXIES_READY: Final = "ProxiesReady"
+READY: Final = "Ready"
+
+# -- a study that can't go on ------------------------------------------------------------------
+
+INVALID_SPEC: Final = "InvalidSpec"
+NAME_TAKEN: Final = "NameTaken"
+STORAGE_MISSING: Final = "StorageMissing"
+STORAGE_UNAVAILABLE: Final = "StorageUnavailable"
+STORAGE_REFUSED: Final = "StorageRefused"
+UNSCHEDULABLE: Final = "Unschedulable"
+IMAGE_PULL_FAILED: Final = "ImagePullFailed"
+CONFIG_MISSING: Final = "ConfigMissing"
+VOLUME_FAILED: Final = "VolumeFailed"
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
+PODS_FORBIDDEN: Final = "PodsForbidden"
+START_FAILED: Final = "StartFailed"
+CRASH_LOOP: Final = "CrashLoop"
+OBJECTIVE_IMPORT_FAILED: Final = "ObjectiveImportFailed"
+WORKERS_FAILED: Final = "WorkersFailed"
+PREPARE_FAILED: Final = "PrepareFailed"
+COLLATE_FAILED: Final = "CollateFailed"
+CRD_MISSING: Final = "CustomResourceMissing"
+
+# -- how far a study or storage is -------------------------------------------------------------
+
+AVAILABLE: Final = "Available"
+STARTING: Final = "Starting"
+PREPARING: Final = "Preparing"
+SUCCEEDED: Final = "Succeeded"
+COLLATING: Final = "Collating"
+WAITING_FOR_STORAGE: Final = "WaitingForStorage"
+WORKERS_STARTING: Final = "WorkersStarting"
+WORKERS_RUNNING: Final = "WorkersRunning"
+NO_WORKERS: Final = "NoWorkersWanted"
+DRAINING: Final = "Draining"
+PROGRESSING: Final = "Progressing"
+ENDED: Final = "Ended"
+BY_SPEC: Final = "BySpec"
+NOT_SUSPENDED: Final = "NotSuspended"
+NOT_ENDED: Final = "NotEnded"
+NOT_FAILED: Final = "NotFailed"
+
+STOPPED: Final = "Stopped"
+"""An end beside ``names.ENDED_*``: the sampler has tried everything, or the objective said so."""
+
+# -- lost workers ------------------------------------------------------------------------------
+
+EVICTED: Final = "Evicted"
+NODE_LOST: Final = "NodeLost"
+DELETED: Final = "PodDeleted"
+
+# -- Events ------------------------------------------------------------------------------------
+
+EVENT_STARTED: Final = "Started"
+EVENT_BEST_IMPROVED: Final = "BestImproved"
+EVENT_TRIAL_LOST: Final = "TrialLost"
+EVENT_TRIAL_FAILED: Final = "TrialFailed"
+EVENT_SUSPENDED: Final = "Suspended"
+EVENT_RESUMED: Final = "Resumed"
+EVENT_COMPLETE: Final = "Complete"
+EVENT_READY: Final = "Ready"
+EVENT_RECOVERED: Final = "Recovered"
+EVENT_EXPIRED: Final = "Expired"

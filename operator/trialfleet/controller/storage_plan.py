@@ -1,0 +1,178 @@
+"""The plan for a storage: PostgreSQL, the proxies in front of it, and who may reach them."""
+
+import copy
+import datetime
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trialfleet import names
+from trialfleet.api.study_storage import StudyStorage
+from trialfleet.controller import reasons
+from trialfleet.controller.build import network, postgres, proxies
+from trialfleet.controller.build.objects import Object, hashed
+from trialfleet.controller.build.pods import service_address
+from trialfleet.controller.conditions import Wanted, find, settle
+from trialfleet.controller.observed import StorageObserved
+from trialfleet.controller.options import Options
+from trialfleet.controller.plan import Note, Plan
+from trialfleet.controller.pod_view import Trouble
+from trialfleet.controller.policies import troubles
+
+_FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector", "podManagementPolicy")
+"""What can't change in a StatefulSet."""
+
+_TROUBLE_EVERY: Final = datetime.timedelta(minutes=5)
+_RECHECK: Final = datetime.timedelta(seconds=5)
+
+
+def plan_storage(
+    observed: StorageObserved, options: Options, password: str, now: datetime.datetime
+) -> Plan:
+    """Decide what should be there for a storage, and what its status says.
+
+    ``password`` is the one of a PostgreSQL that the operator manages.
+    """
+    storage = observed.storage
+    if storage is None:
+        refused = Trouble(reasons.INVALID_SPEC, observed.refusal)
+        return _with_status(observed, Plan(), refused, now)
+    trouble = troubles.find_trouble(observed.pods, observed.troubles, now)
+    given = storage.spec.postgres
+    if given.cloud_native_pg is not None and not observed.cnpg_installed:
+        trouble = Trouble(
+            reasons.CRD_MISSING,
+            "spec.postgres.cloudNativePG: the cluster has no CloudNativePG (no resource Cluster of "
+            f"{postgres.CNPG_API}); install it, or use managed or external",
+        )
+        return _with_status(observed, Plan(), trouble, now)
+    objects = _objects(observed, storage, options)
+    once: tuple[Object, ...] = ()
+    if given.managed is not None:
+        once = (postgres.build_secret(observed.subject.owner, password),)
+    if trouble is None and not _ready(observed):
+        trouble = _unreachable(observed)
+    plan = Plan(objects=tuple(objects), once=once)
+    return _with_status(observed, plan, trouble, now)
+
+
+def _objects(observed: StorageObserved, storage: StudyStorage, options: Options) -> list[Object]:
+    owner, spec = observed.subject.owner, storage.spec
+    objects: list[Object] = []
+    if spec.postgres.managed is not None:
+        stateful_set = postgres.build_stateful_set(owner, spec, options)
+        live = observed.live.get(f"StatefulSet/{stateful_set['metadata']['name']}")
+        objects += [postgres.build_service(owner), _keeping_fixed(stateful_set, live)]
+    elif spec.postgres.cloud_native_pg is not None:
+        objects.append(postgres.build_cnpg_cluster(owner, spec.postgres.cloud_native_pg))
+    objects += proxies.build_services(owner, spec)
+    objects.append(proxies.build_workload(owner, spec, options, observed.workers))
+    if options.network_policies:
+        objects += network.build_policies(owner, spec)
+    return objects
+
+
+def _keeping_fixed(wanted: Object, live: Mapping[str, Any] | None) -> Object:
+    if live is None:
+        return wanted
+    spec = dict(wanted["spec"])
+    for field in _FIXED:
+        if field in live["spec"]:
+            spec[field] = copy.deepcopy(live["spec"][field])
+    return hashed({**wanted, "spec": spec})
+
+
+def _ready(observed: StorageObserved) -> bool:
+    return observed.proxies is not None and observed.proxies.ready > 0
+
+
+def _unreachable(observed: StorageObserved) -> Trouble | None:
+    if observed.proxy_error:
+        return Trouble(reasons.STORAGE_UNAVAILABLE, observed.proxy_error)
+    before = find(observed.subject.conditions, reasons.READY)
+    if before is not None and (
+        before.status == "True" or observed.subject.status.get("phase") == "Unavailable"
+    ):
+        return Trouble(reasons.STORAGE_UNAVAILABLE, "no proxy reaches the database")
+    return None
+
+
+def _with_status(
+    observed: StorageObserved, plan: Plan, trouble: Trouble | None, now: datetime.datetime
+) -> Plan:
+    subject = observed.subject
+    ready = observed.storage is not None and _ready(observed)
+    was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
+    status: Object = {
+        "phase": "Ready" if ready else "Unavailable" if was_ready else "Pending",
+        "observedGeneration": subject.generation,
+        "conditions": [
+            one.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for one in settle(
+                subject.conditions,
+                _conditions(observed, ready, trouble),
+                generation=subject.generation,
+                now=now,
+            )
+        ],
+        "studies": observed.studies,
+    }
+    if observed.storage is not None:
+        status["postgres"] = _kind(observed.storage)
+        status["endpoint"] = service_address(
+            names.proxy_service(subject.name), subject.namespace, names.PROXY_PORT
+        )
+    if observed.proxies is not None:
+        status["proxies"] = f"{observed.proxies.ready}/{observed.proxies.desired}"
+    waits = [troubles.soonest(observed.pods, now)]
+    if observed.storage is not None and not ready:
+        waits.append(_RECHECK)
+    return Plan(
+        objects=plan.objects,
+        once=plan.once,
+        status=status,
+        notes=_notes(observed, ready, trouble),
+        requeue_after=min((wait for wait in waits if wait is not None), default=None),
+        urgent=True,
+    )
+
+
+def _kind(storage: StudyStorage) -> str:
+    given = storage.spec.postgres
+    if given.managed is not None:
+        return "managed"
+    return "external" if given.external is not None else "cloudNativePG"
+
+
+def _conditions(observed: StorageObserved, ready: bool, trouble: Trouble | None) -> list[Wanted]:
+    waiting = trouble or Trouble(reasons.STARTING, "")
+
+    def wanted(kind: str, status: bool) -> Wanted:
+        if status:
+            return Wanted(kind, True, reasons.AVAILABLE)
+        return Wanted(kind, False, waiting.reason, waiting.message)
+
+    database = ready or (observed.postgres is not None and observed.postgres.ready > 0)
+    stalled = (
+        Wanted(reasons.STALLED, False, reasons.PROGRESSING)
+        if trouble is None
+        else Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
+    )
+    return [
+        wanted(reasons.POSTGRES_READY, database),
+        wanted(reasons.PROXIES_READY, ready),
+        wanted(reasons.READY, ready),
+        stalled,
+    ]
+
+
+def _notes(observed: StorageObserved, ready: bool, trouble: Trouble | None) -> tuple[Note, ...]:
+    subject = observed.subject
+    if ready and not subject.has(reasons.READY):
+        return (Note(reasons.EVENT_READY, "the database answers and its schema is right"),)
+    old = find(subject.conditions, reasons.STALLED)
+    if trouble is None or (
+        old is not None and old.status == "True" and old.reason == trouble.reason
+    ):
+        return ()
+    text = trouble.message or trouble.reason
+    return (Note(trouble.reason, text, "Warning", at_most_every=_TROUBLE_EVERY),)

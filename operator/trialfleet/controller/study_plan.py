@@ -1,0 +1,374 @@
+"""The plan for a study: one pure function, put together from the policies."""
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.conditions import Wanted, find, settle, timestamp
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.options import Options
+from trialfleet.controller.plan import Note, Plan, Removal
+from trialfleet.controller.pod_view import Trouble
+from trialfleet.controller.policies import deaths, ending, startup, troubles, workers
+from trialfleet.controller.policies.expiry import plan_expiry
+from trialfleet.controller.study_status import improvement, progress_fields
+
+POLL: Final = datetime.timedelta(seconds=2)
+"""Between two looks at the trials of a study that runs."""
+
+_STALLED_EVERY: Final = datetime.timedelta(minutes=5)
+
+
+@dataclass
+class _Draft:
+    """A plan in the making: what the policies have decided so far."""
+
+    phase: str = "Pending"
+    desired: int = 0
+    objects: list[Object] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    waits: list[datetime.timedelta | None] = field(default_factory=list)
+    running: tuple[bool, str, str] = (False, reasons.STARTING, "")
+    trouble: Trouble | None = None
+    failed: Trouble | None = None
+    ended: str = ""
+    prepared: bool | None = None
+    collated: bool | None = None
+    ensure: bool = False
+    undecided: bool = False
+    """Whether it goes on by a newer spec is not known yet."""
+
+    def remove(self, removals: Iterable[Removal]) -> None:
+        known = {one.uid for one in self.removals}
+        self.removals += [one for one in removals if one.uid not in known]
+
+
+def plan_study(observed: StudyObserved, options: Options, now: datetime.datetime) -> Plan:
+    """Decide what should be there for a study, and what its status says."""
+    draft = _Draft()
+    if observed.study is None:
+        draft.phase = "Failed"
+        draft.failed = Trouble(reasons.INVALID_SPEC, observed.refusal)
+        draft.running = (False, reasons.INVALID_SPEC, "")
+        return _finish(observed, draft, now)
+    dead = deaths.plan_deaths(observed, now)
+    _decide(observed, draft, options, now)
+    draft.remove(dead.removals)
+    draft.waits += [dead.requeue_after, troubles.soonest(observed.pods, now)]
+    if draft.trouble is None and draft.phase in ("Preparing", "Running", "Collating"):
+        draft.trouble = troubles.of_study(observed, now)
+    return replace(_finish(observed, draft, now), dead=() if is_over(observed) else dead.dead)
+
+
+def is_over(observed: StudyObserved) -> bool:
+    """Whether a study has ended, by its status, and its spec has not changed since."""
+    generation = observed.subject.status.get("observedGeneration")
+    return _was_over(observed) and generation == observed.subject.generation
+
+
+def _was_over(observed: StudyObserved) -> bool:
+    return observed.subject.has(reasons.COMPLETE) or observed.subject.has(reasons.FAILED)
+
+
+def _decide(
+    observed: StudyObserved, draft: _Draft, options: Options, now: datetime.datetime
+) -> None:
+    begun = startup.plan_startup(observed, options)
+    unknown = begun.stage is startup.Stage.ENSURE or observed.summary is None
+    if is_over(observed) or (_was_over(observed) and unknown and begun.trouble is None):
+        # With a newer spec it may go on, but until that is known nothing is to change.
+        draft.ensure = begun.stage is startup.Stage.ENSURE and not is_over(observed)
+        draft.undecided = not is_over(observed)
+        if draft.undecided:
+            draft.waits.append(POLL)
+        _stay_over(observed, draft, begun)
+        return
+    draft.objects += begun.objects
+    draft.remove(begun.removals)
+    draft.trouble, draft.failed = begun.trouble, begun.failed
+    draft.ensure = begun.stage is startup.Stage.ENSURE
+    assert observed.study is not None
+    if observed.study.spec.prepare is not None:
+        draft.prepared = begun.prepared or observed.subject.has(reasons.PREPARED)
+    known = begun.stage is startup.Stage.READY and observed.summary is not None
+    if known and observed.summary is not None and observed.summary.ended:
+        _end(observed, draft, options, observed.summary.ended)
+    elif observed.study.spec.suspend:
+        _suspend(observed, draft)
+    elif begun.stage in (startup.Stage.STORAGE, startup.Stage.ENSURE):
+        _wait_for_storage(observed, draft)
+    elif begun.failed is not None:
+        draft.phase = "Failed"
+        draft.running = (False, begun.failed.reason, "")
+    elif begun.stage is startup.Stage.PREPARE:
+        draft.phase = "Preparing"
+        draft.running = (False, reasons.PREPARING, "prepare runs")
+    elif observed.summary is None:
+        _wait_for_summary(observed, draft)
+    else:
+        _run(observed, draft, options, now)
+
+
+def _stay_over(observed: StudyObserved, draft: _Draft, begun: startup.Startup) -> None:
+    """Keep what was found out: nobody has to ask the storage again."""
+    assert observed.study is not None
+    complete = find(observed.subject.conditions, reasons.COMPLETE)
+    failed = find(observed.subject.conditions, reasons.FAILED)
+    if observed.study.spec.storage is None:
+        draft.objects += begun.objects[:1]
+    # The Jobs of a failure stay, for their logs.
+    kept = {job.uid for job in observed.jobs if job.failure}
+    draft.remove(one for one in ending.remove_jobs(observed) if one.uid not in kept)
+    draft.prepared = True if observed.subject.has(reasons.PREPARED) else None
+    draft.collated = True if observed.subject.has(reasons.COLLATED) else None
+    draft.ended = str(observed.subject.status.get("ended", ""))
+    if failed is not None and failed.status == "True":
+        draft.phase = "Failed"
+        draft.failed = Trouble(failed.reason, failed.message)
+    elif complete is not None:
+        draft.phase = "Complete"
+    draft.running = (False, reasons.ENDED, "")
+
+
+def _wait_for_storage(observed: StudyObserved, draft: _Draft) -> None:
+    started = "startTime" in observed.subject.status
+    draft.phase = "Running" if started and observed.workers else "Pending"
+    draft.desired = _present(observed)
+    draft.running = (False, reasons.WAITING_FOR_STORAGE, "")
+    if draft.ensure and draft.trouble is not None:
+        draft.waits.append(POLL)
+
+
+def _wait_for_summary(observed: StudyObserved, draft: _Draft) -> None:
+    """Leave everything as it is: workers go on without the operator knowing how far they are."""
+    draft.phase = str(observed.subject.status.get("phase") or "Pending")
+    draft.desired = _present(observed)
+    draft.running = (bool(observed.workers), reasons.WAITING_FOR_STORAGE, "")
+    draft.waits.append(POLL)
+
+
+def _present(observed: StudyObserved) -> int:
+    jobs = observed.jobs_for(names.COMPONENT_WORKER)
+    return sum(job.parallelism for job in jobs if not job.finished and not job.deleting)
+
+
+def _suspend(observed: StudyObserved, draft: _Draft) -> None:
+    draft.phase = "Suspended"
+    draft.remove(workers.remove_workers(observed).removals)
+    draft.running = (False, reasons.SUSPENDED, "spec.suspend is true")
+    if observed.summary is not None and observed.summary.counts.running:
+        draft.running = (True, reasons.DRAINING, "running trials are finished or handed back")
+        draft.waits.append(POLL)
+
+
+def _run(observed: StudyObserved, draft: _Draft, options: Options, now: datetime.datetime) -> None:
+    decided = workers.plan_workers(observed, options, now)
+    if decided.stopped:
+        _end(observed, draft, options, reasons.STOPPED)
+        return
+    # Of an earlier end: it has to run again after the next one.
+    draft.remove(ending.remove_jobs(observed, names.COMPONENT_COLLATE))
+    draft.phase = "Running"
+    draft.desired = decided.desired
+    draft.objects += decided.objects
+    draft.remove(decided.removals)
+    draft.waits += [POLL, decided.requeue_after]
+    summary = observed.summary
+    assert summary is not None
+    up = summary.sessions or sum(pod.running for pod in observed.workers)
+    if decided.failed is not None:
+        draft.phase = "Failed"
+        draft.failed = decided.failed
+        draft.running = (False, decided.failed.reason, "")
+    elif not decided.desired:
+        draft.running = (False, reasons.NO_WORKERS, "spec.parallelism is 0")
+    elif up:
+        draft.running = (True, reasons.WORKERS_RUNNING, "")
+    else:
+        draft.running = (False, reasons.WORKERS_STARTING, "")
+
+
+def _end(observed: StudyObserved, draft: _Draft, options: Options, reason: str) -> None:
+    decided = ending.plan_ending(observed, options)
+    draft.objects += decided.objects
+    draft.remove(decided.removals)
+    if decided.stage is ending.Stage.DRAIN:
+        draft.phase = "Running"
+        draft.desired = _present(observed)
+        draft.running = (True, reasons.DRAINING, f"the last trials run ({reason})")
+        draft.waits.append(POLL)
+        return
+    draft.ended = reason
+    draft.running = (False, reasons.ENDED, "")
+    assert observed.study is not None
+    if observed.study.spec.collate is not None:
+        draft.collated = decided.collated
+    if decided.failed is not None:
+        draft.phase, draft.failed = "Failed", decided.failed
+    elif decided.stage is ending.Stage.COLLATE:
+        draft.phase = "Collating"
+        draft.running = (False, reasons.COLLATING, "collate runs")
+    elif reason == names.ENDED_FAILED_TRIALS:
+        assert observed.summary is not None
+        draft.phase = "Failed"
+        text = f"{observed.summary.counts.failed} trials have failed"
+        draft.failed = Trouble(reason, text)
+    else:
+        draft.phase = "Complete"
+
+
+def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> Plan:
+    subject, study = observed.subject, observed.study
+    status: Object = {
+        "phase": draft.phase,
+        "observedGeneration": (
+            subject.status.get("observedGeneration") if draft.undecided else subject.generation
+        ),
+        "conditions": [
+            one.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for one in settle(
+                subject.conditions,
+                _conditions(observed, draft),
+                generation=subject.generation,
+                now=now,
+            )
+        ],
+    }
+    if study is not None:
+        status |= progress_fields(observed, draft.desired, now)
+    over = draft.phase in ("Complete", "Failed")
+    if draft.ended:
+        status["ended"] = draft.ended
+    if over:
+        status.setdefault("completionTime", timestamp(now))
+    else:
+        status.pop("completionTime", None)
+    removals = list(draft.removals)
+    notes = [*draft.notes, *_notes(observed, draft, status)]
+    waits = [wait for wait in draft.waits if wait is not None]
+    if over and study is not None:
+        ttl_s = study.spec.ttl_seconds_after_finished
+        expiry = plan_expiry(ttl_s, status["completionTime"], now)
+        if expiry.expired:
+            me = Removal(names.API_VERSION, subject.kind, subject.name, subject.uid)
+            removals.append(me)
+        elif expiry.requeue_after is not None:
+            waits.append(expiry.requeue_after)
+    before = subject.status.get("phase")
+    return Plan(
+        objects=tuple(draft.objects),
+        removals=tuple(removals),
+        status=status,
+        notes=tuple(notes),
+        ensure=draft.ensure,
+        requeue_after=min(waits, default=None),
+        urgent=not (before == draft.phase == "Running"),
+    )
+
+
+def _conditions(observed: StudyObserved, draft: _Draft) -> list[Wanted]:
+    storage = observed.storage
+    wanted = []
+    if observed.study is not None:
+        ready = storage is not None and storage.ready
+        trouble = draft.trouble if not ready else None
+        wanted.append(
+            Wanted(
+                reasons.STORAGE_READY,
+                ready,
+                reasons.AVAILABLE if ready else trouble.reason if trouble else reasons.STARTING,
+                "" if trouble is None else trouble.message,
+            )
+        )
+    if draft.prepared is not None:
+        wanted.append(
+            Wanted(
+                reasons.PREPARED,
+                draft.prepared,
+                reasons.SUCCEEDED if draft.prepared else reasons.PREPARING,
+            )
+        )
+    wanted.append(Wanted(reasons.RUNNING, *draft.running))
+    wanted.append(_stalled(draft))
+    suspended = draft.phase == "Suspended"
+    wanted.append(
+        Wanted(
+            reasons.SUSPENDED, suspended, reasons.BY_SPEC if suspended else reasons.NOT_SUSPENDED
+        )
+    )
+    if draft.collated is not None:
+        wanted.append(
+            Wanted(
+                reasons.COLLATED,
+                draft.collated,
+                reasons.SUCCEEDED if draft.collated else reasons.COLLATING,
+            )
+        )
+    complete, failed = draft.phase == "Complete", draft.failed
+    wanted.append(
+        Wanted(
+            reasons.COMPLETE,
+            complete,
+            draft.ended if complete else reasons.NOT_ENDED,
+            _end_message(observed, draft) if complete else "",
+        )
+    )
+    wanted.append(
+        Wanted(
+            reasons.FAILED,
+            failed is not None,
+            failed.reason if failed else reasons.NOT_FAILED,
+            failed.message if failed else "",
+        )
+    )
+    return wanted
+
+
+def _stalled(draft: _Draft) -> Wanted:
+    trouble = draft.failed or draft.trouble
+    if trouble is None:
+        return Wanted(reasons.STALLED, False, reasons.PROGRESSING)
+    return Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
+
+
+def _end_message(observed: StudyObserved, draft: _Draft) -> str:
+    old = find(observed.subject.conditions, reasons.COMPLETE)
+    if observed.summary is None:
+        return old.message if old is not None else ""
+    counts = observed.summary.counts
+    return (
+        f"{counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed, "
+        f"{counts.lost} lost"
+    )
+
+
+def _notes(observed: StudyObserved, draft: _Draft, status: Object) -> list[Note]:
+    subject = observed.subject
+    before = subject.status.get("phase")
+    notes = []
+    if "startTime" in status and "startTime" not in subject.status:
+        notes.append(Note(reasons.EVENT_STARTED, "the first trial was opened"))
+    if before != draft.phase:
+        if draft.phase == "Suspended":
+            notes.append(Note(reasons.EVENT_SUSPENDED, "workers leave, trials are kept"))
+        elif before == "Suspended" and not draft.failed:
+            notes.append(Note(reasons.EVENT_RESUMED, "workers start again"))
+        if draft.phase == "Complete":
+            what = _end_message(observed, draft)
+            notes.append(Note(reasons.EVENT_COMPLETE, f"{draft.ended}: {what}"))
+    if observed.study is not None and observed.summary is not None:
+        improved = improvement(subject.status, status, observed.study)
+        notes += [] if improved is None else [improved]
+    old = find(subject.conditions, reasons.STALLED)
+    trouble = draft.failed or draft.trouble
+    if trouble is not None and (
+        old is None or old.status != "True" or old.reason != trouble.reason
+    ):
+        text = trouble.message or trouble.reason
+        notes.append(Note(trouble.reason, text, "Warning", at_most_every=_STALLED_EVERY))
+    return notes

@@ -1,0 +1,132 @@
+"""The status of a study, from what was observed and decided. Pure."""
+
+import datetime
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from optuna.trial import FrozenTrial
+
+from trialfleet import names
+from trialfleet.api.study import Study
+from trialfleet.client.answers import Summary
+from trialfleet.controller import reasons
+from trialfleet.controller.build.objects import Object
+from trialfleet.controller.conditions import timestamp
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.plan import Note
+
+BEST: Final = 5
+"""Trials of a Pareto front's head that the status shows."""
+
+_LONGEST_PARAMS: Final = 1024
+"""Bytes of one best trial's parameters in the status: it has to stay small."""
+_LONGEST_TEXT: Final = 128
+
+_BEST_EVERY: Final = datetime.timedelta(seconds=30)
+
+
+def progress_fields(observed: StudyObserved, desired: int, now: datetime.datetime) -> Object:
+    """Return the fields that tell how far a study is; as they were if no proxy answered."""
+    study, summary, old = observed.study, observed.summary, observed.subject.status
+    assert study is not None
+    fields: Object = {
+        "selector": f"{names.LABEL_STUDY}={observed.subject.name},"
+        f"{names.LABEL_COMPONENT}={names.COMPONENT_WORKER}",
+        "storage": observed.storage.name if observed.storage else _storage_name(study),
+    }
+    for key in ("startTime", "completionTime"):
+        if key in old:
+            fields[key] = old[key]
+    ready = sum(pod.running for pod in observed.workers) if summary is None else summary.sessions
+    fields["workers"] = {"desired": desired, "ready": ready}
+    if summary is None:
+        for key in ("progress", "trials", "bestValue", "best", "paretoFront", "lostReasons"):
+            if key in old:
+                fields[key] = old[key]
+        return fields
+    fields |= _summary_fields(study, summary)
+    counts = summary.counts
+    opened = counts.counted + counts.running + counts.lost
+    if opened and "startTime" not in fields:
+        fields["startTime"] = timestamp(now)
+    return fields
+
+
+def improvement(old: Mapping[str, Any], new: Mapping[str, Any], study: Study) -> Note | None:
+    """Return the Event for a better best trial, or a larger head of the Pareto front."""
+    best, before = new.get("best"), old.get("best")
+    if not best or best == before:
+        return None
+    first = best[0]
+    if before and first["number"] == before[0]["number"]:
+        return None
+    values = ", ".join(f"{name} {value:.6g}" for name, value in first["values"].items())
+    if len(study.spec.objectives) > 1:
+        text = f"trial {first['number']} leads the Pareto front: {values}"
+    else:
+        text = f"trial {first['number']} is the best so far: {values}"
+    return Note(reasons.EVENT_BEST_IMPROVED, text, at_most_every=_BEST_EVERY)
+
+
+def _storage_name(study: Study) -> str:
+    return study.metadata.name if study.spec.storage is None else study.spec.storage.name
+
+
+def _summary_fields(study: Study, summary: Summary) -> Object:
+    counts = summary.counts
+    total = study.spec.budget.trials
+    fields: Object = {
+        "progress": str(counts.counted) if total is None else f"{counts.counted}/{total}",
+        "trials": {
+            "complete": counts.complete,
+            "pruned": counts.pruned,
+            "failed": counts.failed,
+            "running": counts.running,
+            "waiting": counts.waiting,
+            "lost": counts.lost,
+        },
+    }
+    if summary.lost_reasons:
+        kept = sorted(summary.lost_reasons.items(), key=lambda item: -item[1])[:16]
+        fields["lostReasons"] = dict(sorted(kept))
+    best = [_best(study, trial) for trial in summary.best[:BEST]]
+    if best:
+        fields["best"] = best
+    if len(study.spec.objectives) > 1:
+        fields["paretoFront"] = summary.front
+    elif best:
+        fields["bestValue"] = f"{next(iter(best[0]['values'].values())):.6g}"
+    return fields
+
+
+def _best(study: Study, trial: FrozenTrial) -> Object:
+    values = {
+        objective.name: _finite(value)
+        for objective, value in zip(study.spec.objectives, trial.values or (), strict=False)
+    }
+    return {"number": trial.number, "values": values, "params": _params(trial.params)}
+
+
+def _params(params: Mapping[str, Any]) -> Object:
+    shown: Object = {}
+    size = 0
+    for name, value in params.items():
+        if isinstance(value, float):
+            value = _finite(value)
+        elif isinstance(value, str) and len(value) > _LONGEST_TEXT:
+            value = value[: _LONGEST_TEXT - 3] + "..."
+        elif not isinstance(value, bool | int | str | None):
+            value = str(value)[:_LONGEST_TEXT]
+        size += len(name) + len(str(value)) + 6
+        if size > _LONGEST_PARAMS:
+            break
+        shown[name] = value
+    return shown
+
+
+def _finite(value: float) -> float:
+    """Return a number that JSON has: an infinite best value is shown as the largest one."""
+    if math.isfinite(value):
+        return value
+    return math.copysign(1.7976931348623157e308, value)
