@@ -9,7 +9,17 @@ import typer
 
 from trialfleet.errors import TrialfleetError, exit_code
 
-COMMANDS: Final = ("run", "best", "trials", "studies", "validate", "proxy", "worker")
+COMMANDS: Final = (
+    "run",
+    "best",
+    "trials",
+    "studies",
+    "validate",
+    "proxy",
+    "worker",
+    "operator",
+    "postgres",
+)
 """Each is a function of its name in a module of its name, imported when it is asked for: a worker
 does not load what only the supervisor needs."""
 
