@@ -46,6 +46,16 @@ def waiting_calls(port: int) -> int:
     return int(float(line.split()[1]))
 
 
+def refuses(channel: grpc.Channel) -> bool:
+    """Whether a new call is refused."""
+    try:
+        TrialFleetStub(channel).ListStudies(pb.ListStudiesRequest(), timeout=1)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code == grpc.StatusCode.UNAVAILABLE
+    return False
+
+
 def test_calls_in_flight_are_finished(
     process: Process, database_url: str, metrics_port: int
 ) -> None:
@@ -69,7 +79,7 @@ def test_calls_in_flight_are_finished(
             eventually(lambda: waiting_calls(metrics_port) == 2)
             process.popen.send_signal(signal.SIGTERM)
             # Closed to new calls while the write goes on.
-            channel_state(process, channel)
+            eventually(lambda: refuses(channel))
             assert not write.done()
             lock.rollback()
             write.result(TIMEOUT_S)
@@ -81,19 +91,6 @@ def test_calls_in_flight_are_finished(
     with engine.connect() as connection:
         query = sa.text("SELECT value_json FROM study_user_attributes")
         assert connection.execute(query).scalars().all() == ["1"]
-
-
-def channel_state(process: Process, channel: grpc.Channel) -> None:
-    """Wait until a new call is refused."""
-
-    def refused() -> bool:
-        try:
-            TrialFleetStub(channel).ListStudies(pb.ListStudiesRequest(), timeout=1)
-        except grpc.RpcError as error:
-            return error.code() == grpc.StatusCode.UNAVAILABLE
-        return False
-
-    eventually(refused)
 
 
 def test_a_database_that_hangs_does_not_hold_the_process(

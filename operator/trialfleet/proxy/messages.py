@@ -97,7 +97,7 @@ def check_json(text: str, path: str) -> str:
     return text
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def check_distribution(text: str) -> str:
     """Return ``text`` if it is a distribution in Optuna's JSON."""
     try:
@@ -241,7 +241,7 @@ def _budget(budget: pb.Budget, objectives: int) -> Budget:
         trials=budget.trials if budget.HasField("trials") else None,
         failed_trials=budget.failed_trials if budget.HasField("failed_trials") else None,
         timeout_s=timeout_s,
-        goals=goals,
+        goals=tuple(goals),
     )
 
 

@@ -110,9 +110,11 @@ class Monitor:
 
     async def _sweep(self) -> None:
         try:
-            given_up = await self._storage.apply(GiveUp(reason=names.REASON_KEEP_ALIVE))
-        except TrialfleetError as error:
-            event(_log, logging.WARNING, "sweep of sessions failed", error=error)
+            # What takes longer is applied all the same; the watch has to go on.
+            async with asyncio.timeout(_ANSWER_S):
+                given_up = await self._storage.apply(GiveUp(reason=names.REASON_KEEP_ALIVE))
+        except (TrialfleetError, TimeoutError) as error:
+            event(_log, logging.WARNING, "sweep of sessions failed", error=repr(error))
             return
         assert isinstance(given_up, GivenUp)
         if given_up.sessions:

@@ -7,7 +7,7 @@ from typing import Final
 from trialfleet.storage import Storage
 from trialfleet.storage.records import TrialRecord
 
-_READ_TRIALS: Final = 2000
+_READ_TRIALS: Final = 1000
 """Trials of one query: their records take some 2 KiB each until they are encoded."""
 
 _ENCODE_TRIALS: Final = 200
