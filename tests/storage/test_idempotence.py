@@ -131,6 +131,7 @@ GROWN: dict[str, dict[str, int]] = {
         "trial_user_attributes": 1,
         "trial_values": 1,
         "trialfleet_best": 1,
+        "trialfleet_params": 1,
     },
     "report": _WRITTEN,
     "tell": {**_WRITTEN, "trial_values": 1, "trialfleet_best": 1},

@@ -9,7 +9,7 @@ import psycopg2.errors
 import sqlalchemy as sa
 
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
-from trialfleet.storage.opening import insert_trial, open_trials
+from trialfleet.storage.opening import create_trial, open_trials
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.records import (
     CloseSession,
@@ -176,7 +176,7 @@ class Writer:
     def _execute(self, connection: sa.Connection, command: Any) -> Any:
         if isinstance(command, CreateTrial):
             assert command.template is not None
-            return insert_trial(connection, command.study_id, command.template)
+            return create_trial(connection, command.study_id, command.template, self._distributions)
         if isinstance(command, WriteTrial):
             (answer,) = update_trials(connection, [command], self._distributions)
             if isinstance(answer, TrialfleetError):

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
+from trialfleet.storage.params import Distributions
 from trialfleet.storage.reading import Standing, read_standings, read_trials, require_study
 from trialfleet.storage.records import (
     CreateTrial,
@@ -19,7 +20,7 @@ from trialfleet.storage.records import (
     Wait,
     WriteId,
 )
-from trialfleet.storage.updating import TrialWrites
+from trialfleet.storage.writing import TrialWrites
 
 # Against the lock that Optuna's RDBStorage takes when it numbers a trial, which is FOR UPDATE.
 # This weaker one lets rows that refer to the study be written meanwhile.
@@ -105,6 +106,24 @@ Opener = OpenTrial | CreateTrial
 def lock_studies(connection: sa.Connection, ids: Iterable[int]) -> None:
     """Take the lock under which trials are numbered, for several studies without a deadlock."""
     connection.execute(_LOCK_STUDIES, {"ids": sorted(ids)})
+
+
+def create_trial(
+    connection: sa.Connection,
+    study_id: int,
+    template: TrialRecord,
+    distributions: Distributions,
+) -> TrialCreated:
+    """Add a copy of a caller's template to a study.
+
+    Raises :class:`NotFound`, or :class:`InvalidInput` for a parameter that does not fit.
+    """
+    lock_studies(connection, [study_id])
+    require_study(connection, study_id)
+    (error,) = distributions.check(connection, [(study_id, template.params)])
+    if error is not None:
+        raise error
+    return insert_trial(connection, study_id, template)
 
 
 def insert_trial(connection: sa.Connection, study_id: int, template: TrialRecord) -> TrialCreated:

@@ -1,10 +1,14 @@
 """Whether a parameter's distribution fits what the study has of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import sqlalchemy as sa
-from optuna.distributions import check_distribution_compatibility, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    json_to_distribution,
+)
 
 from trialfleet.errors import InvalidInput
 from trialfleet.storage.records import Param
@@ -19,21 +23,25 @@ _KNOWN: Final = sa.text(
 )
 
 # For a name that is new to us: a stock writer may have used it. Looked up once in the life of
-# a study and name.
-_OTHERS: Final = sa.text(
+# a study and name. Who comes second waits for the first, and is told what that one wrote; the
+# order is the same for all, so that no two wait for each other.
+_CLAIM: Final = sa.text(
     """
-    SELECT p.distribution_json FROM trials t JOIN trial_params p USING (trial_id)
-    WHERE t.study_id = :study_id AND p.param_name = :name LIMIT 1
-    """
-)
-_ADD: Final = sa.text(
-    """
-    INSERT INTO trialfleet_params (study_id, param_name, distribution_json)
-    VALUES (:study_id, :name, :text) ON CONFLICT DO NOTHING
+    INSERT INTO trialfleet_params AS p (study_id, param_name, distribution_json)
+    SELECT u.study_id, u.param_name, coalesce((
+        SELECT o.distribution_json FROM trials t JOIN trial_params o USING (trial_id)
+        WHERE t.study_id = u.study_id AND o.param_name = u.param_name LIMIT 1), u.text)
+    FROM unnest(CAST(:studies AS int[]), CAST(:names AS text[]), CAST(:texts AS text[]))
+        AS u (study_id, param_name, text)
+    ORDER BY u.study_id, u.param_name
+    ON CONFLICT (study_id, param_name) DO UPDATE SET param_name = p.param_name
+    RETURNING study_id, param_name, distribution_json
     """
 )
 
 _MAX_REMEMBERED: Final = 100_000
+
+Key = tuple[int, str]
 
 
 class Distributions:
@@ -44,10 +52,57 @@ class Distributions:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._first: dict[tuple[int, str], str] = {}
+        self._first: dict[Key, str] = {}
+        self._parsed: dict[str, BaseDistribution] = {}
 
-    def learn(self, connection: sa.Connection, keys: set[tuple[int, str]]) -> None:
-        """Read the first distributions of pairs of study and name that are not known yet."""
+    def check(
+        self, connection: sa.Connection, writes: Sequence[tuple[int, Sequence[Param]]]
+    ) -> list[InvalidInput | None]:
+        """Return for each write, of a study's id and parameters, what is wrong with it.
+
+        A name that is new to its study is the study's from now on.
+        """
+        errors = [self._malformed(params) for _, params in writes]
+        keys = {
+            (study_id, param.name)
+            for (study_id, params), error in zip(writes, errors, strict=True)
+            if error is None
+            for param in params
+        }
+        self._learn(connection, keys)
+        self._compare(writes, errors, self._first)
+        new: dict[Key, str] = {}
+        for (study_id, params), error in zip(writes, errors, strict=True):
+            if error is None:
+                for name, _, text in params:
+                    if (study_id, name) not in self._first:
+                        new.setdefault((study_id, name), text)
+        if new:
+            # Remembered only once it was read back, committed: this transaction may yet fail.
+            self._compare(writes, errors, _claim(connection, new))
+        return errors
+
+    def _malformed(self, params: Iterable[Param]) -> InvalidInput | None:
+        """Return what keeps a worker from getting a parameter back, None if nothing does."""
+        for name, value, text in params:
+            try:
+                self._parse(text).to_external_repr(value)
+            except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                return InvalidInput(
+                    f"parameter {name!r}: found {value} of {text[:200]!r}, accepted: a value of a "
+                    f"distribution as Optuna writes it ({error})"
+                )
+        return None
+
+    def _parse(self, text: str) -> BaseDistribution:
+        distribution = self._parsed.get(text)
+        if distribution is None:
+            if len(self._parsed) >= _MAX_REMEMBERED:
+                self._parsed.clear()
+            distribution = self._parsed[text] = json_to_distribution(text)
+        return distribution
+
+    def _learn(self, connection: sa.Connection, keys: set[Key]) -> None:
         missing = [key for key in keys if key not in self._first]
         if not missing:
             return
@@ -60,23 +115,36 @@ class Distributions:
         for study_id, name, text in rows:
             self._first[study_id, name] = text
 
-    def check(self, connection: sa.Connection, study_id: int, params: Sequence[Param]) -> None:
-        """Raise :class:`InvalidInput` if one of the parameters does not fit the study."""
-        for name, _, text in params:
-            first = self._first.get((study_id, name))
-            if first is None:
-                first = self._first_use(connection, study_id, name, text)
-            if first != text:
-                try:
-                    check_distribution_compatibility(
-                        json_to_distribution(first), json_to_distribution(text)
-                    )
-                except ValueError as error:
-                    raise InvalidInput(f"parameter {name!r}: {error}") from error
+    def _compare(
+        self,
+        writes: Sequence[tuple[int, Sequence[Param]]],
+        errors: list[InvalidInput | None],
+        first: dict[Key, str],
+    ) -> None:
+        for place, (study_id, params) in enumerate(writes):
+            if errors[place] is None:
+                errors[place] = self._incompatible(study_id, params, first)
 
-    def _first_use(self, connection: sa.Connection, study_id: int, name: str, text: str) -> str:
-        key = {"study_id": study_id, "name": name}
-        first: str = connection.execute(_OTHERS, key).scalar() or text
-        connection.execute(_ADD, {**key, "text": first})
-        # Remembered only once it was read back, committed: this transaction may yet fail.
-        return first
+    def _incompatible(
+        self, study_id: int, params: Iterable[Param], first: dict[Key, str]
+    ) -> InvalidInput | None:
+        for name, _, text in params:
+            known = first.get((study_id, name), text)
+            if known != text:
+                try:
+                    check_distribution_compatibility(self._parse(known), self._parse(text))
+                except ValueError as error:
+                    return InvalidInput(f"parameter {name!r}: {error}")
+        return None
+
+
+def _claim(connection: sa.Connection, new: dict[Key, str]) -> dict[Key, str]:
+    rows = connection.execute(
+        _CLAIM,
+        {
+            "studies": [key[0] for key in new],
+            "names": [key[1] for key in new],
+            "texts": list(new.values()),
+        },
+    )
+    return {(study_id, name): text for study_id, name, text in rows}

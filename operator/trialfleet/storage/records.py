@@ -262,7 +262,8 @@ class UpdateTrial:
     """Write to a running trial of a session, and end it if ``state`` is given -> None.
 
     ``state`` may be COMPLETE, PRUNED, FAIL, or WAITING to hand the trial back.
-    Raises ``SessionGivenUp`` if the trial is not the session's own any more.
+    Raises ``SessionGivenUp`` if the trial is not the session's own any more, or ``InvalidInput``
+    for a parameter whose distribution is incompatible with the study's.
     """
 
     write: WriteId
@@ -276,7 +277,8 @@ class CreateTrial:
     """Optuna's ``create_new_trial`` -> :class:`TrialCreated`.
 
     Without a template the trial runs; if a write is given it is the session's own, and the
-    budget may refuse it (``StudyEnded``). Raises ``NotFound``.
+    budget may refuse it (``StudyEnded``). Raises ``NotFound``, or ``InvalidInput`` for a
+    parameter of the template whose distribution is incompatible with the study's.
     """
 
     study_id: int

@@ -22,7 +22,7 @@ from trialfleet.storage.records import (
     TrialRecord,
     WriteId,
 )
-from trialfleet.storage.updating import TrialWrites
+from trialfleet.storage.writing import TrialWrites
 
 _ORDINAL: Final = sa.text(
     """
