@@ -32,7 +32,8 @@ START_S: Final = 3.0
 RANK: Final = 0
 """Orphaned workers are ended first."""
 
-_LONGEST_PAUSE_S: Final = 30.0
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +223,7 @@ class Crew:
                 f"{deaths} workers in a row have died and no trial has finished in between; "
                 f"the last one: {verdict.message}"
             )
-        return min(0.5 * 2.0 ** (deaths - 2), _LONGEST_PAUSE_S) if deaths > 1 else 0.0
+        return min(_FIRST_PAUSE_S * 2.0 ** (deaths - 2), _LONGEST_PAUSE_S) if deaths > 1 else 0.0
 
     def fail(self, error: errors.TrialfleetError) -> None:
         """End the run with an error; only the first one counts."""

@@ -177,6 +177,7 @@ class _Run:
             proxy=proxy_command,
             workforce=lambda address: _workforce(address, folder, jobs),
             storage=self.storage,
+            ephemeral=True,
         )
         view: View = _Prints()
         if self.show_progress_bar:

@@ -42,8 +42,10 @@ class Postgres:
     that the user of this process and root can reach.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ephemeral: bool = False) -> None:
+        """Name the folder; an ephemeral one is removed with all that is in it at the end."""
         self.folder = folder.resolve()
+        self._ephemeral = ephemeral
         self._sockets = sockets_folder(self.folder)
         self._lock: int | None = None
         self._keeper_said: int | None = None
@@ -151,6 +153,7 @@ class Postgres:
                 *(sys.executable, "-I", "-S", postgres_keeper.__file__),
                 *("--root", str(self.folder), "--binaries", str(binaries)),
                 *("--sockets", str(self._sockets), *identity),
+                *(["--ephemeral"] if self._ephemeral else []),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -51,7 +51,13 @@ class Keeper:
     """One server: its data directory, its sockets' folder, its log."""
 
     def __init__(
-        self, root: Path, binaries: Path, sockets: Path, user: int | None, group: int | None
+        self,
+        root: Path,
+        binaries: Path,
+        sockets: Path,
+        user: int | None,
+        group: int | None,
+        ephemeral: bool,
     ) -> None:
         self.root = root
         self.binaries = binaries
@@ -60,6 +66,7 @@ class Keeper:
         self.log = root / "postgres.log"
         self.user = user
         self.group = group
+        self.ephemeral = ephemeral
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -217,6 +224,7 @@ def main() -> int:
     parser.add_argument("--sockets", required=True, type=Path)
     parser.add_argument("--user", type=int)
     parser.add_argument("--group", type=int)
+    parser.add_argument("--ephemeral", action="store_true")
     keeper = Keeper(**vars(parser.parse_args()))
     # Its end depends on its users alone: whoever ends them all need not mind the order.
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -237,6 +245,8 @@ def main() -> int:
     finally:
         if keeper.sockets != keeper.data:
             shutil.rmtree(keeper.sockets, ignore_errors=True)
+        if keeper.ephemeral:
+            shutil.rmtree(keeper.root, ignore_errors=True)
     return 0
 
 

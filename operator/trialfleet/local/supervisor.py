@@ -36,6 +36,8 @@ class Plan:
     """From the proxy's address to the workers."""
     storage: str | None = None
     """URL of a database; absent: PostgreSQL in ``folder``."""
+    ephemeral: bool = False
+    """Whether ``folder`` goes with the fleet, whatever ends it."""
 
 
 class Fleet:
@@ -96,7 +98,7 @@ class Fleet:
         make_folder(plan.folder)
         postgres = None
         if plan.storage is None:
-            postgres = Postgres(plan.folder)
+            postgres = Postgres(plan.folder, ephemeral=plan.ephemeral)
             stack.callback(postgres.close)
             postgres.start()
         self.url = plan.storage or (postgres.url if postgres else "")
