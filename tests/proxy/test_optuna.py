@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import time
 from collections.abc import Iterator
 
 import optuna
@@ -29,6 +30,16 @@ def quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield
     optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Kolkata"])
+def time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take the test, the proxy in it and Optuna to a time zone."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
 
 
 def stored(database_url: str, study_id: int) -> list[FrozenTrial]:
@@ -79,6 +90,7 @@ def test_a_study_from_begin_to_end(storage: GrpcStorageProxy, database_url: str)
     assert optuna.get_all_study_names(storage) == []
 
 
+@pytest.mark.usefixtures("time_zone")
 def test_a_template_is_kept_to_the_letter(storage: GrpcStorageProxy, database_url: str) -> None:
     study_id = storage.create_new_study([StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE])
     template = create_trial(

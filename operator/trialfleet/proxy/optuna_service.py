@@ -40,21 +40,19 @@ _TRIALS: Final = tag(pb.GetTrialsReply, "trials")
 
 
 def _text(moment: datetime.datetime | None) -> str:
-    # Optuna's servicer passes on the naive time that the database holds, and so does this one:
-    # a trial has the same times through a stock proxy client and a stock RDBStorage.
+    # The wire carries no zone: each side takes a time for its own local time.
     if moment is None:
         return ""
-    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
+    return moment.astimezone().replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def _moment(text: str, path: str) -> datetime.datetime | None:
     if not text:
         return None
     try:
-        moment = datetime.datetime.strptime(text, _DATETIME_FORMAT)
-    except ValueError as error:
+        return datetime.datetime.strptime(text, _DATETIME_FORMAT).astimezone(datetime.UTC)
+    except (ValueError, OverflowError) as error:
         raise InvalidInput(f"{path}: {error}") from error
-    return moment.replace(tzinfo=datetime.UTC)
 
 
 def _attributes(attributes: Iterable[tuple[str, str]], path: str) -> list[tuple[str, str]]:
