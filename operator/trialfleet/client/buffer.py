@@ -14,9 +14,11 @@ from trialfleet.client.writing import ITEM_BYTES, attribute_bytes
 from trialfleet.errors import InvalidInput, SessionGivenUp
 from trialfleet.v1 import trialfleet_pb2 as pb
 
-_NEWS_S: Final = 1.0
-"""How long the history that came with a trial stands for the storage's: what others do has to
-be seen within a second."""
+_NEWS_S: Final = 0.9
+_SAME_S: Final = 0.1
+"""The history that came with a trial stands for the storage's for so long, and once it was read
+for so much longer: what others do is seen within a second, and a sampler that reads all trials
+twice for one suggestion, as TPE does, makes no call."""
 
 
 @dataclass(slots=True)
@@ -98,13 +100,16 @@ class RunningTrial:
         self._news_until = 0.0
 
     def use_news(self) -> bool:
-        """Return, once, whether the history that came with the trial is recent enough to use.
+        """Return whether the history that came with the trial is recent enough to use.
 
         A pruner's decision is made from what it is when a value is reported.
         """
-        recent = time.monotonic() < self._news_until and not self._unsent.values
-        self._news_until = 0.0
-        return recent
+        now = time.monotonic()
+        if now >= self._news_until or self._unsent.values:
+            self._news_until = 0.0
+            return False
+        self._news_until = min(self._news_until, now + _SAME_S)
+        return True
 
     @property
     def unsent_bytes(self) -> int:

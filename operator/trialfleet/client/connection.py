@@ -95,12 +95,15 @@ class Connection:
         index = self._choose()
         try:
             result = attempt(self._endpoints[index])
-        except (grpc.RpcError, ChannelClosed) as failure:
-            patience = self._patience_s if patience_s is None else patience_s
-            return self._persist(attempt, index, failure, patience)
-        if index < self._current:
-            self._settle(index)
-        return result
+        except (grpc.RpcError, ChannelClosed) as error:
+            failure = error
+        else:
+            if index < self._current:
+                self._settle(index)
+            return result
+        return self._persist(
+            attempt, index, failure, self._patience_s if patience_s is None else patience_s
+        )
 
     def close(self) -> None:
         """End all calls under way and close the channels. Idempotent."""

@@ -86,7 +86,6 @@ class RunningTrials:
 
         Raises :class:`~trialfleet.errors.StudyEnded`.
         """
-        self._forget_taken_away()
         history = self._histories.of(study_id)
         for _ in range(_REOPENINGS):
             reading = history.begin() if history.wanted else None
@@ -124,7 +123,6 @@ class RunningTrials:
         Raises :class:`~trialfleet.errors.NotFound` and
         :class:`~trialfleet.errors.StudyEnded`.
         """
-        self._forget_taken_away()
         session, reply = self._sessions.open_trial(
             calls.CREATE_TRIAL,
             study_id,
@@ -279,6 +277,9 @@ class RunningTrials:
 
     def _add(self, trial: RunningTrial) -> int:
         with self._lock:
+            # A thread that goes on with another trial has dropped those that were taken away.
+            for old in [t for t in self._trials.values() if t.fenced and t.thread == trial.thread]:
+                del self._trials[old.trial_id]
             self._trials[trial.trial_id] = trial
             self._outdate(trial)
         return trial.trial_id
@@ -296,12 +297,6 @@ class RunningTrials:
         for trial in self._trials.values():
             if trial is not changed and trial.study_id == changed.study_id:
                 trial.news_are_over()
-
-    def _forget_taken_away(self) -> None:
-        thread = threading.get_ident()
-        with self._lock:
-            for trial in [t for t in self._trials.values() if t.fenced and t.thread == thread]:
-                del self._trials[trial.trial_id]
 
     def _introduce(self, trial: RunningTrial, definition: Definition, value: float) -> None:
         """Send a parameter of a name that is new to this process, for the proxy to check."""

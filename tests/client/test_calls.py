@@ -1,0 +1,162 @@
+"""How many calls a trial costs."""
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
+
+from tests.client.fake import FakeProxy
+from trialfleet.client import FleetStorage
+
+
+def _study(
+    storage: FleetStorage,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    return optuna.load_study(
+        study_name="s", storage=storage, sampler=sampler, pruner=pruner or NopPruner()
+    )
+
+
+def _run(study: optuna.Study, steps: int = 0) -> None:
+    storage = study._storage
+    assert isinstance(storage, FleetStorage)
+    trial_id = storage.ask(study._study_id)
+    assert trial_id is not None
+    trial = Trial(study, trial_id)
+    x = trial.suggest_float("x", 0, 1)
+    trial.suggest_int("n", 1, 9)
+    trial.suggest_categorical("kind", ["a", "b"])
+    trial.set_user_attr("seconds", 1.5)
+    for step in range(steps):
+        trial.report(x, step)
+        trial.should_prune()
+    told = study.tell(trial, x)
+    assert told.state == TrialState.COMPLETE
+    assert told.value == x
+    assert told.datetime_complete is not None
+    assert told.user_attrs == {"seconds": 1.5}
+
+
+def test_a_trial_costs_ask_and_tell(fake: FakeProxy, storage: FleetStorage) -> None:
+    study = _study(storage, RandomSampler(seed=0))
+    _run(study)
+    before = fake.counts()
+    for _ in range(20):
+        _run(study)
+    assert fake.counts() - before == {"Ask": 20, "Tell": 20}
+
+
+def test_a_parameter_new_to_the_process_is_sent_at_once(
+    fake: FakeProxy, storage: FleetStorage
+) -> None:
+    _run(_study(storage, RandomSampler(seed=0)))
+    assert [
+        [param.name for param in request.update.params] for request in fake.requests("Report")
+    ] == [["x"], ["n"], ["kind"]]
+    assert not fake.requests("Tell")[0].update.params
+
+
+def test_a_sampler_that_wants_history_gets_it_with_ask(
+    fake: FakeProxy, storage: FleetStorage
+) -> None:
+    study = _study(storage, TPESampler(seed=0, n_startup_trials=2))
+    _run(study)
+    _run(study)
+    before = fake.counts()
+    for _ in range(20):
+        _run(study)
+    assert fake.counts() - before == {"Ask": 20, "Tell": 20}
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(seed=0), TPESampler(seed=0)])
+def test_a_pruners_decision_costs_one_report(
+    fake: FakeProxy, storage: FleetStorage, sampler: optuna.samplers.BaseSampler
+) -> None:
+    study = _study(storage, sampler, MedianPruner(n_startup_trials=1))
+    for _ in range(3):
+        _run(study, steps=1)
+    before = fake.counts()
+    _run(study, steps=10)
+    assert fake.counts() - before == {"Ask": 1, "Report": 10, "Tell": 1}
+
+
+def test_each_finished_trial_is_sent_once(fake: FakeProxy, storage: FleetStorage) -> None:
+    fake.part = 4
+    study = _study(storage, RandomSampler(seed=0))
+    sent = 0
+    for number in range(10):
+        _run(study)
+        assert [trial.number for trial in study.get_trials(deepcopy=False)] == list(
+            range(number + 1)
+        )
+        sent += 1
+        cursor = storage._core.histories.of(study._study_id).begin().cursor
+        assert (cursor.trials, cursor.definitions) == (sent, 3)
+    assert [r.cursor.trials for r in fake.requests("History")] == list(range(10))
+
+
+def test_a_large_history_comes_in_parts(fake: FakeProxy, storage: FleetStorage) -> None:
+    study = _study(storage, RandomSampler(seed=0))
+    for _ in range(10):
+        _run(study)
+    fake.part = 3
+    late = FleetStorage(fake.address)
+    late._core.histories.of(study._study_id).wanted = True
+    trial_id = late.ask(study._study_id)
+    assert [t.number for t in late.get_all_trials(study._study_id)] == list(range(11))
+    assert late.get_all_trials(study._study_id)[-1]._trial_id == trial_id
+    late.close()
+
+
+def test_news_are_given_once_in_the_order_seen(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    first, second = storage.ask(study_id), storage.ask(study_id)
+    assert first is not None and second is not None
+    storage.set_trial_state_values(second, TrialState.COMPLETE, [1.0])
+    assert [trial.number for trial in storage.news(study_id)] == [1]
+    storage.set_trial_state_values(first, TrialState.FAIL)
+    assert [trial.number for trial in storage.news(study_id)] == [0]
+    assert storage.news(study_id) == []
+
+
+def test_compatibility_is_checked_without_a_call(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    trial_id = storage.ask(study_id)
+    assert trial_id is not None
+    storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
+    storage.set_trial_param(trial_id, "kind", 1, CategoricalDistribution((True, False)))
+    before = fake.counts()
+    with pytest.raises(ValueError, match="log configuration"):
+        storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0.1, 1, log=True))
+    with pytest.raises(ValueError, match="dynamic value space"):
+        storage.set_trial_param(trial_id, "kind", 0, CategoricalDistribution(("a",)))
+    # Equal to the first, but other values: kept as they were given.
+    storage.set_trial_param(trial_id, "kind", 1, CategoricalDistribution((1, 0)))
+    assert fake.counts() == before
+    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.0])
+    assert "[1, 0]" in fake.requests("Tell")[0].update.params[0].distribution_json
+
+
+def test_a_running_trial_is_read_without_a_call(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    trial_id = storage.ask(study_id)
+    assert trial_id is not None
+    before = fake.counts()
+    storage.set_trial_user_attr(trial_id, "u", (1, {2: "3"}))
+    storage.set_trial_system_attr(trial_id, "s", float("inf"))
+    storage.set_trial_intermediate_value(trial_id, 3, 0.25)
+    trial = storage.get_trial(trial_id)
+    assert trial.user_attrs == {"u": [1, {"2": "3"}]}  # as it will be read back
+    assert trial.system_attrs == {"s": float("inf")}
+    assert trial.intermediate_values == {3: 0.25}
+    assert storage.get_trial_id_from_study_id_trial_number(study_id, 0) == trial_id
+    storage.set_trial_user_attr(trial_id, "u", None)
+    assert trial.user_attrs["u"] == [1, {"2": "3"}]
+    assert fake.counts() == before
+    assert storage.get_all_trials(study_id)[0].user_attrs == {"u": None}
