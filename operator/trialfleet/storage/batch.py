@@ -56,14 +56,16 @@ _SINGLE: Final[dict[type[Any], Callable[[sa.Connection, Any], Any]]] = {
 }
 
 _MAX_TRIES: Final = 5
-# Two transactions that waited for each other, or one that waited too long: the database has
-# undone it, and the same again may well succeed.
+# Two transactions that waited for each other, or wrote the same: the database has undone one,
+# and the same again may well succeed.
 _AGAIN: Final = (
     psycopg2.errors.DeadlockDetected,
     psycopg2.errors.SerializationFailure,
-    psycopg2.errors.LockNotAvailable,
     psycopg2.errors.UniqueViolation,
 )
+
+# For those who waited in vain once, together with others: who holds the lock may well keep it.
+_IMPATIENT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
 
 _Work = Callable[[sa.Connection], list[Any]]
 
@@ -103,31 +105,47 @@ class Writer:
             (answers[place],) = self._together([commands[place]], self._single)
         return answers
 
-    def _together(self, commands: Sequence[Any], work: Callable[..., list[Any]]) -> list[Any]:
+    def _together(
+        self, commands: Sequence[Any], work: Callable[..., list[Any]], *, patient: bool = True
+    ) -> list[Any]:
         if not commands:
             return []
         try:
-            return self._transaction(lambda connection: work(connection, commands))
+            return self._transaction(lambda connection: work(connection, commands), patient)
         except StorageUnavailable as error:
             return [error] * len(commands)
-        except TrialfleetError as error:
-            return [error]
-        except (sa.exc.DBAPIError, ValueError) as error:
+        except Exception as error:
             if len(commands) == 1:
-                return [_invalid(error)]
-            _log.info("a batch of %d is applied one by one: %s", len(commands), _one_line(error))
-            return [answer for one in commands for answer in self._together([one], work)]
+                return [_refused(error)]
+            # Somebody's command is wrong, or waits for a lock that somebody holds: the others
+            # are not to suffer for it, nor to wait for it one after the other.
+            _log.info("a batch of %d is applied in halves: %s", len(commands), _one_line(error))
+            patient = patient and not _is_locked(error)
+            middle = len(commands) // 2
+            return [
+                *self._together(commands[:middle], work, patient=patient),
+                *self._together(commands[middle:], work, patient=patient),
+            ]
 
-    def _transaction(self, work: _Work) -> list[Any]:
+    def _transaction(self, work: _Work, patient: bool) -> list[Any]:
         for attempt in range(1, _MAX_TRIES + 1):
+            reused, committing = self._connection is not None, False
             try:
                 if self._connection is None:
                     self._connection = self._engine.connect()
                 with self._connection.begin():
-                    return work(self._connection)
+                    if not patient:
+                        self._connection.execute(_IMPATIENT)
+                    answers = work(self._connection)
+                    committing = True
+                return answers
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated or self._connection is None or _is_gone(error):
                     self._discard()
+                    if reused and not committing:
+                        # It was cut while nobody used it. Nothing was committed: begin anew.
+                        _log.info("the database connection is made again: %s", _one_line(error))
+                        continue
                     raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error
                 if isinstance(error.orig, _AGAIN) and attempt < _MAX_TRIES:
                     _log.info("attempt %d of a transaction: %s", attempt, _one_line(error))
@@ -232,12 +250,21 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(cause).split())[:300]
 
 
-def _invalid(error: Exception) -> TrialfleetError:
+def _is_locked(error: Exception) -> bool:
+    return isinstance(getattr(error, "orig", None), psycopg2.errors.LockNotAvailable)
+
+
+def _refused(error: Exception) -> Exception:
+    """Return the error that the command's caller is answered with."""
+    refused: Exception = error
     if isinstance(error, ValueError) or isinstance(
         getattr(error, "orig", None), psycopg2.DataError | psycopg2.IntegrityError
     ):
-        invalid: TrialfleetError = InvalidInput(f"can't be stored: {_one_line(error)}")
-    else:
-        invalid = StorageUnavailable(f"the database refused: {_one_line(error)}")
-    invalid.__cause__ = error
-    return invalid
+        refused = InvalidInput(f"can't be stored: {_one_line(error)}")
+    elif isinstance(error, sa.exc.DBAPIError):
+        refused = StorageUnavailable(f"the database refused: {_one_line(error)}")
+    elif not isinstance(error, TrialfleetError):
+        _log.error("a command failed", exc_info=error)
+    if refused is not error:
+        refused.__cause__ = error
+    return refused
