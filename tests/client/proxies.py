@@ -10,8 +10,10 @@ class Proxy:
 
     def __init__(self, url: str, listen: str = "127.0.0.1:0") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "trialfleet.cli.main", "proxy"]
-            + ["--storage", url, "--listen", listen, "--grace", "1"],
+            [
+                *(sys.executable, "-m", "trialfleet.cli.main", "proxy"),
+                *("--storage", url, "--listen", listen, "--grace", "1"),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -28,7 +30,7 @@ class Proxy:
     def kill(self) -> None:
         """End it as a lost node does."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def suspend(self) -> None:
         """Let it neither answer nor refuse."""
@@ -42,4 +44,4 @@ class Proxy:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-        self._process.communicate()
+            self._process.communicate()

@@ -89,13 +89,9 @@ def test_a_pruners_decision_costs_one_report(
 def test_each_finished_trial_is_sent_once(fake: FakeProxy, storage: FleetStorage) -> None:
     fake.part = 4
     study = _study(storage, RandomSampler(seed=0))
-    sent = 0
-    for number in range(10):
+    for sent in range(1, 11):
         _run(study)
-        assert [trial.number for trial in study.get_trials(deepcopy=False)] == list(
-            range(number + 1)
-        )
-        sent += 1
+        assert [trial.number for trial in study.get_trials(deepcopy=False)] == list(range(sent))
         cursor = storage._core.histories.of(study._study_id).begin().cursor
         assert (cursor.trials, cursor.definitions) == (sent, 3)
     assert [r.cursor.trials for r in fake.requests("History")] == list(range(10))

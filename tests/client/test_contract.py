@@ -1,6 +1,6 @@
 """Optuna's own test suite for storages, through each way into a Trialfleet storage."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
@@ -27,6 +27,23 @@ class TestStockClient(StorageTestCase):
         yield storage
         storage.close()
 
+    @pytest.mark.parametrize("param_names", [["a", "b"], ["b", "a"]])
+    def test_get_all_trials_params_order(
+        self, storage: optuna.storages.BaseStorage, param_names: list[str]
+    ) -> None:
+        # Optuna's messages hold parameters in a protobuf map, and the client's own protobuf
+        # library gives a map's entries in an order that it draws anew in every process: against
+        # any server, Optuna's own too, one of the two cases fails.
+        study_id = storage.create_new_study(directions=[optuna.study.StudyDirection.MINIMIZE])
+        trial_id = storage.create_new_trial(
+            study_id, optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING)
+        )
+        for name in param_names:
+            storage.set_trial_param(
+                trial_id, name, 1.0, optuna.distributions.FloatDistribution(0.0, 2.0)
+            )
+        assert sorted(storage.get_all_trials(study_id)[0].params) == ["a", "b"]
+
 
 class TestFleetStorage(StorageTestCase):
     @pytest.fixture
@@ -50,5 +67,3 @@ class TestFleetStorageOverTwoProxies(StorageTestCase):
         _emptied(storage)
         yield storage
         storage.close()
-
-

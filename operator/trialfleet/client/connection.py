@@ -93,6 +93,7 @@ class Connection:
         if self._closed.is_set():
             raise errors.StorageUnavailable("the storage was closed")
         index = self._choose()
+        began = time.monotonic()
         try:
             result = attempt(self._endpoints[index])
         except (grpc.RpcError, ChannelClosed) as error:
@@ -101,9 +102,8 @@ class Connection:
             if index < self._current:
                 self._settle(index)
             return result
-        return self._persist(
-            attempt, index, failure, self._patience_s if patience_s is None else patience_s
-        )
+        patience = self._patience_s if patience_s is None else patience_s
+        return self._persist(attempt, index, failure, began, patience)
 
     def close(self) -> None:
         """End all calls under way and close the channels. Idempotent."""
@@ -151,13 +151,14 @@ class Connection:
         attempt: Callable[[Endpoint], _T],
         index: int,
         failure: grpc.RpcError | ChannelClosed,
+        began: float,
         patience_s: float,
     ) -> _T:
         give_up_at = time.monotonic() + patience_s
         pause_s = _FIRST_PAUSE_S
         tries = 1
         while True:
-            reason = self._judge(failure, self._endpoints[index])
+            reason = self._judge(failure, self._endpoints[index], began)
             index = self._leave(index)
             if tries % len(self._endpoints) == 0:
                 left_s = give_up_at - time.monotonic()
@@ -172,6 +173,7 @@ class Connection:
             if self._closed.is_set():
                 raise errors.StorageUnavailable("the storage was closed") from failure
             tries += 1
+            began = time.monotonic()
             try:
                 result = attempt(self._endpoints[index])
             except (grpc.RpcError, ChannelClosed) as error:
@@ -183,7 +185,9 @@ class Connection:
                 logger.info("the proxy at %s answers", self._endpoints[index].address)
             return result
 
-    def _judge(self, failure: grpc.RpcError | ChannelClosed, endpoint: Endpoint) -> str:
+    def _judge(
+        self, failure: grpc.RpcError | ChannelClosed, endpoint: Endpoint, began: float
+    ) -> str:
         """Return why an attempt failed if another may succeed, else raise."""
         if isinstance(failure, ChannelClosed):
             return "the channel was closed"
@@ -194,7 +198,7 @@ class Connection:
             raise errors.MessageTooLarge(details) from failure
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             # A connection whose other end vanished without a word stays open for minutes.
-            endpoint.disconnect()
+            endpoint.disconnect(silent_since=began)
         if code in _RETRIED:
             return f"{code.name}: {details}"
         kind = _ERRORS.get(code, errors.TrialfleetError)

@@ -1,6 +1,7 @@
 """One proxy's address, and the channel to it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ class _Channel:
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._unary: dict[Call[Any], Callable[..., Any]] = {}
         self.closed = False
+        self.answered_at = time.monotonic()
 
     def unary(self, call: Call[Reply]) -> Callable[..., Reply]:
         found = self._unary.get(call)
@@ -71,28 +73,39 @@ class Endpoint:
         """Make one attempt. Raises ``grpc.RpcError`` and :class:`ChannelClosed`."""
         channel = self._channel or self._connect()
         try:
-            return channel.unary(call)(request, timeout=deadline_s)
+            reply = channel.unary(call)(request, timeout=deadline_s)
         except ValueError as error:
             if channel.closed:
                 raise ChannelClosed from error
             raise
+        channel.answered_at = time.monotonic()
+        return reply
 
     def stream(self, call: Call[Reply], request: bytes, deadline_s: float) -> Iterator[Reply]:
-        """Make one attempt to read a stream. Raises as :meth:`call`, also while it is read."""
+        """Make one attempt to read a stream. Raises as :meth:`call`, while it is read."""
         channel = self._channel or self._connect()
         try:
-            return channel.stream(call)(request, timeout=deadline_s)
+            for reply in channel.stream(call)(request, timeout=deadline_s):
+                channel.answered_at = time.monotonic()
+                yield reply
         except ValueError as error:
             if channel.closed:
                 raise ChannelClosed from error
             raise
 
-    def disconnect(self) -> None:
-        """Close the channel; the next call makes another. Calls under way are cancelled."""
+    def disconnect(self, silent_since: float | None = None) -> None:
+        """Close the channel; the next call makes another. Calls under way are cancelled.
+
+        If a time of the monotonic clock is given, only if nothing was answered since.
+        """
         with self._lock:
-            channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
+            channel = self._channel
+            if channel is None:
+                return
+            if silent_since is not None and channel.answered_at >= silent_since:
+                return
+            self._channel = None
+        channel.close()
 
     def _connect(self) -> _Channel:
         with self._lock:

@@ -31,6 +31,8 @@ class _Log:
         self.slots: list[FrozenTrial | None] = []  # by the trial's number
         self.finished: list[FrozenTrial] = []  # in the order seen
         self.unfinished: list[FrozenTrial] = []
+        self.encoded: pb.TrialBatch | None = None
+        """Unfinished trials that nobody has read yet: others' running trials come with each Ask."""
         self.ticket = 0
 
     def add(self, news: pb.News) -> list[Definition]:
@@ -51,7 +53,14 @@ class _Log:
             self.cursor = news.cursor
         return definitions
 
-    def set_unfinished(self, trials: list[FrozenTrial]) -> None:
+    def all_slots(self) -> list[FrozenTrial | None]:
+        """Return a copy of the slots, with the unfinished trials in theirs."""
+        if self.encoded is not None:
+            self._set_unfinished(decode_batch(self.encoded))
+            self.encoded = None
+        return self.slots.copy()
+
+    def _set_unfinished(self, trials: list[FrozenTrial]) -> None:
         for trial in self.unfinished:
             if not self._finished(trial.number):
                 self.slots[trial.number] = None
@@ -107,13 +116,13 @@ class StudyHistory:
                 self.known.setdefault(definition.name, definition)
             if not news.HasField("unfinished"):
                 return False
-            self._complete(reading, decode_batch(news.unfinished))
+            self._complete(reading, news.unfinished)
             return True
 
     def finish(self, reading: Reading) -> None:
         """Take it that no trial is unfinished: the last part of an answer said nothing else."""
         with self._lock:
-            self._complete(reading, [])
+            self._complete(reading, pb.TrialBatch())
 
     def trials(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return all trials, ordered by number.
@@ -121,7 +130,7 @@ class StudyHistory:
         ``running`` are those that this process runs, of which it knows more than the storage.
         """
         with self._lock:
-            slots = self._log.slots.copy()
+            slots = self._log.all_slots()
         for trial in running:
             slot = slots[trial.number] if trial.number < len(slots) else None
             if slot is None or not slot.state.is_finished():
@@ -141,13 +150,13 @@ class StudyHistory:
             self._given.update(trial.number for trial in new)
             return new
 
-    def _complete(self, reading: Reading, unfinished: list[FrozenTrial]) -> None:
+    def _complete(self, reading: Reading, unfinished: pb.TrialBatch) -> None:
         # Answers may come in another order than their requests were sent in. One to a later
         # request is never older than that request, so it is new enough for all earlier ones.
         log = reading.log
         if reading.ticket > log.ticket:
             log.ticket = reading.ticket
-            log.set_unfinished(unfinished)
+            log.encoded = unfinished
         if log is not self._log and log.ticket > self._log.ticket:
             self._log = log
             self._position = 0

@@ -24,8 +24,8 @@ from trialfleet.client.session import Sessions
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.errors import (
     InvalidInput,
+    NotFound,
     SessionGivenUp,
-    StorageUnavailable,
     StudyEnded,
     TrialFinished,
     TrialfleetError,
@@ -175,6 +175,7 @@ class RunningTrials:
         an incompatible distribution.
         """
         trial.check()
+        value = float(value)
         known = self._histories.of(trial.study_id).known.get(name)
         text = encode_distribution(distribution, known)
         definition = Definition(name, distribution, text)
@@ -214,6 +215,10 @@ class RunningTrials:
                 )
                 try:
                     reply = self._connection.call(calls.TELL, request.SerializeToString())
+                except NotFound:
+                    trial.fence()
+                    self._remove(trial, state, values)
+                    raise
                 except BaseException:
                     trial.restore(unsent)
                     raise
@@ -239,12 +244,10 @@ class RunningTrials:
                 continue
             try:
                 self._send(trial, None, _FLUSH_S, patience_s=0)
-            except StorageUnavailable as error:
-                logger.debug("trial %d was not flushed: %s", trial.number, error)
             except InvalidInput as error:
                 trial.refuse(error)
             except TrialfleetError as error:
-                logger.warning("trial %d was not flushed: %s", trial.number, error)
+                logger.debug("trial %d was not flushed: %s", trial.number, error)
             finally:
                 trial.sending.release()
 
@@ -338,6 +341,10 @@ class RunningTrials:
             )
         except InvalidInput:
             # What was refused once would be refused for ever, and keep all else from being sent.
+            raise
+        except NotFound:
+            # Somebody deleted the study.
+            trial.fence()
             raise
         except BaseException:
             trial.restore(unsent)

@@ -1,0 +1,111 @@
+"""A study's history is put together from whatever order its answers come in."""
+
+from optuna.distributions import FloatDistribution, distribution_to_json
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from trialfleet.client.history import StudyHistory
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
+_Y = pb.Definition(name="y", distribution_json=distribution_to_json(FloatDistribution(0, 9)))
+
+
+def _trial(number: int, state: pb.State, *definitions: int) -> bytes:
+    return pb.Trial(
+        trial_id=number,
+        number=number,
+        state=state,
+        definitions=definitions,
+        params=[0.5] * len(definitions),
+    ).SerializeToString()
+
+
+def _news(
+    epoch: int,
+    numbers: range,
+    running: tuple[int, ...] | None = (),
+    definitions: tuple[pb.Definition, ...] = (),
+    first: int = 0,
+) -> pb.News:
+    """The part of a log that has the trials ``numbers``, each with the newest definition."""
+    known = first + len(definitions)
+    return pb.News(
+        cursor=pb.Cursor(epoch=epoch, trials=numbers.stop, definitions=known),
+        finished=pb.TrialBatch(
+            first_definition=first,
+            definitions=definitions,
+            trials=[_trial(n, pb.COMPLETE, *([known - 1] if known else [])) for n in numbers],
+        ),
+        unfinished=None
+        if running is None
+        else pb.TrialBatch(trials=[_trial(n, pb.RUNNING) for n in running]),
+        more=running is None,
+    )
+
+
+def _states(history: StudyHistory, *running: FrozenTrial) -> str:
+    letters = {TrialState.COMPLETE: "c", TrialState.RUNNING: "r", TrialState.WAITING: "w"}
+    trials = history.trials(running)
+    assert [trial.number for trial in trials] == sorted(trial.number for trial in trials)
+    return "".join(f"{trial.number}{letters[trial.state]}" for trial in trials)
+
+
+def test_parts() -> None:
+    history = StudyHistory()
+    reading = history.begin()
+    assert reading.cursor == pb.Cursor()
+    assert not history.accept(reading, _news(7, range(2), None, (_X,)))
+    assert _states(history) == ""  # not before it is complete
+    assert reading.cursor == pb.Cursor(epoch=7, trials=2, definitions=1)
+    assert history.accept(reading, _news(7, range(2, 3), (4,), (_Y,), first=1))
+    assert _states(history) == "0c1c2c4r"
+    assert [list(trial.params) for trial in history.trials(())] == [["x"], ["x"], ["y"], []]
+    assert list(history.known) == ["x", "y"]
+    assert history.begin().cursor == pb.Cursor(epoch=7, trials=3, definitions=2)
+
+
+def test_no_last_part() -> None:
+    history = StudyHistory()
+    reading = history.begin()
+    history.accept(reading, _news(7, range(2), None))
+    history.finish(reading)
+    assert _states(history) == "0c1c"
+
+
+def test_answers_in_another_order_than_requests() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(1), (1, 2), (_X,)))
+    first, second = history.begin(), history.begin()
+    history.accept(second, _news(7, range(1, 3), (3,), (_Y,), first=1))
+    assert _states(history) == "0c1c2c3r"
+    history.accept(first, _news(7, range(1, 2), (2,), (_Y,), first=1))
+    assert _states(history) == "0c1c2c3r"
+    assert history.begin().cursor.trials == 3
+    assert [trial.number for trial in history.news()] == [0, 1, 2]
+
+
+def test_another_epoch_replaces_what_was_there() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(2), (2,), (_X,)))
+    assert [trial.number for trial in history.news()] == [0, 1]
+    late = history.begin()
+    reading = history.begin()
+    history.accept(reading, _news(8, range(1), None, (_X,)))
+    assert _states(history) == "0c1c2r"  # as long as the new one is not complete
+    history.accept(reading, _news(8, range(1, 3), (3,), (), first=1))
+    assert _states(history) == "0c1c2c3r"
+    assert [trial.number for trial in history.news()] == [2]
+    # An answer for the old epoch that was asked for earlier changes nothing any more.
+    history.accept(late, _news(7, range(2, 2), (), (), first=1))
+    assert _states(history) == "0c1c2c3r"
+    assert history.begin().cursor.epoch == 8
+
+
+def test_own_running_trials_are_laid_over() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(1), (1,)))
+    ours = [create_trial(state=TrialState.WAITING) for _ in range(3)]
+    for number, trial in enumerate(ours):
+        trial.number = number
+    assert _states(history, *ours) == "0c1w2w"
+    assert _states(history) == "0c1r"
