@@ -207,7 +207,7 @@ def check(url: str, only: int | None = None) -> None:
         """
         SELECT trial_id FROM trials JOIN trialfleet_runs USING (trial_id)
         JOIN trialfleet_sessions USING (session_id)
-        WHERE state = 'RUNNING' AND (ended_at IS NOT NULL OR taken_away)
+        WHERE state = 'RUNNING' AND ended_at IS NOT NULL AND NOT taken_away
         """,
     )
     assert orphans == [], "no trial runs in a session that has ended"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from optuna.distributions import json_to_distribution
@@ -23,6 +23,8 @@ from trialfleet.storage.records import (
     WriteId,
 )
 from trialfleet.storage.writing import TrialWrites
+
+T = TypeVar("T")
 
 _ORDINAL: Final = sa.text(
     """
@@ -247,13 +249,12 @@ def _retry(lost: TrialRecord, retries: int) -> TrialRecord | None:
     The attributes are those of Optuna's ``RetryHeartbeatStaleTrialCallback``.
     """
     attrs = {key: text for key, text in lost.system_attrs if key not in _OURS}
-    history: list[int] = json.loads(attrs.get(names.ATTR_RETRY_HISTORY, "[]"))
-    if len(history) >= retries:
+    history = [*_attribute(attrs, names.ATTR_RETRY_HISTORY, list), lost.number]
+    if len(history) > retries:
         return None
-    history.append(lost.number)
     attrs[names.ATTR_FAILED_TRIAL] = json.dumps(history[0])
     attrs[names.ATTR_RETRY_HISTORY] = json.dumps(history)
-    fixed = json.loads(attrs.get(names.ATTR_FIXED_PARAMS, "{}")) | {
+    fixed = _attribute(attrs, names.ATTR_FIXED_PARAMS, dict) | {
         name: json_to_distribution(text).to_external_repr(value)
         for name, value, text in lost.params
     }
@@ -267,3 +268,15 @@ def _retry(lost: TrialRecord, retries: int) -> TrialRecord | None:
         user_attrs=lost.user_attrs,
         system_attrs=list(attrs.items()),
     )
+
+
+def _attribute(attrs: dict[str, str], key: str, kind: type[T]) -> T:
+    """Return an attribute's value, an empty one if it is of another kind.
+
+    Whatever a worker wrote there, it must not keep its session from being given up.
+    """
+    try:
+        value = json.loads(attrs[key])
+    except (KeyError, ValueError):
+        return kind()
+    return value if isinstance(value, kind) else kind()
