@@ -114,7 +114,7 @@ def test_the_objective_may_stop_the_study(fleet: Fleet) -> None:
             trial.study.stop()
         return 1.0
 
-    assert fleet.run(objective) == Outcome(End.STOPPED, trials=3)
+    assert fleet.run(objective) == Outcome(End.STUDY_ENDED, names.ENDED_STOPPED, trials=3)
 
 
 def test_a_lost_trial_of_a_grid_is_run_again(fleet: Fleet, proxy: Proxy) -> None:
@@ -133,7 +133,8 @@ def test_a_lost_trial_of_a_grid_is_run_again(fleet: Fleet, proxy: Proxy) -> None
             assert fleet.tool.give_up(worker="other", reason="NodeLost").requeued == (2,)
         return trial.suggest_int("level", 1, 2)
 
-    assert fleet.run(objective, sampler=GridSampler(grid)) == Outcome(End.STOPPED, trials=2)
+    stopped = Outcome(End.STUDY_ENDED, names.ENDED_STOPPED, trials=2)
+    assert fleet.run(objective, sampler=GridSampler(grid)) == stopped
     assert [trial.value for trial in fleet.trials] == [None, 3 - level, level]
     other.close()
 

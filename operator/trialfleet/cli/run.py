@@ -20,7 +20,6 @@ from trialfleet.local.plan import cluster_only, define, make_plan
 from trialfleet.local.progress import Shown, make_view
 
 if TYPE_CHECKING:
-    from trialfleet.client import StudyDefinition
     from trialfleet.local.supervisor import Fleet, Plan
 
 BEST: int = 5
@@ -30,6 +29,8 @@ _ENDED = {
     names.ENDED_FAILED_TRIALS: "too many trials have failed",
     names.ENDED_TIMEOUT: "its time is over",
     names.ENDED_GOAL: "the goal is reached",
+    names.ENDED_STOPPED: "the sampler or the objective has stopped it",
+    names.ENDED_STOPPED: "the sampler or the objective has stopped it",
 }
 
 
@@ -45,7 +46,8 @@ class _Run:
     """What one command is to do."""
 
     study: Study
-    definition: "StudyDefinition"
+    trials: int | None
+    """The budget, if it has an end of that kind."""
     plan: "Plan"
     output: Output
     plot: Path | None
@@ -100,20 +102,20 @@ def run(
         "--storage": None if storage is None else hide_password(storage),
         "--plot": plot,
     }
-    definition = define(study, trials)
     plan = make_plan(
         study,
         file,
-        definition,
         folder=data,
         parallelism=parallelism or max(1, study.spec.parallelism),
+        trials=trials,
         storage=storage,
     )
-    this = _Run(study, definition, plan, output, plot, _command("run", str(file), options))
+    total = trials or study.spec.budget.trials
+    this = _Run(study, total, plan, output, plot, _command("run", str(file), options))
     if dry_run:
         from trialfleet.cli.dry_run import describe
 
-        describe(study, definition, plan, as_json=output is Output.JSON)
+        describe(study, define(study, trials), plan, as_json=output is Output.JSON)
         return
     interrupts = Interrupts()
     with interrupts.handled():
@@ -143,7 +145,7 @@ def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
     from trialfleet.local.supervisor import Fleet
 
     metrics = tuple(objective.name for objective in this.study.spec.objectives)
-    view = make_view(Shown(this.study.metadata.name, metrics, this.definition.trials), console)
+    view = make_view(Shown(this.study.metadata.name, metrics, this.trials), console)
     failures = Failures()
 
     def hear(worker: str, line: str) -> None:
@@ -238,14 +240,12 @@ def _verdict(this: _Run, fleet: "Fleet", stopped: bool, seconds: float) -> str:
         )
         if count
     ]
-    total = this.definition.trials
+    total = this.trials
     share = f"{counts.counted} trials" if total is None else f"{counts.counted} of {total} trials"
     text = f"{this.study.metadata.name}: {share} ({', '.join(parts) or 'none'})"
     if stopped:
         return f"{text}; stopped after {seconds:.1f} s"
-    why = _ENDED.get(fleet.crew.summary.ended, "it was stopped")
-    if fleet.crew.was_stopped:
-        why = "the sampler or the objective has stopped it"
+    why = _ENDED.get(fleet.crew.summary.ended, "no worker found more to do")
     return f"{text} in {seconds:.1f} s; {why}"
 
 

@@ -28,6 +28,7 @@ def _call(name: str, reply: type[_M]) -> Call[_M]:
 
 ENSURE_STUDY: Final = _call("EnsureStudy", pb.EnsureStudyReply)
 CREATE_STUDY: Final = _call("CreateStudy", pb.CreateStudyReply)
+STOP_STUDY: Final = _call("StopStudy", pb.Applied)
 DELETE_STUDY: Final = _call("DeleteStudy", pb.Applied)
 SET_STUDY_ATTRIBUTE: Final = _call("SetStudyAttribute", pb.Applied)
 LIST_STUDIES: Final = _call("ListStudies", pb.ListStudiesReply)

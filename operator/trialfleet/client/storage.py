@@ -24,6 +24,10 @@ from trialfleet.client.writing import check_name, encode_attribute, encode_new_t
 from trialfleet.errors import InvalidInput, NotFound
 from trialfleet.v1 import trialfleet_pb2 as pb
 
+# What columns of Optuna's tables hold.
+_STEPS: Final = 2**31
+_NUMBERS: Final = 2**31
+
 
 class FleetStorage(Studies):
     """Trials in a Trialfleet storage, reached through any of its proxies.
@@ -132,6 +136,16 @@ class FleetStorage(Studies):
             calls.ENSURE_STUDY, definition.message().SerializeToString()
         )
         return reply.study_id, reply.created
+
+    def stop_study(self, study_id: int) -> None:
+        """Have no new trial of a study opened any more, until its budget is changed.
+
+        Raises:
+            NotFound: The study does not exist.
+        """
+        self._core.connection.call(
+            calls.STOP_STUDY, pb.StopStudyRequest(study_id=study_id).SerializeToString()
+        )
 
     def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
         """Open the next trial, a waiting one first; return its id.
@@ -262,10 +276,12 @@ class FleetStorage(Studies):
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         """See :class:`optuna.storages.BaseStorage`."""
+        if not 0 <= step < _STEPS:
+            raise InvalidInput(f"step: found {step}, accepted: 0 to {_STEPS - 1}")
         trial = self._core.running.get(trial_id)
         if trial is not None:
             trial.check()
-            trial.set_value(step, float(intermediate_value))
+            trial.set_value(int(step), float(intermediate_value))
             return
         self._write_trial(
             pb.TrialUpdate(
@@ -308,6 +324,8 @@ class FleetStorage(Studies):
         for trial in self._core.running.of(study_id):
             if trial.number == trial_number:
                 return trial.trial_id
+        if not 0 <= trial_number < _NUMBERS:
+            raise NotFound(f"study {study_id} has no trial with the number {trial_number}")
         request = pb.GetTrialsRequest(study_id=study_id, numbers=[trial_number])
         return self._fetch(request)._trial_id
 

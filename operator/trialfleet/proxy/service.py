@@ -26,6 +26,7 @@ from trialfleet.storage.records import (
     OpenTrial,
     SessionOpened,
     SetStudyAttribute,
+    StopStudy,
     StudyEnsured,
     TrialCreated,
     TrialRecord,
@@ -89,6 +90,11 @@ class TrialFleet:
         study_id = await self._storage.apply(command)
         assert isinstance(study_id, int)
         return pb.CreateStudyReply(study_id=study_id)
+
+    async def StopStudy(self, request: pb.StopStudyRequest) -> pb.Applied:
+        """Open no new trial of a study any more."""
+        await self._storage.apply(StopStudy(messages.study_id(request.study_id)))
+        return _APPLIED
 
     async def DeleteStudy(self, request: pb.DeleteStudyRequest) -> pb.Applied:
         """Delete a study."""

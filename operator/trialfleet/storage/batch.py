@@ -23,6 +23,7 @@ from trialfleet.storage.records import (
     OpenSession,
     OpenTrial,
     SetStudyAttribute,
+    StopStudy,
     TrialCreated,
     UpdateTrial,
     WriteTrial,
@@ -40,6 +41,7 @@ from trialfleet.storage.studies import (
     delete_study,
     ensure_study,
     set_study_attribute,
+    stop_study,
 )
 from trialfleet.storage.updating import update_trials
 
@@ -48,6 +50,7 @@ _log = logging.getLogger(__name__)
 _SINGLE: Final[dict[type[Any], Callable[[sa.Connection, Any], Any]]] = {
     EnsureStudy: ensure_study,
     CreateStudy: create_study,
+    StopStudy: stop_study,
     DeleteStudy: delete_study,
     SetStudyAttribute: set_study_attribute,
     OpenSession: open_session,

@@ -195,7 +195,11 @@ def open_trials(connection: sa.Connection, commands: Sequence[Opener]) -> list[A
             answers[place] = error
 
     popped = _pop_waiting(connection, commands, admitted, standings)
-    added = _insert(connection, commands, [place for place in admitted if place not in popped])
+    rest = [place for place in admitted if place not in popped]
+    for place in rest:
+        if _takes_waiting_only(commands[place], standings):
+            answers[place] = Wait.WAIT
+    added = _insert(connection, commands, [place for place in rest if answers[place] is None])
     trial_ids |= popped
     _own(connection, commands, popped, added)
     unstarted = {commands[place].study_id for place in admitted}
@@ -240,12 +244,18 @@ def _opened_before(sessions: dict[WriteId, tuple[bool, int | None]], write: Writ
 
 
 def _refusal(command: Opener, standing: Standing, free: int | None) -> Wait | Ended | None:
-    if standing.ended == "" and (free is None or free > 0):
+    stopped = standing.ended == names.ENDED_STOPPED
+    if (free is None or free > 0) and not (stopped and isinstance(command, CreateTrial)):
         return None
     reason = standing.ended or names.ENDED_TRIALS
     if isinstance(command, CreateTrial):
         raise StudyEnded(reason)
     return Ended(reason) if standing.over else Wait.WAIT
+
+
+def _takes_waiting_only(command: Opener, standings: dict[int, Standing]) -> bool:
+    stopped = standings[command.study_id].ended == names.ENDED_STOPPED
+    return stopped and command.write is not None
 
 
 def _pop_waiting(

@@ -91,7 +91,7 @@ _STANDING: Final = sa.text(
         ARRAY(SELECT min(cost) FROM trialfleet_best b,
                 unnest(b.costs) WITH ORDINALITY AS u (cost, k)
             WHERE b.study_id = s.study_id AND d.goals <> '[]' GROUP BY k ORDER BY k),
-        d.study_id IS NOT NULL
+        d.study_id IS NOT NULL, coalesce(d.stopped, false)
     FROM studies s LEFT JOIN trialfleet_studies d USING (study_id)
     WHERE s.study_id = ANY(CAST(:ids AS int[]))
     """
@@ -227,6 +227,7 @@ class Standing:
         self.started: datetime.datetime | None = row[2]
         max_trials, max_failed, timeout_s, goals, directions, counts, costs = row[3:10]
         self.managed: bool = row[10]
+        stopped: bool = row[11]
         self.budget = Budget(
             trials=max_trials,
             failed_trials=max_failed,
@@ -237,21 +238,28 @@ class Standing:
         maximize = [direction == StudyDirection.MAXIMIZE.name for direction in directions]
         best = [-cost if turned else cost for cost, turned in zip(costs, maximize, strict=False)]
         self.ended = end_reason(self.budget, self.counts, best, maximize, self.started, now)
+        """Why no new trial may be opened: one of ``names.ENDED_*``, or empty."""
+        if stopped and not self.ended:
+            self.ended = names.ENDED_STOPPED
 
     @property
     def free(self) -> int | None:
         """How many trials may be opened now; None if any number."""
-        if self.ended:
+        if self.ended and self.ended != names.ENDED_STOPPED:
             return 0
+        most = self.counts.waiting if self.ended else None
         if self.budget.trials is None:
-            return None
-        return self.budget.trials - self.counts.counted - self.counts.running
+            return most
+        left = self.budget.trials - self.counts.counted - self.counts.running
+        return left if most is None else min(left, most)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left to open, even if a trial that still runs is lost."""
         if self.ended == names.ENDED_TRIALS and self.budget.trials is not None:
             return self.counts.counted >= self.budget.trials
+        if self.ended == names.ENDED_STOPPED:
+            return self.counts.running + self.counts.waiting == 0
         return bool(self.ended)
 
 

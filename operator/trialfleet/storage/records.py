@@ -152,6 +152,16 @@ class CreateStudy:
 
 
 @dataclass(frozen=True, slots=True)
+class StopStudy:
+    """Open no new trial of a study any more, until its budget is changed -> None.
+
+    Waiting trials are still opened: a lost one may come back. Raises ``NotFound``.
+    """
+
+    study_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteStudy:
     """Delete a study with its trials -> None. Raises ``NotFound``."""
 
@@ -311,6 +321,7 @@ class WriteTrial:
 Command = (
     EnsureStudy
     | CreateStudy
+    | StopStudy
     | DeleteStudy
     | SetStudyAttribute
     | OpenSession

@@ -17,7 +17,8 @@ CREATE TABLE trialfleet_studies (
     retries int NOT NULL DEFAULT 0,
     enqueued boolean NOT NULL DEFAULT false,
     sessions_opened int NOT NULL DEFAULT 0,
-    started_at timestamptz
+    started_at timestamptz,
+    stopped boolean NOT NULL DEFAULT false
 );
 
 CREATE TABLE trialfleet_sessions (

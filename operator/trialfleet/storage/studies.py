@@ -15,6 +15,7 @@ from trialfleet.storage.records import (
     CreateStudy,
     DeleteStudy,
     EnsureStudy,
+    StopStudy,
     SetStudyAttribute,
     StudyEnsured,
     TrialRecord,
@@ -32,16 +33,23 @@ _INSERT_DIRECTIONS = sa.text(
 )
 _DEFINE = sa.text(
     """
-    INSERT INTO trialfleet_studies
+    INSERT INTO trialfleet_studies AS s
         (study_id, max_trials, max_failed, timeout_s, goals, retries)
     VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries)
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
-        goals = excluded.goals, retries = excluded.retries
+        goals = excluded.goals, retries = excluded.retries,
+        stopped = s.stopped
+            AND (s.max_trials, s.max_failed, s.timeout_s, s.goals) IS NOT DISTINCT FROM
+                (excluded.max_trials, excluded.max_failed, excluded.timeout_s, excluded.goals)
     RETURNING enqueued
     """
 )
 _ENQUEUED = sa.text("UPDATE trialfleet_studies SET enqueued = true WHERE study_id = :study_id")
+_STOP = sa.text(
+    "INSERT INTO trialfleet_studies (study_id, stopped) VALUES (:study_id, true) "
+    "ON CONFLICT (study_id) DO UPDATE SET stopped = true"
+)
 _LOCK = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE")
 # Optuna's foreign keys don't cascade.
 _DELETE = [
@@ -152,6 +160,12 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
             )
         connection.execute(_ENQUEUED, {"study_id": study_id})
     return StudyEnsured(study_id, created)
+
+
+def stop_study(connection: sa.Connection, command: StopStudy) -> None:
+    """See :class:`StopStudy`."""
+    require_study(connection, command.study_id)
+    connection.execute(_STOP, {"study_id": command.study_id})
 
 
 def delete_study(connection: sa.Connection, command: DeleteStudy) -> None:

@@ -187,6 +187,12 @@ class CreateStudyReply(_message.Message):
     study_id: int
     def __init__(self, study_id: _Optional[int] = ...) -> None: ...
 
+class StopStudyRequest(_message.Message):
+    __slots__ = ("study_id",)
+    STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    study_id: int
+    def __init__(self, study_id: _Optional[int] = ...) -> None: ...
+
 class DeleteStudyRequest(_message.Message):
     __slots__ = ("write", "study_id")
     WRITE_FIELD_NUMBER: _ClassVar[int]

@@ -44,6 +44,11 @@ class TrialFleetStub:
                 request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyRequest.SerializeToString,
                 response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyReply.FromString,
                 _registered_method=True)
+        self.StopStudy = channel.unary_unary(
+                '/trialfleet.v1.TrialFleet/StopStudy',
+                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.StopStudyRequest.SerializeToString,
+                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.Applied.FromString,
+                _registered_method=True)
         self.DeleteStudy = channel.unary_unary(
                 '/trialfleet.v1.TrialFleet/DeleteStudy',
                 request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.DeleteStudyRequest.SerializeToString,
@@ -137,6 +142,15 @@ class TrialFleetServicer:
     def CreateStudy(self, request, context):
         """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
         name is taken. Such a study has no budget until EnsureStudy gives it one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopStudy(self, request, context):
+        """Opens no new trial of a study any more, until EnsureStudy changes its
+        budget: its sampler has tried everything, or its objective said so. Waiting
+        trials are still opened. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,6 +294,11 @@ def add_TrialFleetServicer_to_server(servicer, server):
                     request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyRequest.FromString,
                     response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyReply.SerializeToString,
             ),
+            'StopStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopStudy,
+                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.StopStudyRequest.FromString,
+                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.Applied.SerializeToString,
+            ),
             'DeleteStudy': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteStudy,
                     request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.DeleteStudyRequest.FromString,
@@ -410,6 +429,33 @@ class TrialFleet:
             '/trialfleet.v1.TrialFleet/CreateStudy',
             trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyRequest.SerializeToString,
             trialfleet_dot_v1_dot_trialfleet__pb2.CreateStudyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trialfleet.v1.TrialFleet/StopStudy',
+            trialfleet_dot_v1_dot_trialfleet__pb2.StopStudyRequest.SerializeToString,
+            trialfleet_dot_v1_dot_trialfleet__pb2.Applied.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,11 @@ class TrialFleetStub:
     """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
     name is taken. Such a study has no budget until EnsureStudy gives it one.
     """
+    StopStudy: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.StopStudyRequest, _trialfleet_pb2.Applied]
+    """Opens no new trial of a study any more, until EnsureStudy changes its
+    budget: its sampler has tried everything, or its objective said so. Waiting
+    trials are still opened. Idempotent.
+    """
     DeleteStudy: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.DeleteStudyRequest, _trialfleet_pb2.Applied]
     """Deletes a study with all its trials."""
     SetStudyAttribute: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.SetStudyAttributeRequest, _trialfleet_pb2.Applied]
@@ -137,6 +142,11 @@ class TrialFleetAsyncStub(TrialFleetStub):
     CreateStudy: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateStudyRequest, _trialfleet_pb2.CreateStudyReply]  # type: ignore[assignment]
     """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
     name is taken. Such a study has no budget until EnsureStudy gives it one.
+    """
+    StopStudy: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.StopStudyRequest, _trialfleet_pb2.Applied]  # type: ignore[assignment]
+    """Opens no new trial of a study any more, until EnsureStudy changes its
+    budget: its sampler has tried everything, or its objective said so. Waiting
+    trials are still opened. Idempotent.
     """
     DeleteStudy: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.DeleteStudyRequest, _trialfleet_pb2.Applied]  # type: ignore[assignment]
     """Deletes a study with all its trials."""
@@ -220,6 +230,17 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_trialfleet_pb2.CreateStudyReply, _abc.Awaitable[_trialfleet_pb2.CreateStudyReply]]:
         """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
         name is taken. Such a study has no budget until EnsureStudy gives it one.
+        """
+
+    @_abc_1.abstractmethod
+    def StopStudy(
+        self,
+        request: _trialfleet_pb2.StopStudyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trialfleet_pb2.Applied, _abc.Awaitable[_trialfleet_pb2.Applied]]:
+        """Opens no new trial of a study any more, until EnsureStudy changes its
+        budget: its sampler has tried everything, or its objective said so. Waiting
+        trials are still opened. Idempotent.
         """
 
     @_abc_1.abstractmethod

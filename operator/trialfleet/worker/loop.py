@@ -33,8 +33,6 @@ class End(enum.Enum):
 
     STUDY_ENDED = enum.auto()
     """The budget allows no further trial."""
-    STOPPED = enum.auto()
-    """``study.stop()``: the sampler has tried everything, or the objective said so."""
     LEFT = enum.auto()
     """It was asked to leave; work may remain."""
 
@@ -134,17 +132,12 @@ class _Worker:
                 if trial_id is None:
                     continue
                 self._run(self.storage.get_trial(trial_id))
-                if self.study.stopped and self._nothing_waits(study_id):
-                    return Outcome(End.STOPPED, trials=self.trials)
+                if self.study.stopped:
+                    self.watch.asking()
+                    self.storage.stop_study(study_id)
         except StudyEnded as ended:
             return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
         return Outcome(End.LEFT, trials=self.trials)
-
-    def _nothing_waits(self, study_id: int) -> bool:
-        """Whether the sampler may stop the study: it takes a lost trial for a finished one."""
-        self.watch.asking()
-        self.study.stopped = self.storage.summary(study_id).counts.waiting == 0
-        return self.study.stopped
 
     def _run(self, trial: FrozenTrial) -> None:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""

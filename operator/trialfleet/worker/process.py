@@ -87,6 +87,5 @@ def _work(
 
 _ENDS: Final = {
     End.STUDY_ENDED: "the study has ended (%s)",
-    End.STOPPED: "the study was stopped%s",
     End.LEFT: "left%s",
 }

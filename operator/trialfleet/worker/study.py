@@ -35,7 +35,7 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
 
     def stop(self) -> None:
-        """Take no further trial: called by an objective, or a sampler that has tried everything.
+        """Have no new trial opened: called by an objective, or a sampler that has tried all.
 
         Optuna's own refuses to be called outside ``Study.optimize``.
         """
