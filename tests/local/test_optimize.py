@@ -152,7 +152,21 @@ def test_a_database_keeps_the_trials(database_url: str) -> None:
     assert len(first.trials) == 3
     more = trialfleet.optimize(square, 4, study_name="kept", storage=database_url)
     assert len(more.trials) == 7
-    for study in (first, more):
+
+    def stop_soon(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        assert trial.number >= before
+        study.stop()
+
+    studies = [first, more]
+    for _ in range(2):
+        before = len(studies[-1].trials)
+        studies.append(
+            trialfleet.optimize(
+                square, callbacks=[stop_soon], study_name="kept", storage=database_url
+            )
+        )
+        assert len(studies[-1].trials) > before
+    for study in studies:
         storage: Any = study._storage
         storage._backend.engine.dispose()
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.local.conftest import Start
 from tests.local.running import processes_of, run, sockets_of, until, write_study
+from trialfleet.local.postgres_keeper import postmaster
 
 QUICK = """
 def objective(trial):
@@ -266,7 +267,7 @@ def test_workers_that_only_crash_end_the_run(folder: Path) -> None:
     assert processes_of(folder) == []
 
 
-def test_the_proxy_is_replaced(folder: Path, start: Start) -> None:
+def test_proxy_and_postgres_are_replaced(folder: Path, start: Start) -> None:
     write_study(
         folder,
         """
@@ -287,6 +288,12 @@ def test_the_proxy_is_replaced(folder: Path, start: Start) -> None:
     )
     proxy.kill()
     running.wait_for("the proxy ended with code -9; starting it again")
+    pid = until(lambda: postmaster(folder / ".trialfleet" / "postgres"))
+    server = psutil.Process(pid)
+    keeper = server.parent()
+    assert keeper is not None
+    keeper.kill()
+    server.kill()
     assert running.wait() == 0
     assert "15 of 15 trials (15 complete)" in running.text
 

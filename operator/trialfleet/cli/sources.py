@@ -39,6 +39,9 @@ StudyArgument = Annotated[
 
 PROXY_PATIENCE_S: Final = 10.0
 
+CONNECT_S: Final = 10
+"""For a database to accept a connection."""
+
 
 @contextlib.contextmanager
 def open_source(data: Path, storage: str | None, proxy: str | None) -> Iterator[BaseStorage]:
@@ -76,28 +79,36 @@ def open_source(data: Path, storage: str | None, proxy: str | None) -> Iterator[
 
 
 def open_database(url: str) -> RDBStorage:
-    """Open a database to read from; nothing is written to it."""
-    try:
-        address = sa.make_url(url)
-        if address.get_backend_name() != "postgresql":
-            raise errors.InvalidInput(
-                f"--storage: found {address.get_backend_name()!r}, accepted: postgresql+psycopg2://"
-            )
-        if address.drivername == "postgresql":
-            address = address.set(drivername="postgresql+psycopg2")
-        shown = address.render_as_string()
-        return RDBStorage(
-            address.render_as_string(hide_password=False),
-            skip_table_creation=True,
-            engine_kwargs={"pool_size": 1},
+    """Open a database to read from; nothing is written to it.
+
+    Raises as ``open_source``.
+    """
+    shown = hide_password(url)
+    address = sa.make_url(url)
+    if address.get_backend_name() != "postgresql":
+        raise errors.InvalidInput(
+            f"--storage: found {address.get_backend_name()!r}, accepted: postgresql+psycopg2://..."
         )
-    except sa.exc.ArgumentError as error:
-        raise errors.InvalidInput(f"--storage: {error}") from error
-    except sa.exc.ProgrammingError as error:
-        raise errors.InvalidInput(f"--storage {shown}: no studies in this database") from error
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg2")
+    options = {"connect_args": {"connect_timeout": CONNECT_S}}
+    try:
+        engine = sa.create_engine(address, poolclass=sa.NullPool, **options)
+        # Optuna would write the error's trace to the log.
+        has_studies = sa.inspect(engine).has_table("studies")
+    except ImportError as error:
+        raise errors.InvalidInput(f"--storage {shown}: {error}") from error
     except sa.exc.OperationalError as error:
         reason = " ".join(str(error.orig).split())
         raise errors.StorageUnavailable(f"--storage {shown}: {reason}") from error
+    if not has_studies:
+        raise errors.InvalidInput(f"--storage {shown}: no studies in this database")
+    try:
+        return RDBStorage(
+            address.render_as_string(hide_password=False),
+            skip_table_creation=True,
+            engine_kwargs={"pool_size": 1, **options},
+        )
     except RuntimeError as error:
         raise errors.SchemaMismatch(f"--storage {shown}: {error}") from error
 

@@ -20,6 +20,13 @@ _STEPS: Final = 3
 """Ctrl-C once lets trials finish, twice hands them back, three times kills the workers."""
 
 
+_LEAVING: Final = {
+    1: f"stopping: running trials get {WORKER_GRACE_S:.0f} s to finish, then they are handed back; "
+    "Ctrl-C again to hand them back now",
+    2: "handing the running trials back; Ctrl-C again to kill the workers",
+}
+
+
 class Interrupts:
     """Counts Ctrl-C, SIGTERM and SIGHUP while a fleet is attended; else they raise.
 
@@ -33,8 +40,12 @@ class Interrupts:
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Handle the signals; main thread only."""
-        ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        former = {number: signal.signal(number, self._handle) for number in ending}
+        # What is ignored stays so: nohup and a shell's background jobs ask for that.
+        former = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:
@@ -57,28 +68,16 @@ def attend(fleet: Fleet, view: View, interrupts: Interrupts) -> bool:
     kill_at = float("inf")
     while not fleet.crew.join(REFRESH_S):
         view.update(fleet.crew.summary, fleet.crew.running)
-        if time.monotonic() > kill_at:
-            fleet.crew.kill()
+        now = time.monotonic()
+        if now > kill_at:
+            fleet.crew.close()
         while done < interrupts.count:
             done += 1
-            if done == 1:
-                kill_at = time.monotonic() + KILL_AFTER_S
-            _step(fleet, view, done)
+            kill_at = min(kill_at, now + (KILL_AFTER_S if done < _STEPS else 0.0))
+            if done < _STEPS:
+                view.line(_LEAVING[done])
+                fleet.crew.leave()
     if fleet.crew.error is not None:
         raise fleet.crew.error
     view.update(fleet.crew.look(), 0)
     return interrupts.count > 0
-
-
-def _step(fleet: Fleet, view: View, step: int) -> None:
-    if step == 1:
-        view.line(
-            f"stopping: running trials get {WORKER_GRACE_S:.0f} s to finish, then they are handed "
-            "back; Ctrl-C again to hand them back now"
-        )
-        fleet.crew.leave()
-    elif step == 2:
-        view.line("handing the running trials back; Ctrl-C again to kill the workers")
-        fleet.crew.leave()
-    else:
-        fleet.crew.kill()

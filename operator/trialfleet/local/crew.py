@@ -26,6 +26,9 @@ worker where that is more."""
 WATCH_S: Final = 0.25
 """Between two looks at the study's counts."""
 
+GIVE_UP_S: Final = 5.0
+"""For the storage to hear of workers that were killed; it may be away for good."""
+
 START_S: Final = 3.0
 """For a worker to open its session; then the next one is started anyway."""
 
@@ -72,15 +75,12 @@ class Crew:
         self.stopping = threading.Event()
         self.error: errors.TrialfleetError | None = None
         """Why the crew stopped by itself although there may be more to do."""
-        self.was_stopped = False
-        """Whether the sampler, the objective or the user has stopped the study in order."""
         self._client = client
         self._definition = definition
         self._study_id = study_id
         self._on_output = on_output
         self._on_event = on_event
         self._telling = threading.Lock()
-        self._winding = threading.Lock()
         self._changed = threading.Condition()
         self._deaths = 0
         self._crashed_trials = 0
@@ -93,13 +93,17 @@ class Crew:
 
     def start(self) -> None:
         """Start as many workers as there may be work for."""
-        if not self.summary.ended:
-            count = max(1, self.workforce.parallelism)
-            self._fruit = self.summary.counts.counted
-            self._slots = [_Slot(self, index) for index in range(count)]
-        for slot in self._slots:
-            slot.start()
         self._watching.start()
+        if self.summary.ended:
+            return
+        self._fruit = self.summary.counts.counted
+        count = self.workforce.parallelism
+        if self._definition.trials is not None:
+            count = min(count, max(1, self._definition.trials - self._fruit))
+        for index in range(count):
+            slot = _Slot(self, index)
+            slot.start()
+            self._slots.append(slot)
 
     @property
     def running(self) -> int:
@@ -123,27 +127,21 @@ class Crew:
         """End the workers and all that they started; what they ran is lost and retried."""
         self._stop(signal.SIGKILL)
 
-    def wind_down(self) -> None:
-        """Let the running trials finish, and open no more; nothing if the study has ended."""
-        with self._winding:
-            summary = self.look()
-            if summary.ended:
-                return
-            counts = summary.counts
-            last = dataclasses.replace(
-                self._definition, trials=max(1, counts.counted + counts.running)
-            )
-            self._client.ensure_study(last)
-            self.was_stopped = True
-
     def close(self) -> None:
-        """Kill what still runs; return when all has ended."""
+        """Kill what still runs; return when all has ended, and the storage has heard of it."""
         if not self.join(0):
             self.kill()
-            self.join()
         self.stopping.set()
-        if self._watching.is_alive():
-            self._watching.join()
+        if not self._settle(GIVE_UP_S):
+            self._client.close()
+            self._settle(None)
+
+    def _settle(self, timeout_s: float | None) -> bool:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        settled = self.join(timeout_s)
+        if self._watching.ident is not None:
+            self._watching.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return settled and not self._watching.is_alive()
 
     def look(self) -> "Summary":
         """Fetch the study's summary."""
@@ -316,12 +314,7 @@ class _Slot(threading.Thread):
             raise errors.InvalidInput(self._last_line)
         self.flush()
         was_open = crew.bury(self._worker, verdict)
-        if verdict.fate is Fate.DONE and not was_open:
-            # A worker alone knows when the sampler has tried everything, or the objective
-            # has stopped the study; the budget tells the others.
-            crew.wind_down()
-            return False
-        if crew.stopping.is_set():
+        if crew.stopping.is_set() or (verdict.fate is Fate.DONE and not was_open):
             return False
         return not crew.stopping.wait(0.0 if verdict.fate is Fate.LEFT else crew.pause_s(verdict))
 

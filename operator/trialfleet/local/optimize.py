@@ -202,13 +202,18 @@ class _Run:
         )
 
     def _define(self, client: FleetStorage) -> StudyDefinition:
-        trials = self.trials
-        with contextlib.suppress(KeyError):
-            counts = client.summary(client.get_study_id_from_name(self.name)).counts
-            trials = None if trials is None else trials + counts.counted
-        return StudyDefinition(
-            name=self.name, directions=self.directions, trials=trials, retries=RETRIES
+        definition = StudyDefinition(
+            name=self.name, directions=self.directions, trials=self.trials, retries=RETRIES
         )
+        try:
+            counted = client.summary(client.get_study_id_from_name(self.name)).counts.counted
+        except KeyError:
+            return definition
+        if self.trials is not None:
+            return dataclasses.replace(definition, trials=counted + self.trials)
+        # A study that was stopped goes on when its budget changes: here from one to none.
+        client.ensure_study(dataclasses.replace(definition, trials=counted + 1))
+        return definition
 
     def _metrics(self) -> tuple[str, ...]:
         return ("value",) * len(self.directions)
@@ -220,6 +225,7 @@ class _Run:
         study = _CallersStudy(
             self.name, fleet.client, self.sampler, self.pruner, on_stop=self._stop
         )
+        told = False
         while True:
             ended = fleet.crew.join(POLL_S)
             if fleet.crew.error is not None:
@@ -232,8 +238,9 @@ class _Run:
                 return
             if deadline is not None and time.monotonic() > deadline:
                 self._stop()
-            if self.stopped and not fleet.crew.was_stopped:
-                fleet.crew.wind_down()
+            if self.stopped and not told:
+                fleet.client.stop_study(fleet.study_id)
+                told = True
 
     def _finished(self, fleet: Fleet, began: float) -> Iterator[FrozenTrial]:
         """Yield the trials that have finished since the last time; not those of earlier runs."""

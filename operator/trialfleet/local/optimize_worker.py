@@ -92,8 +92,8 @@ def run(assignment: Assignment, folder: Path) -> int:
     storage = FleetStorage(
         os.environ[names.ENV_PROXY], study=assignment.study, worker=os.environ[names.ENV_WORKER]
     )
-    try:
-        with Watch(storage, grace_s=GRACE_S) as watch:
+    with Watch(storage, grace_s=GRACE_S) as watch:
+        try:
             if storage.ordinal > 0:
                 assignment.sampler.reseed_rng()
             assert storage.study_id is not None
@@ -107,13 +107,13 @@ def run(assignment: Assignment, folder: Path) -> int:
                 catch=assignment.catch,
                 watch=watch,
             )
-    except errors.TrialfleetError:
-        raise
-    except BaseException as error:
-        leave_failure(error, folder)
-        return errors.EXIT_OBJECTIVE
-    finally:
-        storage.close()
+        except errors.TrialfleetError:
+            raise
+        except BaseException as error:
+            leave_failure(error, folder)
+            return errors.EXIT_OBJECTIVE
+        finally:
+            storage.close()
     return errors.EXIT_DRAINED if outcome.end is End.LEFT else errors.EXIT_OK
 
 

@@ -24,6 +24,7 @@ _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
     """Return what the storage is told of a study; ``trials`` replaces its budget of trials."""
+    # Not sooner: the fleet imports the client while other processes start.
     from trialfleet.client import Goal, StudyDefinition
 
     spec = study.spec
@@ -47,13 +48,13 @@ def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
 def make_plan(
     study: "Study",
     manifest: Path,
-    definition: "StudyDefinition",
     *,
     folder: Path,
     parallelism: int,
+    trials: int | None = None,
     storage: str | None = None,
 ) -> Plan:
-    """Return the plan of a local run.
+    """Return the plan of a local run; ``trials`` replaces the budget of trials.
 
     Raises ``InvalidInput`` for an objective that only a cluster can run.
     """
@@ -73,7 +74,7 @@ def make_plan(
         return Workforce(parallelism, worker_command(manifest), environment)
 
     return Plan(
-        define=lambda client: definition,
+        define=lambda client: define(study, trials),
         folder=folder,
         proxy=proxy_command,
         workforce=workforce,

@@ -107,6 +107,15 @@ class Postgres:
                 return
             time.sleep(0.01)
 
+    def start_again(self) -> None:
+        """Start the server again if nobody looks after it any more.
+
+        Raises ``StorageUnavailable`` if that is because it can't be started.
+        """
+        if keeper_state(self.folder) is KeeperState.ABSENT:
+            self._raise_if_keeper_failed()
+            self._start_keeper()
+
     def wait(self) -> None:
         """Wait until the server answers.
 
@@ -114,13 +123,9 @@ class Postgres:
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            state = keeper_state(self.folder)
-            if state is KeeperState.ABSENT:
-                self._raise_if_keeper_failed()
-                self._start_keeper()
-            elif state is KeeperState.SERVING and postgres_keeper.postmaster(
-                self.folder / "postgres"
-            ):
+            self.start_again()
+            serving = keeper_state(self.folder) is KeeperState.SERVING
+            if serving and postgres_keeper.postmaster(self.folder / "postgres") is not None:
                 return
             time.sleep(0.01)
         raise errors.StorageUnavailable(

@@ -54,15 +54,13 @@ class View(Protocol):
 class Rate:
     """Trials per second, of the last while."""
 
-    def __init__(self, now: float) -> None:
-        self._points = collections.deque([(now, -1)])
+    def __init__(self) -> None:
+        self._points: collections.deque[tuple[float, int]] = collections.deque()
 
     def add(self, now: float, counted: int) -> float | None:
         """Take the count of finished trials; return the rate, None while it can't be told."""
-        if self._points[0][1] < 0:
-            self._points[0] = (now, counted)
         self._points.append((now, counted))
-        while len(self._points) > 2 and self._points[1][0] < now - RATE_S:
+        while len(self._points) > 2 and self._points[1][0] <= now - RATE_S:
             self._points.popleft()
         seconds, trials = now - self._points[0][0], counted - self._points[0][1]
         return trials / seconds if seconds >= 1 and trials else None
@@ -97,7 +95,7 @@ class PlainView:
         self._shown = shown
         self._console = console
         self._next = 0.0
-        self._rate = Rate(time.monotonic())
+        self._rate = Rate()
         self._last = ""
         self._pending = ""
 
@@ -134,7 +132,7 @@ class LiveView:
 
     def __init__(self, shown: Shown, console: Console) -> None:
         self._shown = shown
-        self._rate = Rate(time.monotonic())
+        self._rate = Rate()
         bar: tuple[BarColumn | MofNCompleteColumn, ...] = (BarColumn(), MofNCompleteColumn())
         self._progress = Progress(
             SpinnerColumn(),

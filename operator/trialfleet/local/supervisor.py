@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from trialfleet import names
+from trialfleet import errors, names
 from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
@@ -17,6 +17,9 @@ from trialfleet.local.proxy import Proxy
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage, StudyDefinition
+
+GUARD_S: Final = 1.0
+"""Between two looks whether PostgreSQL is being looked after."""
 
 ORPHAN_GRACE_S: Final = 5.0
 """For workers to hand back their trials when the supervisor itself was killed."""
@@ -70,6 +73,7 @@ class Fleet:
         self._on_output = on_output
         self._on_event = on_event
         self._stack = contextlib.ExitStack()
+        self._closing = threading.Event()
 
     def __enter__(self) -> Self:
         """Start everything.
@@ -130,6 +134,20 @@ class Fleet:
         )
         stack.callback(self.crew.close)
         self.crew.start()
+        if postgres is not None:
+            guard = threading.Thread(target=self._guard, args=(postgres,), daemon=True)
+            guard.start()
+            stack.callback(guard.join)
+            stack.callback(self._closing.set)
+
+    def _guard(self, postgres: Postgres) -> None:
+        """Have PostgreSQL's keeper replaced if it is killed, and end the run if it gives up."""
+        while not self._closing.wait(GUARD_S):
+            try:
+                postgres.start_again()
+            except errors.TrialfleetError as error:
+                self.crew.fail(error)
+                return
 
     def _open_study(self, stack: contextlib.ExitStack) -> "StudyDefinition":
         from trialfleet.client import FleetStorage
