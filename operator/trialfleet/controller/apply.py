@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from trialfleet import names
+from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.conditions import timestamp
@@ -140,24 +141,6 @@ class Applier:
         return known == (_wanted_hash(wanted), _digest(seen))
 
 
-def projected(live: Any, wanted: Any) -> Any:
-    """Return the part of a live value that a wanted one speaks of.
-
-    Lists of named objects are matched by name, as server-side apply does.
-    """
-    if isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        return {key: projected(live[key], part) for key, part in wanted.items() if key in live}
-    if isinstance(wanted, list) and isinstance(live, list):
-        if _named(wanted) and _named(live):
-            by_name = {one["name"]: one for one in live}
-            return [
-                projected(by_name[one["name"]], one) for one in wanted if one["name"] in by_name
-            ]
-        if len(wanted) == len(live):
-            return [projected(*pair) for pair in zip(live, wanted, strict=True)]
-    return live
-
-
 def owned_by(live: Mapping[str, Any], uid: str) -> bool:
     """Whether an object's controller is the one with the uid."""
     return any(
@@ -190,11 +173,6 @@ def event(subject: Subject, note: Note, now: datetime.datetime) -> Object:
         "lastTimestamp": moment,
         "count": 1,
     }
-
-
-def _named(items: Sequence[Any]) -> bool:
-    found = [one.get("name") for one in items if isinstance(one, Mapping)]
-    return bool(items) and len(found) == len(items) == len(set(found)) and None not in found
 
 
 def _wanted_hash(wanted: Mapping[str, Any]) -> str:

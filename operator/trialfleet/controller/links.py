@@ -86,7 +86,9 @@ class Link:
                 pb.ListStudiesRequest(name="-"), timeout=_CALL_S
             )
         except grpc.aio.AioRpcError as error:
-            return error.details() or ""
+            details = error.details() or ""
+            # gRPC's own words: the proxy was not reached, so it did not say anything.
+            return "" if details.startswith("failed to connect") else details
         finally:
             await channel.close()
         return ""

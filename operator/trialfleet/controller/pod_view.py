@@ -139,8 +139,9 @@ def find_trouble(status: Mapping[str, Any]) -> Trouble | None:
             return Trouble(reasons.CONFIG_MISSING, message)
         if reason in _STARTING:
             return Trouble(reasons.START_FAILED, f"container {container['name']!r}: {message}")
-        if reason == "CrashLoopBackOff":
-            last = container.get("lastState", {}).get("terminated", {})
+        last = container.get("lastState", {}).get("terminated", {})
+        crashing = container.get("restartCount", 0) > 1 and not container.get("ready")
+        if reason == "CrashLoopBackOff" or (crashing and last.get("exitCode")):
             return Trouble(reasons.CRASH_LOOP, _last_words(container["name"], last))
     return None
 

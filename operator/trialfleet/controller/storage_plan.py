@@ -9,20 +9,26 @@ from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.controller import reasons
 from trialfleet.controller.build import network, postgres, proxies
+from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pods import service_address
-from trialfleet.controller.conditions import Wanted, find, settle
+from trialfleet.controller.conditions import Wanted, find, parse_time, settle
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Note, Plan
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import troubles
 
-_FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector", "podManagementPolicy")
+_FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
 """What can't change in a StatefulSet."""
 
 _TROUBLE_EVERY: Final = datetime.timedelta(minutes=5)
-_RECHECK: Final = datetime.timedelta(seconds=5)
+_RECHECK: Final = datetime.timedelta(seconds=3)
+
+_START: Final = datetime.timedelta(seconds=20)
+"""What PostgreSQL and the proxies get to start, before it is told that they don't."""
+_AWAY: Final = datetime.timedelta(seconds=3)
+"""What a database that was there gets to come back."""
 
 
 def plan_storage(
@@ -50,7 +56,7 @@ def plan_storage(
     if given.managed is not None:
         once = (postgres.build_secret(observed.subject.owner, password),)
     if trouble is None and not _ready(observed):
-        trouble = _unreachable(observed)
+        trouble = _unreachable(observed, now)
     plan = Plan(objects=tuple(objects), once=once)
     return _with_status(observed, plan, trouble, now)
 
@@ -76,8 +82,9 @@ def _keeping_fixed(wanted: Object, live: Mapping[str, Any] | None) -> Object:
         return wanted
     spec = dict(wanted["spec"])
     for field in _FIXED:
-        if field in live["spec"]:
-            spec[field] = copy.deepcopy(live["spec"][field])
+        there = live["spec"].get(field)
+        if field in spec and projected(there, spec[field]) != spec[field]:
+            spec[field] = copy.deepcopy(there)
     return hashed({**wanted, "spec": spec})
 
 
@@ -85,15 +92,17 @@ def _ready(observed: StorageObserved) -> bool:
     return observed.proxies is not None and observed.proxies.ready > 0
 
 
-def _unreachable(observed: StorageObserved) -> Trouble | None:
-    if observed.proxy_error:
-        return Trouble(reasons.STORAGE_UNAVAILABLE, observed.proxy_error)
-    before = find(observed.subject.conditions, reasons.READY)
-    if before is not None and (
-        before.status == "True" or observed.subject.status.get("phase") == "Unavailable"
-    ):
-        return Trouble(reasons.STORAGE_UNAVAILABLE, "no proxy reaches the database")
-    return None
+def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble | None:
+    """Return that no proxy reaches the database, once that has lasted too long for a start."""
+    subject = observed.subject
+    before = find(subject.conditions, reasons.READY)
+    since = parse_time(before.last_transition_time) if before is not None else None
+    was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
+    patience = _AWAY if was_ready else _START
+    if now - (since or subject.created) < patience:
+        return None
+    message = observed.proxy_error or "no proxy reaches the database"
+    return Trouble(reasons.STORAGE_UNAVAILABLE, message)
 
 
 def _with_status(

@@ -52,8 +52,9 @@ class Server:
         self.run(
             [
                 *("initdb", "-D", str(unfinished), "-U", ADMIN, "-A", "trust"),
-                # Nothing depends on the locales that an image happens to have.
-                *("-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
+                # Nothing depends on the locales that an image happens to have, if any.
+                *("-E", "UTF8", "--locale=C"),
+                *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 "--no-instructions",
             ]
         )

@@ -1,0 +1,300 @@
+"""A small API server for tests: what the operator asks of a real one, over HTTP.
+
+It is held to a real one's behaviour by ``tests/controller/test_behaviour.py``, which runs against
+either.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+from tests.controller.standin.objects import Change, Object, Objects, Place, Refused
+
+RESOURCES = {
+    "v1": {
+        "pods": "Pod",
+        "events": "Event",
+        "secrets": "Secret",
+        "configmaps": "ConfigMap",
+        "services": "Service",
+        "namespaces": "Namespace",
+    },
+    "apps/v1": {
+        "statefulsets": "StatefulSet",
+        "daemonsets": "DaemonSet",
+        "deployments": "Deployment",
+    },
+    "batch/v1": {"jobs": "Job"},
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
+    "trialfleet.dev/v1alpha1": {"studies": "Study", "studystorages": "StudyStorage"},
+}
+_CLUSTER_WIDE = {"namespaces", "customresourcedefinitions"}
+_WITH_STATUS = {"pods", "jobs", "statefulsets", "daemonsets", "deployments", "studies"}
+_WITH_STATUS |= {"studystorages"}
+
+_IMMUTABLE = {
+    "jobs": ("selector", "template", "completions", "podFailurePolicy"),
+    "statefulsets": ("volumeClaimTemplates", "serviceName", "selector"),
+}
+
+
+class ApiServer:
+    """Serves objects at ``url`` between ``start`` and ``stop``."""
+
+    def __init__(self) -> None:
+        self.objects = Objects()
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of each request; of watches and discovery too."""
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        self.requests.append((request.method, path))
+        try:
+            discovered = _discover(path)
+            if discovered is not None:
+                return web.json_response(discovered)
+            return await self._serve(request, path)
+        except Refused as refused:
+            return web.json_response(
+                {
+                    "kind": "Status",
+                    "apiVersion": "v1",
+                    "status": "Failure",
+                    "code": refused.code,
+                    "reason": refused.reason,
+                    "message": str(refused),
+                },
+                status=refused.code,
+            )
+
+    async def _serve(self, request: web.Request, path: str) -> web.StreamResponse:
+        api, resource, namespace, name, subresource = _split(path)
+        query = request.query
+        if request.method == "GET" and not name:
+            if query.get("watch") in ("true", "1"):
+                return await self._watch(request, api, resource, namespace)
+            return web.json_response(self._list(api, resource, namespace, query))
+        place = (resource, namespace, name)
+        if request.method == "GET":
+            return web.json_response(self.objects.get(place))
+        body = _body(await request.text())
+        manager = query.get("fieldManager", "unknown")
+        if request.method == "POST":
+            name = body["metadata"].get("name", "")
+            status = 201
+            _check_name(name)
+            answer = self.objects.create((resource, namespace, name), body, manager)
+        elif request.method == "PATCH":
+            status = 200
+            answer = self._patch(request, place, body, manager, subresource)
+        elif request.method == "DELETE":
+            status = 200
+            answer = self.objects.delete(
+                place,
+                uid=body.get("preconditions", {}).get("uid", ""),
+                grace_s=body.get("gracePeriodSeconds"),
+            )
+        else:
+            raise Refused(405, "MethodNotAllowed", request.method)
+        return web.json_response(answer, status=status)
+
+    def _patch(
+        self, request: web.Request, place: Place, body: Object, manager: str, subresource: str
+    ) -> Object:
+        force = request.query.get("force") == "true"
+        before = None
+        try:
+            before = self.objects.get(place)
+        except Refused:
+            pass
+        if request.content_type == "application/apply-patch+yaml":
+            if not request.query.get("fieldManager"):
+                raise Refused(422, "Invalid", "fieldManager is required for apply patch")
+            _check_immutable(place[0], before, body)
+            return self.objects.apply(place, body, manager, force=force, subresource=subresource)
+        return self.objects.update(place, lambda obj: merge_patch(obj, body), manager, subresource)
+
+    def _list(self, api: str, resource: str, namespace: str, query: Mapping[str, str]) -> Object:
+        kind = RESOURCES[api][resource]
+        items = [obj for obj in self.objects.list(resource, namespace) if _selected(obj, query)]
+        return {
+            "apiVersion": api,
+            "kind": f"{kind}List",
+            "metadata": {"resourceVersion": str(self.objects.version)},
+            "items": items,
+        }
+
+    async def _watch(
+        self, request: web.Request, api: str, resource: str, namespace: str
+    ) -> web.StreamResponse:
+        query = request.query
+        since = int(query.get("resourceVersion") or self.objects.version)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        queue: asyncio.Queue[Change] = asyncio.Queue()
+        for change in self.objects.history:
+            if change.version > since:
+                queue.put_nowait(change)
+        self.objects.listeners.append(queue.put_nowait)
+        await response.prepare(request)
+        shown: set[str] = {
+            obj["metadata"]["uid"]
+            for obj in self.objects.list(resource, namespace)
+            if _selected(obj, query)
+        }
+        try:
+            while True:
+                change = await queue.get()
+                if change.resource != resource:
+                    continue
+                if namespace not in ("", change.object["metadata"].get("namespace", "")):
+                    continue
+                told = _told(change, query, shown)
+                if told is None:
+                    continue
+                event = {"type": told, "object": change.object}
+                await response.write(json.dumps(event).encode() + b"\n")
+        except ConnectionError:
+            pass
+        finally:
+            self.objects.listeners.remove(queue.put_nowait)
+        return response
+
+
+def _told(change: Change, query: Mapping[str, str], shown: set[str]) -> str | None:
+    """Return as what a watch is told of a change: leaving the selection is a deletion."""
+    uid = change.object["metadata"]["uid"]
+    selected = _selected(change.object, query)
+    if change.type == "DELETED" or not selected:
+        if uid in shown:
+            shown.discard(uid)
+            return "DELETED"
+        return None
+    kind = "MODIFIED" if uid in shown else "ADDED"
+    shown.add(uid)
+    return kind
+
+
+def _selected(obj: Object, query: Mapping[str, str]) -> bool:
+    labels = obj["metadata"].get("labels", {})
+    for term in filter(None, query.get("labelSelector", "").split(",")):
+        key, _, wanted = term.partition("=")
+        if key not in labels or ("=" in term and labels[key] != wanted.lstrip("=")):
+            return False
+    for term in filter(None, query.get("fieldSelector", "").split(",")):
+        key, _, wanted = term.partition("=")
+        at: Any = obj
+        for part in key.split("."):
+            at = at.get(part, {}) if isinstance(at, Mapping) else {}
+        if at != wanted:
+            return False
+    return True
+
+
+def _split(path: str) -> tuple[str, str, str, str, str]:
+    found = re.fullmatch(
+        r"/(?:api|apis)/((?:[a-z0-9.-]+/)?v[a-z0-9]+)(?:/namespaces/([^/]+))?"
+        r"/([a-z]+)(?:/([^/]+))?(?:/([a-z]+))?",
+        path,
+    )
+    if found is None or found[3] not in RESOURCES.get(found[1], {}):
+        again = re.fullmatch(r"/api/v1/namespaces/([^/]+)", path)
+        if again is not None:
+            return "v1", "namespaces", "", again[1], ""
+        raise Refused(404, "NotFound", "the server could not find the requested resource")
+    return found[1], found[3], found[2] or "", found[4] or "", found[5] or ""
+
+
+def _discover(path: str) -> Object | None:
+    groups = [api for api in RESOURCES if "/" in api]
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "/apis":
+        return {"kind": "APIGroupList", "groups": [_group(api) for api in groups]}
+    api = path.removeprefix("/apis/").removeprefix("/api/")
+    if api in RESOURCES:
+        return {
+            "kind": "APIResourceList",
+            "groupVersion": api,
+            "resources": _resources(api),
+        }
+    return None
+
+
+def _group(api: str) -> Object:
+    group, _, version = api.partition("/")
+    entry = {"groupVersion": api, "version": version}
+    return {"name": group, "versions": [entry], "preferredVersion": entry}
+
+
+def _resources(api: str) -> list[Object]:
+    verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
+    listed = []
+    for plural, kind in RESOURCES[api].items():
+        one = {
+            "name": plural,
+            "singularName": kind.lower(),
+            "kind": kind,
+            "namespaced": plural not in _CLUSTER_WIDE,
+            "verbs": verbs,
+        }
+        listed.append(one)
+        if plural in _WITH_STATUS:
+            listed.append({**one, "name": f"{plural}/status", "verbs": ["get", "patch"]})
+    return listed
+
+
+def _body(text: str) -> Object:
+    loaded = yaml.safe_load(text) if text else {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+        raise Refused(422, "Invalid", f"metadata.name: Invalid value: {name!r}")
+
+
+def _check_immutable(resource: str, before: Object | None, body: Object) -> None:
+    if before is None:
+        return
+    for field in _IMMUTABLE.get(resource, ()):
+        wanted, found = body.get("spec", {}).get(field), before.get("spec", {}).get(field)
+        if wanted is not None and found is not None and wanted != found:
+            raise Refused(422, "Invalid", f"spec.{field}: Invalid value: field is immutable")
+
+
+def merge_patch(value: Any, patch: Any) -> Any:
+    """Return a value changed as RFC 7386 says."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for key, part in patch.items():
+        if part is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), part)
+    return merged

@@ -1,0 +1,450 @@
+"""Runs the containers of the stand-in's pods as processes of this machine.
+
+A pod has an address of its own in 127.0.0.0/8, so every port is free. A mount is a folder whose
+path takes the mount's place in arguments and variables; a Service's name is replaced by its
+address.
+"""
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.controller.standin.objects import Object, Objects, Refused, timestamp
+
+_PROBE_S = 0.3
+_PACKAGE = Path(__file__).parents[3] / "operator"
+
+
+class Pods:
+    """All pods of a cluster of two nodes."""
+
+    def __init__(self, objects: Objects, resolve: Callable[[str, str, str], str]) -> None:
+        self._objects = objects
+        self._resolve = resolve
+        self._running: dict[str, _Pod] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="tf-pods-", dir="/tmp"))
+        self._folder.chmod(0o755)
+        self._addresses = iter(
+            f"127.1.{high}.{low}" for high in range(256) for low in range(1, 255)
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        shim = self._folder / "bin" / "trialfleet"
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m trialfleet.cli.main "$@"\n')
+        shim.chmod(0o755)
+        self.frozen: set[str] = set()
+        """Nodes that are away: their pods go on, and nobody hears of them."""
+
+    def begin(self, pod: Object) -> None:
+        """Run a pod that was bound to a node."""
+        address = next(self._addresses)
+        running = _Pod(pod, self._objects, self._folder, address, self._resolve, self.frozen)
+        uid = pod["metadata"]["uid"]
+        self._running[uid] = running
+        task = asyncio.create_task(running.live(), name=f"pod {pod['metadata']['name']}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._running.pop(uid, None))
+
+    def end(self, pod: Object) -> None:
+        """Stop a pod that was deleted, or is gone."""
+        running = self._running.get(pod["metadata"]["uid"])
+        if running is not None:
+            running.stop()
+
+    def process(self, name: str) -> int:
+        """Return the id of the process of a pod's first container."""
+        for running in self._running.values():
+            if running.name == name and running.processes:
+                return running.processes[-1].pid
+        raise KeyError(name)
+
+    def log(self, name: str) -> str:
+        """Return what a pod's containers wrote."""
+        return "".join(
+            path.read_text(errors="replace") for path in sorted(self._folder.glob(f"{name}/*.log"))
+        )
+
+    async def close(self) -> None:
+        """End all processes and remove their folders."""
+        self.frozen.clear()
+        for running in list(self._running.values()):
+            running.kill()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Pod:
+    def __init__(
+        self,
+        pod: Object,
+        objects: Objects,
+        folder: Path,
+        address: str,
+        resolve: Callable[[str, str, str], str],
+        frozen: set[str],
+    ) -> None:
+        metadata = pod["metadata"]
+        self.name, self._namespace, self._uid = (
+            metadata["name"],
+            metadata["namespace"],
+            metadata["uid"],
+        )
+        self._pod, self._spec = pod, pod["spec"]
+        self._node = self._spec["nodeName"]
+        self._objects = objects
+        self._folder = folder / self.name
+        self._bin = folder / "bin"
+        self._address = address
+        self._resolve = resolve
+        self._frozen = frozen
+        self._stopping = asyncio.Event()
+        self.processes: list[asyncio.subprocess.Process] = []
+        self._killed = False
+        self._restarts: dict[str, int] = {}
+
+    async def live(self) -> None:
+        """Run the containers to their end, and say how far they are."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o777)
+        volumes = await self._volumes()
+        if volumes is None:
+            return
+        for container in self._spec.get("initContainers", ()):
+            code = await self._run(container, volumes)
+            if code != 0:
+                self._write_end({container["name"]: code}, phase="Failed")
+                return
+        codes = await asyncio.gather(
+            *(self._keep(container, volumes) for container in self._spec["containers"])
+        )
+        named = zip([one["name"] for one in self._spec["containers"]], codes, strict=True)
+        failed = any(code != 0 for code in codes)
+        self._write_end(dict(named), phase="Failed" if failed else "Succeeded")
+
+    def stop(self) -> None:
+        """Ask the processes to end, and kill them after the grace."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._signal(signal.SIGTERM)
+        grace = self._spec.get("terminationGracePeriodSeconds", 30)
+        asyncio.get_running_loop().call_later(grace, self.kill)
+
+    def kill(self) -> None:
+        """Kill the processes."""
+        self._killed = True
+        self._stopping.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+
+    async def _keep(self, container: Object, volumes: dict[str, Path]) -> int:
+        while True:
+            probing = asyncio.create_task(self._probe(container))
+            try:
+                code = await self._run(container, volumes)
+            finally:
+                probing.cancel()
+            again = self._spec.get("restartPolicy", "Always") == "Always"
+            if not again or self._stopping.is_set():
+                return code
+            self._restarts[container["name"]] = self._restarts.get(container["name"], 0) + 1
+            self._write(
+                container,
+                {"waiting": {"reason": "CrashLoopBackOff"}},
+                ready=False,
+                last=self._terminated(container["name"], code),
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
+
+    async def _run(self, container: Object, volumes: dict[str, Path]) -> int:
+        mounts = [
+            (mount["mountPath"], str(volumes[mount["name"]]))
+            for mount in container.get("volumeMounts", ())
+        ]
+        env = self._environment(container, mounts)
+        command = [*container.get("command", ()), *container.get("args", ())]
+        command = [self._expand(part, env, mounts) for part in command]
+        with (self._folder / f"{container['name']}.log").open("ab") as log:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._folder,
+                    env={**_base_environment(self._bin), **env},
+                    start_new_session=True,
+                )
+            except OSError:
+                return 127
+        self.processes.append(process)
+        if self._stopping.is_set():
+            self._signal(signal.SIGKILL)
+        probed = "readinessProbe" in container
+        self._write(container, {"running": {"startedAt": _now()}}, ready=not probed)
+        code = await process.wait()
+        self.processes.remove(process)
+        return code if code >= 0 else 128 - code
+
+    async def _volumes(self) -> dict[str, Path] | None:
+        """Return the folders of the pod's volumes; waits for what they are made of."""
+        folders: dict[str, Path] = {}
+        for volume in self._spec.get("volumes", ()):
+            folder = self._folder / "volumes" / volume["name"]
+            if claim := volume.get("persistentVolumeClaim"):
+                folder = self._folder.parent / "claims" / self._namespace / claim["claimName"]
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o777)
+            folders[volume["name"]] = folder
+            for source, resource, key in (
+                ("configMap", "configmaps", "name"),
+                ("secret", "secrets", "secretName"),
+            ):
+                if source not in volume:
+                    continue
+                data = await self._data(resource, volume[source][key])
+                if data is None:
+                    return None
+                items = volume[source].get("items") or [{"key": k, "path": k} for k in data]
+                for item in items:
+                    (folder / item["path"]).write_bytes(data[item["key"]])
+        return folders
+
+    async def _data(self, resource: str, name: str) -> dict[str, bytes] | None:
+        warned = False
+        while not self._stopping.is_set():
+            try:
+                return data_of(self._objects.get((resource, self._namespace, name)))
+            except Refused:
+                if not warned:
+                    kind = resource.removesuffix("s")
+                    message = f'MountVolume.SetUp failed: {kind} "{name}" not found'
+                    warn(self._objects, self._pod, "FailedMount", message)
+                warned = True
+                await asyncio.sleep(_PROBE_S)
+        return None
+
+    def _environment(self, container: Object, mounts: list[tuple[str, str]]) -> dict[str, str]:
+        env: dict[str, str] = {}
+        for variable in container.get("env", ()):
+            source = variable.get("valueFrom", {})
+            if path := source.get("fieldRef", {}).get("fieldPath"):
+                value = self._address if path == "status.podIP" else self.name
+            elif reference := source.get("secretKeyRef"):
+                secret = self._objects.get(("secrets", self._namespace, reference["name"]))
+                value = data_of(secret)[reference["key"]].decode()
+            else:
+                value = variable.get("value", "")
+            env[variable["name"]] = self._expand(value, env, mounts)
+        return env
+
+    def _expand(self, text: str, env: dict[str, str], mounts: list[tuple[str, str]]) -> str:
+        text = re.sub(r"\$\((\w+)\)", lambda match: env.get(match[1], match[0]), text)
+        for mount, folder in mounts:
+            if mount != "/tmp":
+                text = text.replace(mount, folder)
+        return re.sub(
+            r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?",
+            lambda match: self._resolve(match[2], match[1], self._node),
+            text,
+        )
+
+    async def _probe(self, container: Object) -> None:
+        probe = container.get("readinessProbe")
+        ready = probe is None
+        while probe is not None:
+            await asyncio.sleep(_PROBE_S)
+            if "grpc" in probe:
+                passed = await _serving(f"{self._address}:{probe['grpc']['port']}")
+            else:
+                port = next(
+                    one["containerPort"]
+                    for one in container["ports"]
+                    if one["name"] == probe["tcpSocket"]["port"]
+                )
+                passed = await _listening(self._address, port)
+            if passed != ready:
+                ready = passed
+                self._write(container, {"running": {"startedAt": _now()}}, ready=ready)
+
+    def _write(
+        self, container: Object, state: Object, *, ready: bool, last: Object | None = None
+    ) -> None:
+        entry: Object = {
+            "name": container["name"],
+            "image": container.get("image", ""),
+            "state": state,
+            "lastState": {} if last is None else {"terminated": last},
+            "ready": ready,
+            "restartCount": self._restarts.get(container["name"], 0),
+        }
+
+        def change(pod: Object) -> Object:
+            status = pod.setdefault("status", {})
+            key = (
+                "containerStatuses"
+                if container in self._spec["containers"]
+                else "initContainerStatuses"
+            )
+            others = [one for one in status.get(key, ()) if one["name"] != entry["name"]]
+            status[key] = [*others, entry]
+            if key == "containerStatuses":
+                status["phase"] = "Running"
+            status["podIP"] = self._address
+            up = key == "containerStatuses" and all(one["ready"] for one in status[key])
+            _set_condition(status, "Ready", up)
+            return pod
+
+        self._update(change)
+
+    def _write_end(self, codes: dict[str, int], phase: str) -> None:
+        def change(pod: Object) -> Object:
+            status = pod.setdefault("status", {})
+            status["phase"] = phase
+            _set_condition(status, "Ready", False)
+            others = [
+                one for one in status.get("containerStatuses", ()) if one["name"] not in codes
+            ]
+            ended = [
+                {
+                    "name": name,
+                    "ready": False,
+                    "restartCount": 0,
+                    "state": {"terminated": self._terminated(name, code)},
+                }
+                for name, code in codes.items()
+            ]
+            status["containerStatuses"] = [*others, *ended]
+            return pod
+
+        self._update(change)
+        with contextlib.suppress(Refused):
+            place = ("pods", self._namespace, self.name)
+            pod = self._objects.get(place)
+            if "deletionTimestamp" in pod["metadata"] and self._node not in self._frozen:
+                self._objects.forget(place)
+
+    def _terminated(self, name: str, code: int) -> Object:
+        said = ""
+        log = self._folder / f"{name}.log"
+        if code and log.exists():
+            said = log.read_text(errors="replace")[-2048:]
+        return {
+            "exitCode": code,
+            "reason": "Completed" if code == 0 else "Error",
+            "message": said,
+            "finishedAt": _now(),
+        }
+
+    def _update(self, change: Callable[[Object], Object]) -> None:
+        if self._node in self._frozen:
+            return
+        place = ("pods", self._namespace, self.name)
+        with contextlib.suppress(Refused):
+            if self._objects.get(place)["metadata"]["uid"] == self._uid:
+                self._objects.update(place, change, "kubelet", "status")
+
+
+def data_of(obj: Object) -> dict[str, bytes]:
+    """Return the data of a ConfigMap or Secret."""
+    data = {key: str(text).encode() for key, text in obj.get("stringData", {}).items()}
+    if obj["kind"] == "Secret":
+        return data | {key: base64.b64decode(text) for key, text in obj.get("data", {}).items()}
+    return data | {key: text.encode() for key, text in obj.get("data", {}).items()}
+
+
+def warn(objects: Objects, about: Object, reason: str, message: str) -> None:
+    """Write an Event as kubelets and controllers do."""
+    metadata = about["metadata"]
+    name = f"{metadata['name']}.{os.urandom(6).hex()}"
+    objects.create(
+        ("events", metadata["namespace"], name),
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name},
+            "involvedObject": {
+                "kind": about["kind"],
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+            },
+            "reason": reason,
+            "message": message,
+            "type": "Warning",
+            "lastTimestamp": _now(),
+        },
+        "kubelet",
+    )
+
+
+def _set_condition(status: Object, kind: str, value: bool) -> None:
+    others = [one for one in status.get("conditions", ()) if one["type"] != kind]
+    status["conditions"] = [*others, {"type": kind, "status": "True" if value else "False"}]
+
+
+def _base_environment(folder: Path) -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ}
+    return {
+        **kept,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(_PACKAGE),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+async def _listening(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+async def _serving(address: str) -> bool:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _now() -> str:
+    return timestamp(datetime.datetime.now(datetime.UTC))
+
+
+def free_address(host: str) -> bool:
+    """Whether an address of this machine can be bound."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True

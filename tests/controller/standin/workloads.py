@@ -1,0 +1,250 @@
+"""The stand-in's controllers: Job, StatefulSet, DaemonSet and Deployment, on two nodes."""
+
+import copy
+import datetime
+import itertools
+import os
+from typing import Any
+
+from tests.controller.standin.kubelet import Pods, warn
+from tests.controller.standin.objects import Change, Object, Objects, Refused, timestamp
+
+NODES = ("node-1", "node-2")
+
+
+class Workloads:
+    """Brings the pods about that workloads ask for."""
+
+    def __init__(self, objects: Objects, pods: Pods) -> None:
+        self._objects = objects
+        self._pods = pods
+        self._nodes = itertools.cycle(NODES)
+        self._failures: dict[str, set[str]] = {}
+        self._successes: dict[str, set[str]] = {}
+        self.refusal = ""
+        """If not empty, no pod is created, and this is said."""
+        objects.listeners.append(self._on_change)
+
+    def _on_change(self, change: Change) -> None:
+        obj, metadata = change.object, change.object["metadata"]
+        if change.resource == "pods":
+            if change.type == "DELETED" or "deletionTimestamp" in metadata:
+                if obj["spec"].get("nodeName") not in self._pods.frozen:
+                    self._pods.end(obj)
+            for owner in metadata.get("ownerReferences", ()):
+                self._sync(f"{owner['kind'].lower()}s", metadata["namespace"], owner["name"])
+        elif change.resource in ("jobs", "statefulsets", "daemonsets", "deployments"):
+            if change.type != "DELETED":
+                self._sync(change.resource, metadata["namespace"], metadata["name"])
+
+    def _sync(self, resource: str, namespace: str, name: str) -> None:
+        try:
+            obj = self._objects.get((resource, namespace, name))
+        except Refused:
+            return
+        if "deletionTimestamp" in obj["metadata"]:
+            return
+        pods = [
+            pod
+            for pod in self._objects.list("pods", namespace)
+            if any(
+                one["uid"] == obj["metadata"]["uid"]
+                for one in pod["metadata"].get("ownerReferences", ())
+            )
+        ]
+        if resource == "jobs":
+            self._sync_job(obj, pods)
+        elif resource == "daemonsets":
+            self._sync_daemon_set(obj, pods)
+        else:
+            self._sync_replicas(obj, pods)
+
+    # -- Jobs --------------------------------------------------------------------------------------
+
+    def _sync_job(self, job: Object, pods: list[Object]) -> None:
+        spec, uid = job["spec"], job["metadata"]["uid"]
+        said = {one["type"] for one in job.get("status", {}).get("conditions", ())}
+        failed, succeeded = (known.setdefault(uid, set()) for known in self._job_memory())
+        failing = False
+        live = []
+        for pod in pods:
+            phase = pod.get("status", {}).get("phase", "Pending")
+            if phase == "Succeeded":
+                succeeded.add(pod["metadata"]["uid"])
+            elif phase == "Failed":
+                action = _failure_action(spec, pod)
+                if action == "Count":
+                    failed.add(pod["metadata"]["uid"])
+                failing = failing or action == "FailJob"
+            else:
+                live.append(pod)
+        if said & {"Complete", "Failed"}:
+            return
+        over = failing or len(failed) > spec.get("backoffLimit", 6)
+        wanted = 0 if over or spec.get("suspend") else spec.get("parallelism", 1)
+        if succeeded:
+            wanted = min(wanted, len(live))
+        going = [pod for pod in live if "deletionTimestamp" not in pod["metadata"]]
+        conditions = []
+        if over and not live:
+            message = "a pod's exit code failed the Job" if failing else "too many failures"
+            conditions = [{"type": "Failed", "status": "True", "message": message}]
+        elif succeeded and not live:
+            conditions = [{"type": "Complete", "status": "True"}]
+        self._write_status(
+            job,
+            {
+                "active": len(live),
+                "succeeded": len(succeeded),
+                "failed": len(failed),
+                "conditions": conditions,
+            },
+        )
+        for pod in going[wanted:]:
+            self._objects.delete(("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        for _ in range(wanted - len(live)):
+            suffix = os.urandom(3).hex()
+            labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+            if not self._create(
+                job, f"{job['metadata']['name']}-{suffix}", next(self._nodes), labels
+            ):
+                return
+
+    def _job_memory(self) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+        return self._failures, self._successes
+
+    # -- the others --------------------------------------------------------------------------------
+
+    def _sync_daemon_set(self, obj: Object, pods: list[Object]) -> None:
+        by_node = {pod["spec"]["nodeName"]: pod for pod in pods}
+        self._replace_outdated(obj, pods)
+        for node in NODES:
+            if node not in by_node:
+                name = f"{obj['metadata']['name']}-{os.urandom(3).hex()}"
+                if not self._create(obj, name, node, {}):
+                    return
+        status = {"desiredNumberScheduled": len(NODES), "numberReady": _ready(pods)}
+        self._write_status(obj, status)
+
+    def _sync_replicas(self, obj: Object, pods: list[Object]) -> None:
+        wanted = obj["spec"].get("replicas", 1)
+        self._replace_outdated(obj, pods)
+        for pod in pods[wanted:]:
+            self._objects.delete(("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        taken = {pod["metadata"]["name"] for pod in pods}
+        for index in range(wanted - len(pods)):
+            name = f"{obj['metadata']['name']}-{os.urandom(3).hex()}"
+            if obj["kind"] == "StatefulSet":
+                name = f"{obj['metadata']['name']}-{index}"
+            if name in taken or not self._create(obj, name, next(self._nodes), {}):
+                return
+        self._write_status(obj, {"replicas": len(pods), "readyReplicas": _ready(pods)})
+
+    def _replace_outdated(self, obj: Object, pods: list[Object]) -> None:
+        template = repr(obj["spec"]["template"])
+        for pod in pods:
+            made = pod["metadata"].get("annotations", {}).get("standin/template")
+            if made != template and "deletionTimestamp" not in pod["metadata"]:
+                if obj["spec"].get("updateStrategy", {}).get("type") != "OnDelete":
+                    place = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                    self._objects.delete(place)
+                    return
+
+    def _create(self, owner: Object, name: str, node: str, labels: dict[str, str]) -> bool:
+        metadata = owner["metadata"]
+        if self.refusal:
+            known = [
+                event
+                for event in self._objects.list("events", metadata["namespace"])
+                if event["involvedObject"]["uid"] == metadata["uid"]
+            ]
+            if not known:
+                warn(self._objects, owner, "FailedCreate", f'pods "{name}" is {self.refusal}')
+            return False
+        template = copy.deepcopy(owner["spec"]["template"])
+        spec = template["spec"]
+        spec["nodeName"] = node
+        for claim in owner["spec"].get("volumeClaimTemplates", ()):
+            source = {"claimName": f"{claim['metadata']['name']}-{name}"}
+            volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": source}
+            spec.setdefault("volumes", []).append(volume)
+        made_by = {"standin/template": repr(owner["spec"]["template"])}
+        pod = self._objects.create(
+            ("pods", metadata["namespace"], name),
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "labels": {**template["metadata"]["labels"], **labels},
+                    "annotations": made_by,
+                    "ownerReferences": [
+                        {
+                            "apiVersion": owner["apiVersion"],
+                            "kind": owner["kind"],
+                            "name": metadata["name"],
+                            "uid": metadata["uid"],
+                            "controller": True,
+                        }
+                    ],
+                },
+                "spec": spec,
+            },
+            "controller",
+        )
+        self._pods.begin(pod)
+        return True
+
+    def _write_status(self, obj: Object, status: Object) -> None:
+        metadata = obj["metadata"]
+        place = (f"{obj['kind'].lower()}s", metadata["namespace"], metadata["name"])
+        wanted = {**status, "observedGeneration": metadata["generation"]}
+        if obj.get("status") != wanted:
+            self._objects.update(place, lambda one: {**one, "status": wanted}, "kcm", "status")
+
+
+def disrupt(objects: Objects, namespace: str, name: str, reason: str) -> None:
+    """Evict a pod: mark it as the target of a disruption, then delete it."""
+    place = ("pods", namespace, name)
+
+    def mark(pod: Object) -> Object:
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "message": "evicted by a test",
+            "lastTransitionTime": timestamp(datetime.datetime.now(datetime.UTC)),
+        }
+        status = pod.setdefault("status", {})
+        status["conditions"] = [*status.get("conditions", ()), condition]
+        return pod
+
+    objects.update(place, mark, "kubelet", "status")
+    objects.delete(place)
+
+
+def _failure_action(spec: Object, pod: Object) -> str:
+    status = pod["status"]
+    conditions = {
+        one["type"] for one in status.get("conditions", ()) if one.get("status") == "True"
+    }
+    for rule in spec.get("podFailurePolicy", {}).get("rules", ()):
+        if any(one["type"] in conditions for one in rule.get("onPodConditions", ())):
+            return str(rule["action"])
+        wanted: Any = rule.get("onExitCodes")
+        if wanted is None:
+            continue
+        for container in status.get("containerStatuses", ()):
+            code = container["state"].get("terminated", {}).get("exitCode")
+            if container["name"] == wanted["containerName"] and code in wanted["values"]:
+                return str(rule["action"])
+    return "Count"
+
+
+def _ready(pods: list[Object]) -> int:
+    return sum(
+        any(
+            one["type"] == "Ready" and one["status"] == "True"
+            for one in pod.get("status", {}).get("conditions", ())
+        )
+        for pod in pods
+    )
