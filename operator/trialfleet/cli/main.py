@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from trialfleet.errors import TrialfleetError, exit_code
+from trialfleet.errors import InvalidInput, TrialfleetError, exit_code
 
 COMMANDS: Final = (
     "run",
@@ -34,7 +34,17 @@ def build(command: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     for name in (command,) if command in COMMANDS else COMMANDS:
-        module = importlib.import_module(f"trialfleet.cli.{name}")
+        try:
+            module = importlib.import_module(f"trialfleet.cli.{name}")
+        except ModuleNotFoundError as error:
+            # The image for workers has only the packages that a worker needs.
+            if error.name is None or error.name.startswith("trialfleet"):
+                raise
+            if name == command:
+                raise InvalidInput(
+                    f"{name}: needs the package {error.name!r}, which is not installed here"
+                ) from error
+            continue
         app.command(name)(getattr(module, name))
     return app
 
@@ -56,9 +66,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error of ours is told in plain lines, without a traceback."""
-    app = build(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
-        app()
+        build(sys.argv[1] if len(sys.argv) > 1 else None)()
     except TrialfleetError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
