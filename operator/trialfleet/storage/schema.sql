@@ -152,12 +152,23 @@ BEGIN
 END
 $$;
 
+-- The rows of the counts that this transaction writes to: such as no other one writes to now, so
+-- that none waits for another, whatever the order in which they come to several studies. Only
+-- when more are under way than there are rows of a study do two share one.
+CREATE FUNCTION trialfleet_shard() RETURNS int LANGUAGE sql AS $$
+    SELECT coalesce(
+        (SELECT (pg_backend_pid() + n) % 16 FROM generate_series(0, 15) AS n
+            WHERE pg_try_advisory_xact_lock(
+                hashtext('trialfleet_counts'), (pg_backend_pid() + n) % 16) LIMIT 1),
+        pg_backend_pid() % 16)
+$$;
+
 CREATE FUNCTION trialfleet_add_counts(
     ids int[], studies int[], states trialstate[], signs int[]
 ) RETURNS void LANGUAGE sql AS $$
     INSERT INTO trialfleet_counts AS c
         (study_id, shard, complete, pruned, failed, running, waiting, lost)
-    SELECT study_id, pg_backend_pid() % 16,
+    SELECT study_id, (SELECT trialfleet_shard()),
         coalesce(sum(sign) FILTER (WHERE state = 'COMPLETE'), 0),
         coalesce(sum(sign) FILTER (WHERE state = 'PRUNED'), 0),
         coalesce(sum(sign) FILTER (WHERE state = 'FAIL' AND r.lost IS NOT TRUE), 0),
@@ -177,11 +188,20 @@ CREATE FUNCTION trialfleet_add_counts(
         lost = c.lost + excluded.lost
 $$;
 
+-- Keeps in mind which trials were completed, until the transaction ends.
+CREATE FUNCTION trialfleet_note_completed(ids int[]) RETURNS void LANGUAGE sql AS $$
+    SELECT set_config('trialfleet.completed', concat_ws(',',
+        nullif(current_setting('trialfleet.completed', true), ''), array_to_string(ids, ',')), true)
+    WHERE ids IS NOT NULL
+$$;
+
 CREATE FUNCTION trialfleet_trials_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM trialfleet_add_counts(
         array_agg(trial_id), array_agg(study_id), array_agg(state), array_agg(1))
     FROM inserted HAVING count(*) > 0;
+    PERFORM trialfleet_note_completed(array_agg(trial_id))
+    FROM inserted WHERE state = 'COMPLETE';
     RETURN NULL;
 END
 $$;
@@ -197,13 +217,24 @@ BEGIN
         SELECT o.trial_id, o.study_id, o.state, -1
         FROM after n JOIN before o USING (trial_id) WHERE n.state <> o.state
     ) AS change (trial_id, study_id, state, sign) HAVING count(*) > 0;
+    PERFORM trialfleet_note_completed(array_agg(n.trial_id))
+    FROM after n JOIN before o USING (trial_id)
+    WHERE n.state = 'COMPLETE' AND o.state <> 'COMPLETE';
     RETURN NULL;
 END
 $$;
 
+-- Ranks all of them when the first is due: so two transactions that complete trials of several
+-- studies come to the studies in one order.
 CREATE FUNCTION trialfleet_trial_completed() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    ids int[] := string_to_array(
+        nullif(current_setting('trialfleet.completed', true), ''), ',')::int[];
 BEGIN
-    PERFORM trialfleet_rank(ARRAY[NEW.trial_id]);
+    IF ids IS NOT NULL THEN
+        PERFORM set_config('trialfleet.completed', '', true);
+        PERFORM trialfleet_rank(ids);
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -15,8 +15,8 @@ from trialfleet.storage.records import (
     CreateStudy,
     DeleteStudy,
     EnsureStudy,
-    StopStudy,
     SetStudyAttribute,
+    StopStudy,
     StudyEnsured,
     TrialRecord,
 )
