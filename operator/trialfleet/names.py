@@ -32,6 +32,9 @@ ENV_WORKER: Final = "TRIALFLEET_WORKER"
 ENV_CHECKPOINT_ROOT: Final = "TRIALFLEET_CHECKPOINT_ROOT"
 """Folder under which every trial gets a checkpoint folder."""
 
+STUDY_FOLDER: Final = "/etc/trialfleet/study"
+"""Where a worker's pod has the manifest, and nothing of what its objective may want."""
+
 ENV_RESULTS: Final = "TRIALFLEET_RESULTS"
 """Folder with the results, trials.json and trials.csv; in the pod that collates them."""
 
@@ -43,6 +46,9 @@ ENV_CHECKPOINT_DIR: Final = "TRIALFLEET_CHECKPOINT_DIR"
 ENV_TRIAL_NUMBER: Final = "TRIALFLEET_TRIAL_NUMBER"
 ENV_TRIAL_ORIGIN: Final = "TRIALFLEET_TRIAL_ORIGIN"
 """Number of the trial that the running one retries; its own number for a first try."""
+
+ENV_PARAMS: Final = "TRIALFLEET_PARAMS"
+"""The running trial's parameters as a JSON object; of an objective that is a program."""
 
 # -- attributes of trials --------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The kinds of objective: Python, any program, or one Kubernetes object a trial."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -13,6 +14,7 @@ from trialfleet.api.base import (
     ConfigMapKey,
     MetricName,
     Model,
+    Scalar,
     Text,
     broken,
     exactly_one,
@@ -45,6 +47,24 @@ def placeholders(template: object) -> Iterator[str]:
     elif isinstance(template, list):
         for value in template:
             yield from placeholders(value)
+
+
+def fill(text: str, values: Mapping[str, Scalar]) -> str:
+    """Return a text with each `$(name)` replaced by the value of that name, and `$$` by `$`.
+
+    Values are written as in JSON (`0.001`, `true`, `null`), but strings without quotes.
+
+    Raises:
+        KeyError: There is no value of that name.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return "$"
+        value = values[match[1]]
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return _PLACEHOLDER.sub(replace, text)
 
 
 class PythonObjective(Model):
@@ -131,7 +151,10 @@ class Metric(Model):
     ) = None
     """A regular expression with one group, the value; the last match in standard output counts."""
     file: Text | None = None
-    """A file that the program writes, a JSON object; relative to the working directory."""
+    """A file that the program writes, a JSON object; in the trial's checkpoint folder, which the
+    environment variable TRIALFLEET_CHECKPOINT_DIR names, or relative to the working directory.
+    Where several workers share a working directory, as on one machine, only the former tells their
+    trials apart."""
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Key in the JSON object; absent: the metric's name."""
 
