@@ -8,7 +8,7 @@ from typing import Final
 import grpc
 
 from trialfleet.client import calls
-from trialfleet.client.connection import Connection
+from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories
 from trialfleet.client.running import RunningTrials
@@ -46,6 +46,8 @@ class Core:
             time_to_live_s=time_to_live_s,
             opened=self._start,
         )
+        # A flush that hangs must not outlast the session.
+        self._flush_s = min(CALL_S, time_to_live_s / 4)
         self.histories = Histories(self.connection)
         self.running = RunningTrials(self.connection, self.sessions, self.histories)
         self._ending = threading.Event()
@@ -93,7 +95,7 @@ class Core:
         while not self._ending.wait(_BEAT_S):
             try:
                 self.sessions.keep_alive()
-                self.running.flush_old()
+                self.running.flush_old(self._flush_s)
             except Exception:
                 # The thread must outlive what nobody thought of: the session hangs on it.
                 logger.exception("the session was not kept alive")

@@ -33,7 +33,6 @@ from trialfleet.errors import (
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _FLUSH_AFTER_S: Final = 0.5
-_FLUSH_S: Final = 5.0
 _FINISHED: Final = 16
 """Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
@@ -232,8 +231,8 @@ class RunningTrials:
             return False
         return True
 
-    def flush_old(self) -> None:
-        """Send what has been waiting for long; tries each proxy once."""
+    def flush_old(self, deadline_s: float) -> None:
+        """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
         with self._lock:
             trials = list(self._trials.values())
         for trial in trials:
@@ -243,7 +242,7 @@ class RunningTrials:
             if not trial.sending.acquire(blocking=False):
                 continue
             try:
-                self._send(trial, None, _FLUSH_S, patience_s=0)
+                self._send(trial, None, deadline_s, patience_s=0)
             except InvalidInput as error:
                 trial.refuse(error)
             except TrialfleetError as error:
