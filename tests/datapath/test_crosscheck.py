@@ -67,7 +67,7 @@ def write(way: str, url: str, port: int, start: Any, results: Any) -> None:
         trial.suggest_int("int log", 1, 1000, log=True)
         trial.suggest_int("int step", 0, 98, step=7)
         trial.suggest_categorical("категория", [None, True, 1, 2.5, "ü", "x"])
-        trial.set_user_attr("text", "naïve – 日本語 \N{PILE OF POO} \\ \" ' \n %s %(x)s :y")
+        trial.set_user_attr("text", "naïve, 日本語 \N{PILE OF POO} \\ \" ' \n %s %(x)s :y")
         trial.set_user_attr("nested", {"a": [1, None, {"b": float("inf")}], "": {}})
         trial.set_user_attr("nan", float("nan"))
         if k == 0:
@@ -198,7 +198,7 @@ def test_a_cast_to_plain_floats_is_not_needed(database_url: str, proxy_port: int
     study = optuna.create_study(study_name=STUDY, storage=storage)
     trial = study.ask()
     trial.report(np.float32(0.5), 1)  # type: ignore[arg-type]
-    study.tell(trial, np.float64(0.25))  # type: ignore[arg-type]
+    study.tell(trial, np.float64(0.25))
     assert study.trials[0].values == [0.25]
     assert study.trials[0].intermediate_values == {1: 0.5}
     storage.close()
