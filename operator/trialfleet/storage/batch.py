@@ -59,12 +59,13 @@ _SINGLE: Final[dict[type[Any], Callable[[sa.Connection, Any], Any]]] = {
 }
 
 _MAX_TRIES: Final = 5
-# Two transactions that waited for each other, or wrote the same: the database has undone one,
-# and the same again may well succeed.
+# Two transactions that waited for each other, wrote the same, or of which one deleted what the
+# other refers to: the database has undone one, and the same again succeeds or is told why not.
 _AGAIN: Final = (
     psycopg2.errors.DeadlockDetected,
     psycopg2.errors.SerializationFailure,
     psycopg2.errors.UniqueViolation,
+    psycopg2.errors.ForeignKeyViolation,
 )
 
 # For those who waited in vain once, together with others: who holds the lock may well keep it.

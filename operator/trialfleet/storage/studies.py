@@ -50,31 +50,42 @@ _STOP = sa.text(
     "INSERT INTO trialfleet_studies (study_id, stopped) VALUES (:study_id, true) "
     "ON CONFLICT (study_id) DO UPDATE SET stopped = true"
 )
-_LOCK = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE")
-# Optuna's foreign keys don't cascade.
-_DELETE = [
-    sa.text(
-        f"DELETE FROM {table} WHERE trial_id IN "
-        "(SELECT trial_id FROM trials WHERE study_id = :study_id)"
-    )
-    for table in (
-        "trial_heartbeats",
-        "trial_intermediate_values",
-        "trial_values",
-        "trial_params",
-        "trial_user_attributes",
-        "trial_system_attributes",
-    )
-] + [
-    sa.text(f"DELETE FROM {table} WHERE study_id = :study_id")
-    for table in (
-        "trials",
-        "study_user_attributes",
-        "study_system_attributes",
-        "study_directions",
-        "studies",
-    )
-]
+_LOCK_BY_NAME = sa.text("SELECT study_id FROM studies WHERE study_name = :name FOR NO KEY UPDATE")
+_LOCK_TO_DELETE = sa.text("SELECT 1 FROM studies WHERE study_id = :study_id FOR UPDATE")
+# Optuna's foreign keys don't cascade. The trials are locked before what belongs to them, as
+# whoever writes to a trial does.
+_DELETE = (
+    [
+        sa.text(
+            "SELECT count(*) FROM "
+            "(SELECT FROM trials WHERE study_id = :study_id ORDER BY trial_id FOR UPDATE) AS locked"
+        )
+    ]
+    + [
+        sa.text(
+            f"DELETE FROM {table} WHERE trial_id IN "
+            "(SELECT trial_id FROM trials WHERE study_id = :study_id)"
+        )
+        for table in (
+            "trial_heartbeats",
+            "trial_intermediate_values",
+            "trial_values",
+            "trial_params",
+            "trial_user_attributes",
+            "trial_system_attributes",
+        )
+    ]
+    + [
+        sa.text(f"DELETE FROM {table} WHERE study_id = :study_id")
+        for table in (
+            "trials",
+            "study_user_attributes",
+            "study_system_attributes",
+            "study_directions",
+            "studies",
+        )
+    ]
+)
 
 
 def _set_attribute(system: bool) -> sa.TextClause:
@@ -108,13 +119,23 @@ def _insert(
     return study_id
 
 
+def _insert_or_lock(connection: sa.Connection, command: EnsureStudy) -> tuple[int, bool]:
+    """Return a study's id and whether it is new; nobody deletes it meanwhile."""
+    while True:
+        study_id = _insert(connection, command.name, command.directions)
+        if study_id is not None:
+            return study_id, True
+        study_id = connection.execute(_LOCK_BY_NAME, {"name": command.name}).scalar()
+        if study_id is not None:
+            return study_id, False
+        # It was deleted between the two.
+
+
 def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsured:
     """See :class:`EnsureStudy`."""
-    study_id = _insert(connection, command.name, command.directions)
-    created = study_id is not None
-    if study_id is None:
-        (study,) = read_studies(connection, name=command.name)
-        study_id = study.study_id
+    study_id, created = _insert_or_lock(connection, command)
+    if not created:
+        (study,) = read_studies(connection, study_id=study_id)
         if list(study.directions) != list(command.directions):
             found, accepted = (
                 ", ".join(direction.name.lower() for direction in directions)
@@ -125,7 +146,6 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
                 f"with {accepted}: give the study another name, or delete it"
             )
     budget = command.budget
-    connection.execute(_LOCK, {"study_id": study_id})
     enqueued = connection.execute(
         _DEFINE,
         {
@@ -170,7 +190,7 @@ def stop_study(connection: sa.Connection, command: StopStudy) -> None:
 
 def delete_study(connection: sa.Connection, command: DeleteStudy) -> None:
     """See :class:`DeleteStudy`."""
-    if connection.execute(_LOCK, {"study_id": command.study_id}).first() is None:
+    if connection.execute(_LOCK_TO_DELETE, {"study_id": command.study_id}).first() is None:
         raise NotFound(f"no study has the id {command.study_id}")
     for statement in _DELETE:
         connection.execute(statement, {"study_id": command.study_id})
