@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -104,15 +105,19 @@ def start_proxy(url: str, port: int, log: Path) -> subprocess.Popen[bytes]:
 
 @dataclass
 class Chaos:
-    """One run: ``workers`` processes over ``proxies``, some of them killed all the time."""
+    """One run: ``workers`` processes over ``proxies``, some of them killed all the time.
+
+    The kills are spread over the trials at random, so that their number does not depend on
+    the machine's speed.
+    """
 
     url: str
     folder: Path
     trials: int
     workers: int = 20
     proxies: int = 3
-    worker_kill_s: float = 0.25
-    proxy_kill_s: float = 2.5
+    worker_kills: int = 40
+    proxy_kills: int = 6
     seed: int = 0
     timeout_s: float = 240.0
     kills: Counter[str] = field(default_factory=Counter)
@@ -135,7 +140,8 @@ class Chaos:
             study_id, _ = control.ensure_study(definition)
             started = 0
             deadline = time.monotonic() + self.timeout_s
-            next_worker_kill = next_proxy_kill = time.monotonic()
+            worker_kills = self._moments(self.worker_kills, chance)
+            proxy_kills = self._moments(self.proxy_kills, chance)
             while True:
                 assert time.monotonic() < deadline, control.summary(study_id)
                 for name, process in list(workers.items()):
@@ -149,12 +155,11 @@ class Chaos:
                     name = f"worker-{started}"
                     workers[name] = self._start_worker(name, ports, started)
                     started += 1
-                now = time.monotonic()
-                if now >= next_worker_kill and workers:
-                    next_worker_kill = now + chance.expovariate(1 / self.worker_kill_s)
+                if worker_kills and summary.counts.counted >= worker_kills[0] and workers:
+                    del worker_kills[0]
                     self._kill_worker(control, workers, chance)
-                if now >= next_proxy_kill:
-                    next_proxy_kill = now + chance.expovariate(1 / self.proxy_kill_s)
+                if proxy_kills and summary.counts.counted >= proxy_kills[0]:
+                    del proxy_kills[0]
                     k = chance.randrange(len(proxies))
                     proxies[k].kill()
                     proxies[k].wait()
@@ -169,6 +174,9 @@ class Chaos:
                 proxy.send_signal(signal.SIGTERM)
             for proxy in proxies:
                 proxy.wait(30)
+
+    def _moments(self, number: int, chance: random.Random) -> list[int]:
+        return sorted(chance.randrange(self.trials * 9 // 10) for _ in range(number))
 
     def _endpoints(self, ports: Sequence[int], first: int) -> str:
         k = first % len(ports)
@@ -231,7 +239,7 @@ class Chaos:
             if origin is not None and "x" in trials[origin].params and trial.params:
                 assert trial.params["x"] == trials[origin].params["x"]
 
-    def _ledger(self, kind: str) -> list[dict[str, object]]:
+    def _ledger(self, kind: str) -> list[dict[str, Any]]:
         records = []
         for ledger in sorted(self.folder.glob("*.ledger")):
             for line in ledger.read_text().splitlines():
