@@ -7,8 +7,8 @@ Rules that hold for every call:
 
 * Acknowledged means committed. A call that answers OK has its effect in
   PostgreSQL, flushed to disk. A call that fails with UNAVAILABLE,
-  DEADLINE_EXCEEDED, ABORTED or RESOURCE_EXHAUSTED may or may not have been
-  applied: send it again.
+  DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED may or may not have been applied:
+  send it again.
 * Every write may be sent again, to the same proxy or another, and is applied
   once. A write names its session and a sequence number; the answer to a
   repeated write is the answer to the first.
@@ -20,7 +20,8 @@ Rules that hold for every call:
 Status codes: NOT_FOUND for a study, trial or session that does not exist;
 ALREADY_EXISTS for a study name that is taken; INVALID_ARGUMENT for a value
 that can't be stored, with the reason; FAILED_PRECONDITION for a write to a
-finished trial by a caller that does not own it; OUT_OF_RANGE for a trial
+finished trial by a caller that does not own it; ABORTED when the session was
+given up: open another; OUT_OF_RANGE for a trial
 beyond the budget; UNAVAILABLE while the database is away or the proxy is
 stopping; RESOURCE_EXHAUSTED when too many calls are waiting or a message is
 too large.
