@@ -4,14 +4,20 @@ They derive from ``BaseException`` so that an objective's ``except Exception`` l
 """
 
 from types import FrameType
+from typing import ClassVar
 
 
 class Interrupt(BaseException):
     """Base of all of them."""
 
+    yield_s: ClassVar[float] = 2.0
+    """For the main thread to come away before the process is ended; interrupted again halfway."""
+
 
 class TrialTimedOut(Interrupt):
     """The running trial's time is over."""
+
+    yield_s = 10.0
 
 
 class HandBack(Interrupt):
