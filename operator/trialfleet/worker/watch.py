@@ -35,9 +35,6 @@ GRACE_S: Final = 25.0
 LAST_S: Final = 4.0
 """After the grace: to hand the trial back and close the session, before the process ends."""
 
-_TIMEOUT_YIELD_S: Final = 10.0
-"""For an objective to end after it was told that its time is over."""
-_LEAVE_YIELD_S: Final = 2.0
 _OVERRUN_LAST_S: Final = 60.0
 """As ``LAST_S``, where nobody waits for the process to end."""
 _RETRY_S: Final = 0.05
@@ -73,7 +70,7 @@ class _Spell:
     time_over: float | None = None
     raised: type[Interrupt] | None = None
     due_since: float | None = None
-    next_signal: float = 0.0
+    next_raise: float = 0.0
 
 
 class Watch:
@@ -150,7 +147,7 @@ class Watch:
         self._spell = _Spell(_Phase.RUNNING, trial_id, limit_s, time_over)
         if limit_s is not None:
             self._send(_WAKE)
-            faulthandler.dump_traceback_later(limit_s + _TIMEOUT_YIELD_S, exit=True, file=2)
+            faulthandler.dump_traceback_later(limit_s + TrialTimedOut.yield_s, exit=True, file=2)
 
     def telling(self) -> type[Interrupt] | None:
         """From here on only ``Leave`` may be raised, when the grace is long over.
@@ -180,18 +177,23 @@ class Watch:
         if spell.phase is _Phase.RUNNING:
             return HandBack
         # What was handed back or has just ended is told, if that is possible at all.
-        if spell.phase is _Phase.TELLING and now >= self._grace_over + _LEAVE_YIELD_S:
+        if spell.phase is _Phase.TELLING and now >= self._grace_over + Leave.yield_s:
             return Leave
         return None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        spell = self._spell
-        due = self._due(spell, time.monotonic())
+        spell, now = self._spell, time.monotonic()
+        due = self._due(spell, now)
         if due is None or spell.phase is _Phase.STARTING or in_import(frame):
             return
+        if now < spell.next_raise:
+            return  # this signal was sent before the one before it was heard
         if spell.phase is _Phase.RUNNING and in_client(frame):
             return
         spell.raised = due
+        # Python drops an exception that is raised in a finalizer, so one may not do; but what the
+        # objective does to end in order is not interrupted at once.
+        spell.next_raise = now + due.yield_s / 2
         raise due
 
     # -- in the watching thread --------------------------------------------------------------
@@ -211,23 +213,19 @@ class Watch:
         if spell.due_since is None:
             spell.due_since = now
             faulthandler.cancel_dump_traceback_later()  # threads do run
-        yield_s = _TIMEOUT_YIELD_S if due is TrialTimedOut else _LEAVE_YIELD_S
-        if spell.phase is _Phase.STARTING:
-            yield_s = 0.0
+        yield_s = 0.0 if spell.phase is _Phase.STARTING else due.yield_s
         if due is TrialTimedOut and in_client(sys._current_frames().get(self._main)):
             spell.due_since = now  # late because no proxy answers, which is not its failure
         elif now >= spell.due_since + yield_s:
             self._end_process(spell, due)
-        if now >= spell.next_signal:
+        if now >= spell.next_raise:
             signal.pthread_kill(self._main, _INTERRUPT)
-            # Python drops an exception that is raised in a finalizer, so one may not do.
-            spell.next_signal = now + (_RETRY_S if spell.raised is None else yield_s / 2)
         return _RETRY_S
 
     def _until_due(self, spell: _Spell, now: float) -> float | None:
         times = [] if spell.time_over is None else [spell.time_over]
         if self._grace_over is not None:
-            times += [self._grace_over + later_s for later_s in (0.0, _LEAVE_YIELD_S, LAST_S)]
+            times += [self._grace_over + later_s for later_s in (0.0, Leave.yield_s, LAST_S)]
         return min((at - now for at in times if at > now), default=None)
 
     def _receive(self, wait_s: float | None) -> bool:
@@ -258,7 +256,7 @@ class Watch:
     def _end_process(self, spell: _Spell, due: type[Interrupt]) -> None:
         overrun = due is TrialTimedOut
         code = errors.EXIT_OVERRUN if overrun else errors.EXIT_DRAINED
-        last_s = _OVERRUN_LAST_S if self._grace_over is None else LAST_S - _LEAVE_YIELD_S
+        last_s = _OVERRUN_LAST_S if self._grace_over is None else LAST_S - Leave.yield_s
         bound = threading.Timer(last_s, os._exit, [code])
         bound.daemon = True
         bound.start()
