@@ -59,7 +59,7 @@ def read(study: str, *, name: str = "", objective: str = "") -> Assignment:
     return Assignment(
         chosen.metadata.name,
         chosen.spec,
-        lambda: objectives.load(chosen.spec.objective, held),
+        lambda: objectives.load(chosen.spec, held),
     )
 
 

@@ -45,8 +45,22 @@ class Failure:
         return found
 
 
+class Failed(Exception):
+    """Raised by an objective that says itself why it failed.
+
+    ``was_stopped``: something outside ended it, perhaps together with its worker.
+    """
+
+    def __init__(self, failure: Failure, *, was_stopped: bool = False) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.was_stopped = was_stopped
+
+
 def raised(error: BaseException) -> Failure:
     """Describe an exception that left an objective, without the frames that called it."""
+    if isinstance(error, Failed):
+        return error.failure
     return Failure(
         reason=names.REASON_OBJECTIVE_RAISED,
         message=one_line(error),
@@ -66,7 +80,7 @@ def timed_out(limit_s: float, error: BaseException | None) -> Failure:
         reason=names.REASON_TRIAL_TIMEOUT,
         message=f"not done after its time limit of {limit_s:g} s",
         place="" if error is None else place_of(error),
-        traceback="" if error is None else user_traceback(error),
+        traceback="" if error is None or not place_of(error) else user_traceback(error),
     )
 
 
@@ -102,10 +116,12 @@ def one_line(error: BaseException) -> str:
     except Exception:  # a user's exception may fail to describe itself
         text = ""
     line = " ".join(f"{kind}: {text}".split()) if text else kind
-    line = line.encode("utf-8", "backslashreplace").decode()
-    if len(line) > MESSAGE_CHARACTERS:
-        line = line[: MESSAGE_CHARACTERS - 3] + "..."
-    return line
+    return shortened(line.encode("utf-8", "backslashreplace").decode())
+
+
+def shortened(line: str) -> str:
+    """Cut off what a line has more than ``MESSAGE_CHARACTERS``."""
+    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 3] + "..."
 
 
 def place_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
 from trialfleet.worker import failure, surroundings
-from trialfleet.worker.failure import Failure
+from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
 from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
@@ -143,6 +143,8 @@ class _Worker:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""
         started = time.monotonic()
         returned, error, interrupt = self._attempt(trial)
+        if interrupt is None and isinstance(error, Failed) and error.was_stopped:
+            interrupt = HandBack if self.watch.leaving else None
         try:
             if interrupt in (HandBack, Leave):
                 self.storage.hand_back(trial._trial_id)

@@ -6,9 +6,9 @@ from typing import Final, Protocol
 from optuna.trial import Trial
 
 from trialfleet.api.manifest import Manifest
-from trialfleet.api.objective import Objective
+from trialfleet.api.study import StudySpec
 from trialfleet.errors import InvalidInput
-from trialfleet.worker.objectives import python
+from trialfleet.worker.objectives import command, python
 
 Function = Callable[[Trial], object]
 
@@ -21,23 +21,23 @@ class Kind(Protocol):
     loop says what is wrong with it.
     """
 
-    def __call__(self, objective: Objective, manifest: Manifest) -> Function:
+    def __call__(self, spec: StudySpec, manifest: Manifest) -> Function:
         """Relative paths begin in the manifest's folder."""
 
 
-_KINDS: Final[Mapping[str, Kind]] = {"python": python.load}
+_KINDS: Final[Mapping[str, Kind]] = {"python": python.load, "command": command.load}
 
 
-def load(objective: Objective, manifest: Manifest) -> Function:
-    """Return the function that runs one trial of an objective.
+def load(spec: StudySpec, manifest: Manifest) -> Function:
+    """Return the function that runs one trial of a study's objective.
 
     Raises:
         ObjectiveImportError: The user's code can't be loaded; its notes hold the traceback.
-        InvalidInput: The kind of objective is not available in a worker.
+        InvalidInput: The kind of objective is none that a worker runs.
     """
-    kind = next(name for name, given in objective if given is not None)
+    kind = next(name for name, given in spec.objective if given is not None)
     if kind not in _KINDS:
         raise InvalidInput(
-            f"spec.objective.{kind}: not available yet in a worker; accepted: {', '.join(_KINDS)}"
+            f"spec.objective: found {kind}, accepted in a worker: {' or '.join(_KINDS)}"
         )
-    return _KINDS[kind](objective, manifest)
+    return _KINDS[kind](spec, manifest)

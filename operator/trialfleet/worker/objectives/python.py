@@ -13,7 +13,7 @@ from types import ModuleType
 from optuna.trial import Trial
 
 from trialfleet.api.manifest import Manifest
-from trialfleet.api.objective import Objective
+from trialfleet.api.study import StudySpec
 from trialfleet.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import failure
 
@@ -26,14 +26,14 @@ INLINE_MODULE = "trialfleet_objective"
 """Under this name inline source is a module like any other, so that its classes pickle."""
 
 
-def load(objective: Objective, manifest: Manifest) -> Function:
+def load(spec: StudySpec, manifest: Manifest) -> Function:
     """Return the function that a manifest's ``spec.objective.python`` names.
 
     Raises:
         ObjectiveImportError: It can't be loaded; the notes hold the user's traceback.
         InvalidInput: The source is in a ConfigMap that the manifest does not hold.
     """
-    python, folder = objective.python, manifest.path.parent
+    python, folder = spec.objective.python, manifest.path.parent
     assert python is not None
     if python.callable is not None:
         return from_module(python.callable, folder)

@@ -1,0 +1,219 @@
+"""Metrics: the values of a study's objectives, found in what a program leaves."""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from trialfleet import names
+from trialfleet.api.objective import Metric
+from trialfleet.worker.failure import Failed, Failure
+
+FILE_BYTES: Final = 16 * 1024 * 1024
+"""A larger file is not read."""
+
+_SHOWN_CHARACTERS: Final = 100
+
+
+class Metrics:
+    """The values of one trial.
+
+    Make it before the trial's program starts: what a file held before does not count.
+
+    Args:
+        objectives: Names of the study's objectives, in their order.
+        metrics: Where each of them is found. None: all in one line of JSON.
+        folder: The program's working directory.
+        checkpoints: The trial's checkpoint folder, if it has one.
+        is_alone: Whether no other trial's program can have written to the working directory.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        metrics: Mapping[str, Metric] | None,
+        *,
+        folder: Path,
+        checkpoints: Path | None,
+        is_alone: Callable[[], bool],
+    ) -> None:
+        self._last_line = ""
+        self._lines: list[_JsonLine | _Match] = []
+        self._sources: dict[str, tuple[_JsonLine | _Match | _File, str]] = {}
+        if metrics is None:
+            line = _JsonLine(objectives)
+            self._lines.append(line)
+            self._sources = {name: (line, name) for name in objectives}
+            return
+        for name in objectives:
+            metric = metrics[name]
+            key = metric.key or name
+            if metric.file is not None:
+                file = _File(metric.file, folder, checkpoints, is_alone)
+                self._sources[name] = file, key
+            else:
+                found = _JsonLine([key]) if metric.regex is None else _Match(metric.regex)
+                self._lines.append(found)
+                self._sources[name] = found, key
+
+    def see(self, line: str) -> None:
+        """Take the next line of the program's standard output."""
+        line = line.strip()
+        if line:
+            self._last_line = line
+            for source in self._lines:
+                source.see(line)
+
+    def values(self) -> list[float]:
+        """Return the values in the order of the objectives, after the program's end.
+
+        Raises:
+            Failed: One is missing, or no number.
+        """
+        return [self._value(name, source, key) for name, (source, key) in self._sources.items()]
+
+    def _value(self, name: str, source: "_JsonLine | _Match | _File", key: str) -> float:
+        try:
+            found = source.value(key)
+        except _Missing as missing:
+            text = str(missing)
+            if not isinstance(source, _File):
+                last = self._last_line
+                text += f"; the last line is {_shown(last)}" if last else "; it printed nothing"
+            raise _failed(name, text) from None
+        value = _number(found)
+        if value is None:
+            raise _failed(name, f"found {_shown(found)}, expected a number")
+        return value
+
+
+class _Missing(Exception):
+    """There is no value; the text says what was looked for."""
+
+
+class _JsonLine:
+    """The last line that is a JSON object with some keys."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = keys
+        self._found: dict[str, Any] | None = None
+
+    def see(self, line: str) -> None:
+        if line.startswith("{") and line.endswith("}"):
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError):
+                return
+            if all(key in content for key in self._keys):
+                self._found = content
+
+    def value(self, key: str) -> object:
+        if self._found is None:
+            wanted = "the key " if len(self._keys) == 1 else "the keys "
+            wanted += ", ".join(map(repr, self._keys))
+            raise _Missing(f"no line that the program printed is a JSON object with {wanted}")
+        return self._found[key]
+
+
+class _Match:
+    """The group of a regular expression's last match."""
+
+    def __init__(self, regex: str) -> None:
+        self._regex = re.compile(regex)
+        self._found: str | None = None
+
+    def see(self, line: str) -> None:
+        for match in self._regex.finditer(line):
+            if match[1] is not None:
+                self._found = match[1]
+
+    def value(self, key: str) -> object:
+        if self._found is None:
+            raise _Missing(f"no line that the program printed matches {self._regex.pattern}")
+        try:
+            return float(self._found)
+        except ValueError:
+            return self._found
+
+
+class _File:
+    """A file that holds a JSON object, written since this was made."""
+
+    def __init__(
+        self, name: str, folder: Path, checkpoints: Path | None, is_alone: Callable[[], bool]
+    ) -> None:
+        self._name = name
+        self._shared = folder / name
+        places = [self._shared] if checkpoints is None else [checkpoints / name, self._shared]
+        self._before = {place: _stamp(place) for place in places}
+        self._is_alone = is_alone
+
+    def value(self, key: str) -> object:
+        place = next(
+            (at for at, was in self._before.items() if _stamp(at) not in (None, was)), None
+        )
+        if place is None:
+            raise _Missing(f"the program has not written {' or '.join(map(str, self._before))}")
+        if place == self._shared and not self._is_alone():
+            raise _Missing(
+                f"{place} may be another trial's, because several workers run there; accepted: "
+                f"{self._name} in the folder ${names.ENV_CHECKPOINT_DIR}, or parallelism 1"
+            )
+        content = self._read(place)
+        if key not in content:
+            held = ", ".join(map(repr, content)) or "none"
+            raise _Missing(f"{self._name} has no key {key!r}; its keys: {_cut(held)}")
+        return content[key]
+
+    def _read(self, place: Path) -> dict[str, Any]:
+        try:
+            with place.open("rb") as file:
+                data = file.read(FILE_BYTES + 1)
+            if len(data) > FILE_BYTES:
+                raise _Missing(f"{self._name} is larger than {FILE_BYTES} bytes")
+            content = json.loads(data)
+        except OSError as error:
+            raise _Missing(f"{self._name} can't be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise _Missing(f"{self._name} holds no JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise _Missing(f"{self._name} holds {_shown(content)}, accepted: a JSON object")
+        return content
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is written; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _number(found: object) -> float | None:
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    try:
+        value = float(found)
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+    return None if math.isnan(value) else value
+
+
+def _shown(found: object) -> str:
+    if isinstance(found, float) and math.isnan(found):
+        return "NaN"
+    return _cut(repr(found) if isinstance(found, str) else json.dumps(found))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def _failed(name: str, message: str) -> Failed:
+    return Failed(Failure(names.REASON_OBJECTIVE_RETURNED, f"no value for {name}: {message}"))
