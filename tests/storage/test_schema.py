@@ -5,13 +5,15 @@ import math
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from tests.storage.fleet import check, counts_of, query, recount, stock, write
+from tests.storage.fleet import check, counts_of, held, query, recount, stock, write
 from trialfleet.errors import InvalidInput, SchemaMismatch, StorageUnavailable
-from trialfleet.storage import Storage
+from trialfleet.storage import Storage, schema
 from trialfleet.storage.records import Counts
+from trialfleet.storage.schema import _PREPARE_LOCK
 
 HEAD = "v3.2.0.a"
 
@@ -65,6 +67,37 @@ def test_many_prepare_at_once(database_url: str) -> None:
 
     asyncio.run(main())
     assert query(database_url, "SELECT version FROM trialfleet_schema") == [(1,)]
+
+
+def test_who_comes_second_waits_as_long_as_it_takes(database_url: str) -> None:
+    impatient = {"options": "-c lock_timeout=1ms"}
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args=impatient)
+
+    async def main() -> None:
+        async with held(database_url, f"SELECT pg_advisory_lock({_PREPARE_LOCK})") as lock:
+            preparing = asyncio.create_task(asyncio.to_thread(schema.prepare, engine))
+            await lock.waiters(1)
+        await preparing
+
+    asyncio.run(main())
+    prepare(database_url)
+
+
+def test_a_table_in_use_is_not_waited_for_for_ever(database_url: str) -> None:
+    fill_with_stock_optuna(database_url)
+    before = everything(database_url)
+    impatient = {"options": "-c lock_timeout=1ms"}
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool, connect_args=impatient)
+
+    async def main() -> None:
+        async with held(database_url, "LOCK TABLE trials IN ROW EXCLUSIVE MODE"):
+            with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+                await asyncio.to_thread(schema.prepare, engine)
+
+    asyncio.run(main())
+    assert everything(database_url) == before
+    prepare(database_url)
+    check(database_url)
 
 
 def fill_with_stock_optuna(url: str) -> None:

@@ -26,6 +26,8 @@ def prepare(engine: sa.Engine) -> None:
     version of Optuna or Trialfleet that the installed one can't work with.
     """
     with engine.connect() as connection:
+        # Another may take over a large database meanwhile: that takes as long as it takes.
+        connection.execute(sa.text("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"))
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _PREPARE_LOCK})
         connection.commit()
         try:
@@ -46,8 +48,10 @@ def _prepare_locked(engine: sa.Engine, connection: sa.Connection) -> None:
         # What Optuna does on a new database: create its tables and stamp the revision.
         RDBStorage(engine.url.render_as_string(hide_password=False)).engine.dispose()
     if not ours:
-        # Nobody may write a trial between the counting of old ones and the first trigger.
+        # Nobody may write a trial between the counting of old ones and the first trigger. Who
+        # comes after us waits behind us, so we wait no longer than for any other lock.
         connection.execute(sa.text("LOCK TABLE trials IN SHARE ROW EXCLUSIVE MODE"))
+        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
         script = resources.files(__package__).joinpath("schema.sql").read_text()
         connection.execution_options(no_parameters=True).exec_driver_sql(script)
         connection.execute(
