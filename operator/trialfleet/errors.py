@@ -48,6 +48,14 @@ class StorageUnavailable(TrialfleetError):
     """The database or every proxy is out of reach; the same call may work later."""
 
 
+class Unauthenticated(StorageUnavailable):
+    """A proxy does not know the caller's token; a new one may have to reach either of them."""
+
+
+class PermissionDenied(TrialfleetError):
+    """The caller's token does not open what was asked for."""
+
+
 class Overloaded(TrialfleetError):
     """Too many calls are waiting; the same call may work later."""
 
@@ -67,6 +75,8 @@ GRPC_CODES: Final[tuple[tuple[type[TrialfleetError], grpc.StatusCode], ...]] = (
     (StudyEnded, grpc.StatusCode.OUT_OF_RANGE),
     (SessionGivenUp, grpc.StatusCode.ABORTED),
     (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (SchemaMismatch, grpc.StatusCode.UNAVAILABLE),
     (StorageUnavailable, grpc.StatusCode.UNAVAILABLE),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -87,6 +97,7 @@ EXIT_CODES: Final[tuple[tuple[type[TrialfleetError], int], ...]] = (
     (ObjectiveImportError, EXIT_OBJECTIVE),
     (InvalidInput, EXIT_INVALID),
     (SchemaMismatch, EXIT_INVALID),
+    (PermissionDenied, EXIT_INVALID),
     (StorageUnavailable, EXIT_UNAVAILABLE),
 )
 

@@ -17,10 +17,21 @@ PROXY_PORT: Final = 13000
 
 METRICS_PORT: Final = 13001
 
+HEALTH_PORT: Final = 13002
+"""Where a proxy whose main port is encrypted answers health checks: a kubelet's can't encrypt."""
+
 # -- environment of a proxy ------------------------------------------------------------
 
 ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"
 """SQLAlchemy URL of the database: a password in it is not for everyone's eyes in argv."""
+
+# -- environment of whoever calls a proxy ----------------------------------------------
+
+ENV_TOKEN_FILE: Final = "TRIALFLEET_TOKEN_FILE"
+"""Path of the file with the token to show to proxies."""
+
+ENV_CA_FILE: Final = "TRIALFLEET_CA_FILE"
+"""Path of the certificates of the authorities to trust; calls are encrypted if it is set."""
 
 # -- environment of a worker process ---------------------------------------------------
 

@@ -1,0 +1,89 @@
+"""Tokens: what a caller shows to a proxy to open one study, or everything.
+
+A token is a message authentication code over the study's name. Who has the key makes the token of
+any study, and checks one, without a list of them: a study that is added needs nothing of a proxy
+that runs. Pure functions; the key is a text, and so is a token.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from trialfleet.errors import InvalidInput
+
+KEY_CHARACTERS: Final = 32
+"""A key has at least as many."""
+
+_STUDY: Final = "tfs"
+_ADMIN: Final = "tfa"
+
+
+class Grant(NamedTuple):
+    """What a token opens."""
+
+    study: str | None
+    """A study's name; None: everything."""
+
+
+def for_study(key: str, study: str) -> str:
+    """Return the token that opens the study of a name, and nothing else."""
+    name = base64.urlsafe_b64encode(study.encode()).rstrip(b"=").decode()
+    return f"{_STUDY}.{name}.{_code(key, _STUDY, study)}"
+
+
+def for_admin(key: str) -> str:
+    """Return the token that opens everything."""
+    return f"{_ADMIN}.{_code(key, _ADMIN, '')}"
+
+
+def check(keys: Iterable[str], token: str) -> Grant | None:
+    """Return what a token opens; None if it was made with none of the keys.
+
+    What it takes does not tell how much of the token was right.
+    """
+    kind, _, rest = token.partition(".")
+    if kind == _ADMIN:
+        grant = Grant(None)
+    elif kind == _STUDY:
+        try:
+            encoded = rest.partition(".")[0]
+            name = base64.b64decode(encoded + "=" * (-len(encoded) % 4), b"-_", validate=True)
+            grant = Grant(name.decode())
+        except (binascii.Error, ValueError):
+            return None
+    else:
+        return None
+    shown, right = token.encode(), False
+    for key in keys:
+        made = for_admin(key) if grant.study is None else for_study(key, grant.study)
+        right |= hmac.compare_digest(made.encode(), shown)
+    return grant if right else None
+
+
+def metadata(token: str) -> tuple[str, str]:
+    """Return what a call carries to show a token."""
+    return "authorization", f"Bearer {token}"
+
+
+def read_keys(text: str) -> list[str]:
+    """Return the keys of a file, one a line.
+
+    Raises :class:`~trialfleet.errors.InvalidInput` if there is none, or one that is too short.
+    """
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if not keys:
+        raise InvalidInput("found no key, accepted: one a line")
+    shortest = min(map(len, keys))
+    if shortest < KEY_CHARACTERS:
+        raise InvalidInput(
+            f"found a key of {shortest} characters, accepted: at least {KEY_CHARACTERS}, random"
+        )
+    return keys
+
+
+def _code(key: str, kind: str, name: str) -> str:
+    text = f"trialfleet\0{kind}\0{name}".encode()
+    return base64.urlsafe_b64encode(hmac.digest(key.encode(), text, hashlib.sha256)).decode()[:-1]
