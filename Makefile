@@ -4,10 +4,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify bench soak crds proto format lock clean
+.PHONY: help run test verify bench soak crds proto values manifests images format lock clean
+
+# Of images; a builder other than docker takes the same arguments.
+VERSION := 0.1.0
+IMAGES ?= trialfleet
+BUILDER ?= docker
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "PYTHON=... names the interpreter of a new virtual environment (3.11 or later)."
 
 # Hash-checked packages first; then the project itself, which needs nothing else.
@@ -45,6 +50,19 @@ crds: $(STAMP) ## Regenerate crds/ from operator/trialfleet/api
 
 proto: $(STAMP) ## Regenerate the stubs and docs/protocol.md from proto/
 	$(BIN)/python tools/generate.py proto
+
+values: $(STAMP) ## Regenerate docs/values.md from the chart's values.yaml
+	$(BIN)/python tools/generate.py values
+
+manifests: $(STAMP) ## Render the chart into dist/trialfleet.yaml for kubectl (ARGS="--namespace N")
+	$(BIN)/python tools/manifests.py $(ARGS)
+
+images: ## Build the images (BUILDER=docker, IMAGES=trialfleet: how their names begin)
+	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGES)/operator:$(VERSION) .
+	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGES)/worker:$(VERSION) \
+	  -f worker-image/Dockerfile .
+	$(BUILDER) build --build-arg WORKER=$(IMAGES)/worker:$(VERSION) -t $(IMAGES)/digits:$(VERSION) \
+	  -f examples/digits/Dockerfile .
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix

@@ -1,6 +1,6 @@
-"""Make every generated file: the protocol's stubs and its page, and the CRDs.
+"""Make every generated file: the protocol's stubs and its page, the CRDs, the chart's values' page.
 
-``generate.py`` makes all, ``generate.py proto`` or ``generate.py crds`` a part of them, and
+``generate.py`` makes all, ``generate.py proto`` (``crds``, ``values``) a part of them, and
 ``generate.py --check`` compares them with the files that are there and exits 1 on a difference.
 """
 
@@ -13,10 +13,12 @@ import tempfile
 from pathlib import Path
 
 import protocol_page
+import values_page
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = "trialfleet/v1/trialfleet.proto"
+CHART = "charts/trialfleet"
 
 
 def generate_proto(into: Path) -> None:
@@ -50,11 +52,20 @@ def generate_proto(into: Path) -> None:
 
 
 def generate_crds(into: Path) -> None:
-    """Write crds/ under a folder laid out as the project is."""
+    """Write crds/, and what the chart has of them, under a folder laid out as the project is."""
     subprocess.run([sys.executable, "-m", "trialfleet.api.crd", str(into / "crds")], check=True)
+    shutil.copytree(into / "crds", into / CHART / "files" / "crds")
 
 
-TARGETS = {"proto": generate_proto, "crds": generate_crds}
+def generate_values(into: Path) -> None:
+    """Write docs/values.md under a folder laid out as the project is."""
+    page = into / "docs" / "values.md"
+    page.parent.mkdir()
+    source = (ROOT / CHART / "values.yaml").read_text(encoding="utf-8")
+    page.write_text(values_page.render(source), encoding="utf-8")
+
+
+TARGETS = {"proto": generate_proto, "crds": generate_crds, "values": generate_values}
 
 
 def difference(made: Path, kept: Path) -> str:
@@ -95,7 +106,7 @@ def check(target: str, made: Path) -> bool:
 def main() -> None:
     """Generate or check what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="proto|crds")
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], metavar="proto|crds|values")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     good = True
