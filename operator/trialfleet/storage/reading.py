@@ -111,6 +111,21 @@ _SUMMARIES: Final = sa.text(
     """
 )
 
+_SESSIONS_STUDIES: Final = sa.text(
+    """
+    SELECT x.session_id, coalesce(s.study_name, '')
+    FROM trialfleet_sessions x LEFT JOIN studies s USING (study_id)
+    WHERE x.session_id = ANY(CAST(:sessions AS bytea[]))
+    """
+)
+
+_TRIALS_STUDIES: Final = sa.text(
+    """
+    SELECT t.trial_id, s.study_name FROM trials t JOIN studies s USING (study_id)
+    WHERE t.trial_id = ANY(CAST(:ids AS int[]))
+    """
+)
+
 _STATES: Final = {state.name: state for state in TrialState}
 _SPECIAL: Final = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 
@@ -214,6 +229,18 @@ def read_studies(
         )
         for row in rows
     ]
+
+
+def read_sessions_studies(connection: sa.Connection, sessions: Sequence[bytes]) -> dict[bytes, str]:
+    """Return the name of each session's study; empty where it is bound to none that exists."""
+    rows = connection.execute(_SESSIONS_STUDIES, {"sessions": list(sessions)})
+    return {bytes(session): name for session, name in rows}
+
+
+def read_trials_studies(connection: sa.Connection, ids: Sequence[int]) -> dict[int, str]:
+    """Return the name of each trial's study; trials that do not exist are left out."""
+    rows = connection.execute(_TRIALS_STUDIES, {"ids": list(ids)})
+    return {trial_id: name for trial_id, name in rows}
 
 
 class Standing:

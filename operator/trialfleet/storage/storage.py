@@ -66,6 +66,8 @@ class Storage:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._trials = SharedReads(self._read_trials)
         self._summaries = SharedReads(self._read_summaries)
+        self._sessions_studies = SharedReads(self._read_sessions_studies)
+        self._trials_studies = SharedReads(self._read_trials_studies)
         self._parking = Parking(self._read_standings)
         self._committer: Committer | None = None
         self.batches = 0
@@ -173,8 +175,27 @@ class Storage:
             raise NotFound(f"no study has the id {study_id}")
         return summary
 
+    async def study_of_session(self, session: bytes) -> str | None:
+        """Return the name of a session's study; None if no such session was ever opened.
+
+        Empty for a session that is bound to no study, or to one that was deleted.
+        """
+        return await self._sessions_studies.get(session)
+
+    async def study_of_trial(self, trial_id: int) -> str | None:
+        """Return the name of a trial's study; None if the trial does not exist."""
+        return await self._trials_studies.get(trial_id)
+
     async def _read_trials(self, ids: Sequence[int]) -> dict[int, TrialRecord]:
         return await self._reading(functools.partial(reading.read_trials, ids=ids))
+
+    async def _read_sessions_studies(self, sessions: Sequence[bytes]) -> dict[bytes, str]:
+        return await self._reading(
+            functools.partial(reading.read_sessions_studies, sessions=sessions)
+        )
+
+    async def _read_trials_studies(self, ids: Sequence[int]) -> dict[int, str]:
+        return await self._reading(functools.partial(reading.read_trials_studies, ids=ids))
 
     async def _read_standings(self, ids: Sequence[int]) -> dict[int, reading.Standing]:
         return await self._reading(functools.partial(reading.read_standings, ids=ids))
