@@ -108,7 +108,7 @@ def test_a_kind_of_objective_that_no_worker_runs(
 
     assert worker.wait() == errors.EXIT_INVALID
     assert worker.errors.splitlines()[-1].endswith(
-        "spec.objective.job: not available yet in a worker; accepted: python"
+        "spec.objective.job: found a kind that no worker runs, accepted: python or command"
     )
     assert study.trials == []
 

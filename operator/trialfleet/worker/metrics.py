@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.objective import Metric
+from trialfleet.worker import failure
 from trialfleet.worker.failure import Failed, Failure
 
 FILE_BYTES: Final = 16 * 1024 * 1024
@@ -216,4 +217,5 @@ def _cut(text: str) -> str:
 
 
 def _failed(name: str, message: str) -> Failed:
-    return Failed(Failure(names.REASON_OBJECTIVE_RETURNED, f"no value for {name}: {message}"))
+    told = failure.shortened(f"no value for {name}: {message}")
+    return Failed(Failure(names.REASON_OBJECTIVE_RETURNED, told))

@@ -38,6 +38,7 @@ def load(spec: StudySpec, manifest: Manifest) -> Function:
     kind = next(name for name, given in spec.objective if given is not None)
     if kind not in _KINDS:
         raise InvalidInput(
-            f"spec.objective: found {kind}, accepted in a worker: {' or '.join(_KINDS)}"
+            f"spec.objective.{kind}: found a kind that no worker runs, accepted: "
+            f"{' or '.join(_KINDS)}"
         )
     return _KINDS[kind](spec, manifest)
