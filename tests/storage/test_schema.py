@@ -151,6 +151,8 @@ def test_a_database_of_stock_optuna_is_taken_over_as_it_is(database_url: str) ->
     assert {table: after[table] for table in before} == before
     check(database_url)
     assert recount(database_url, 1).running == 1
+    first = query(database_url, "SELECT study_id, param_name FROM trialfleet_params")
+    assert first == [(1, "x")]
 
 
 def test_stock_optuna_goes_on_in_a_database_that_was_taken_over(database_url: str) -> None:

@@ -22,17 +22,13 @@ _KNOWN: Final = sa.text(
     """
 )
 
-# For a name that is new to us: a stock writer may have used it. Looked up once in the life of
-# a study and name. Who comes second waits for the first, and is told what that one wrote; the
-# order is the same for all, so that no two wait for each other.
+# Who comes second waits for the first, and is told what that one wrote; the order is the same
+# for all, so that no two wait for each other.
 _CLAIM: Final = sa.text(
     """
     INSERT INTO trialfleet_params AS p (study_id, param_name, distribution_json)
-    SELECT u.study_id, u.param_name, coalesce((
-        SELECT o.distribution_json FROM trials t JOIN trial_params o USING (trial_id)
-        WHERE t.study_id = u.study_id AND o.param_name = u.param_name LIMIT 1), u.text)
-    FROM unnest(CAST(:studies AS int[]), CAST(:names AS text[]), CAST(:texts AS text[]))
-        AS u (study_id, param_name, text)
+    SELECT * FROM unnest(CAST(:studies AS int[]), CAST(:names AS text[]), CAST(:texts AS text[]))
+        AS u (study_id, param_name, distribution_json)
     ORDER BY u.study_id, u.param_name
     ON CONFLICT (study_id, param_name) DO UPDATE SET param_name = p.param_name
     RETURNING study_id, param_name, distribution_json

@@ -1,8 +1,8 @@
 -- Trialfleet's own part of the database, beside Optuna's tables.
 --
 -- Everything is prefixed trialfleet_. Nothing of Optuna's is changed but for two indexes and
--- two triggers on "trials" and one on "trial_values". The triggers keep counts and best trials
--- whoever writes: our proxies, a stock RDBStorage, or a person with psql.
+-- the triggers on "trials" and one on "trial_params". The triggers keep counts, best trials and
+-- parameters whoever writes: our proxies, a stock RDBStorage, or a person with psql.
 
 CREATE TABLE trialfleet_schema (version int NOT NULL);
 
@@ -239,6 +239,20 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION trialfleet_params_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO trialfleet_params (study_id, param_name, distribution_json)
+    SELECT DISTINCT ON (t.study_id, i.param_name)
+        t.study_id, i.param_name, i.distribution_json
+    FROM inserted i JOIN trials t USING (trial_id)
+    WHERE NOT EXISTS (SELECT FROM trialfleet_params p
+        WHERE p.study_id = t.study_id AND p.param_name = i.param_name)
+    ORDER BY t.study_id, i.param_name, i.param_id
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+
 CREATE TRIGGER trialfleet_inserted AFTER INSERT ON trials
     REFERENCING NEW TABLE AS inserted
     FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_inserted();
@@ -251,6 +265,10 @@ CREATE CONSTRAINT TRIGGER trialfleet_completed AFTER INSERT OR UPDATE ON trials
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'COMPLETE')
     EXECUTE FUNCTION trialfleet_trial_completed();
 
+CREATE TRIGGER trialfleet_params_inserted AFTER INSERT ON trial_params
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_params_inserted();
+
 -- Trials that stock Optuna wrote before.
 INSERT INTO trialfleet_counts
     (study_id, shard, complete, pruned, failed, running, waiting, lost)
@@ -260,3 +278,8 @@ SELECT study_id, 0,
     count(*) FILTER (WHERE state = 'WAITING'), 0
 FROM trials GROUP BY study_id;
 SELECT trialfleet_rank(array_agg(trial_id)) FROM trials WHERE state = 'COMPLETE';
+INSERT INTO trialfleet_params (study_id, param_name, distribution_json)
+SELECT f.study_id, f.param_name, p.distribution_json
+FROM (SELECT t.study_id, o.param_name, min(o.param_id) AS param_id
+    FROM trials t JOIN trial_params o USING (trial_id) GROUP BY t.study_id, o.param_name) AS f
+JOIN trial_params p USING (param_id);

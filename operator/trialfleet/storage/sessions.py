@@ -79,14 +79,17 @@ _END: Final = """
         ORDER BY session_id FOR UPDATE)
     RETURNING session_id, worker
 """
-# Beginning with what runs, not with the sessions, which may have run any number of trials.
+# Beginning with what runs, not with the sessions, which may have run any number of trials; and
+# looking the runs of those up one by one, whatever the planner knows of the tables yet.
 _RUNNING: Final = sa.text(
     """
     WITH running AS MATERIALIZED (SELECT trial_id, study_id FROM trials WHERE state = 'RUNNING')
     SELECT t.trial_id, t.study_id, r.session_id, coalesce(s.retries, 0) AS retries
-    FROM running t JOIN trialfleet_runs r USING (trial_id)
+    FROM running t
+    CROSS JOIN LATERAL (SELECT r.session_id FROM trialfleet_runs r
+        WHERE r.trial_id = t.trial_id AND r.session_id = ANY(CAST(:sessions AS bytea[]))
+        AND NOT r.taken_away OFFSET 0) AS r
     LEFT JOIN trialfleet_studies s ON s.study_id = t.study_id
-    WHERE r.session_id = ANY(CAST(:sessions AS bytea[])) AND NOT r.taken_away
     ORDER BY t.trial_id
     """
 )

@@ -1,0 +1,190 @@
+"""What an operation costs does not grow with the trials of the study.
+
+Counted in statements, and in blocks and rows visited, not in time: PostgreSQL says for every
+transaction what it has touched, triggers included.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from tests.storage.fleet import (
+    FLOAT,
+    MAXIMIZE,
+    MINIMIZE,
+    Worker,
+    create,
+    database,
+    param,
+    storages,
+)
+from trialfleet.storage import reading
+from trialfleet.storage.batch import Writer
+from trialfleet.storage.records import (
+    Budget,
+    Command,
+    CreateTrial,
+    GiveUp,
+    Goal,
+    KeepAlive,
+    SetStudyAttribute,
+    TrialRecord,
+    TrialUpdate,
+    WriteTrial,
+)
+
+FEW, MANY = 50, 20_000
+
+FILL = [
+    """
+    INSERT INTO trials (study_id, number, state, datetime_start, datetime_complete)
+    SELECT :study_id, n, 'COMPLETE', now(), now() FROM generate_series(0, :trials - 1) AS n
+    """,
+    """
+    INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+    SELECT trial_id, 'x' || k, 0.5, :distribution FROM trials, generate_series(1, 3) AS k
+    WHERE study_id = :study_id
+    """,
+    """
+    INSERT INTO trial_values (trial_id, objective, value, value_type)
+    SELECT trial_id, o, random() + 1, 'FINITE' FROM trials, generate_series(0, :objectives - 1) AS o
+    WHERE study_id = :study_id
+    """,
+    """
+    INSERT INTO trialfleet_runs (trial_id, session_id, opened, sequence)
+    SELECT trial_id, :session, number + 1, number + 1 FROM trials WHERE study_id = :study_id
+    """,
+    "UPDATE trials SET datetime_complete = now() WHERE study_id = :study_id AND number % 5 = 0",
+]
+
+VISITED = """
+    SELECT sum(pg_stat_get_xact_blocks_fetched(oid))::int,
+        sum(pg_stat_get_xact_tuples_returned(oid))::int
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace
+"""
+
+
+@dataclass
+class Cost:
+    statements: int = 0
+    blocks: int = 0
+    rows: int = 0
+
+
+class Meter:
+    """Says what one transaction of a new connection costs."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = sa.create_engine(url, poolclass=sa.NullPool)
+        self.cost = Cost()
+        sa.event.listen(self.engine, "before_cursor_execute", self._count)
+        sa.event.listen(self.engine, "commit", self._look)
+
+    def _count(self, *_: Any) -> None:
+        self.cost.statements += 1
+
+    def _look(self, connection: sa.Connection) -> None:
+        cursor = connection.connection.cursor()
+        # What is left to the end of a transaction is part of its cost.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(VISITED)
+        row = cursor.fetchone()
+        cursor.close()
+        assert row is not None
+        self.cost.blocks, self.cost.rows = row
+
+    def write(self, *commands: Command) -> tuple[Cost, list[Any]]:
+        self.cost = Cost()
+        writer = Writer(self.engine)
+        answers = writer.apply(commands)
+        writer.close()
+        assert not any(isinstance(answer, Exception) for answer in answers)
+        return self.cost, answers
+
+    def read(self, read: Callable[[sa.Connection], Any]) -> Cost:
+        self.cost = Cost()
+        with self.engine.connect() as connection:
+            read(connection)
+            connection.commit()
+        return self.cost
+
+
+async def prepare(url: str, name: str, trials: int, objectives: int) -> Worker:
+    """Make a study of many trials, all of them run by one worker."""
+    async with storages(url, 1) as (storage,):
+        directions = [MINIMIZE, MAXIMIZE][:objectives]
+        budget = Budget(10**6, 10**6, 1e9, [Goal(0, -100.0)])
+        study_id = await create(storage, name, directions, budget, retries=1)
+        worker = await Worker(storage, study_id, name).start(name)
+    worker._sequence = itertools.count(trials + 1)
+    values = {
+        "study_id": study_id,
+        "trials": trials,
+        "objectives": objectives,
+        "distribution": FLOAT,
+        "session": worker.session,
+    }
+    with database(url) as connection:
+        for statement in FILL:
+            connection.execute(sa.text(statement), values)
+    return worker
+
+
+def measure(url: str, worker: Worker, objectives: int) -> Iterator[tuple[str, Cost]]:
+    meter = Meter(url)
+    study_id = worker.study_id
+    values = [0.0] * objectives
+    steps: dict[str, Any] = {"intermediate_values": [(0, 1.0)]}
+
+    cost, (trial,) = meter.write(worker.opening())
+    yield "open", cost
+    cost, trials = meter.write(*(worker.opening() for _ in range(10)))
+    yield "open ten", cost
+    params = [param(f"x{k}") for k in range(1, 4)]
+    report = worker.telling(trial.trial_id, None, params=params, **steps)
+    yield "report", meter.write(report)[0]
+    report = worker.telling(trial.trial_id, None, params=[param("new")])
+    yield "report of a new parameter", meter.write(report)[0]
+    yield "tell", meter.write(worker.telling(trial.trial_id, values=values))[0]
+    back = worker.telling(trials[0].trial_id, TrialState.WAITING)
+    yield "hand back", meter.write(back)[0]
+    yield "open a waiting one", meter.write(worker.opening())[0]
+    yield "keep alive", meter.write(KeepAlive(worker.session))[0]
+    template = TrialRecord(0, 0, TrialState.COMPLETE, values, params=params)
+    yield "create", meter.write(CreateTrial(study_id, template, worker.write()))[0]
+    update = TrialUpdate(trials[1].trial_id, user_attrs=[("k", "1")])
+    yield "write", meter.write(WriteTrial(update))[0]
+    attribute = SetStudyAttribute(study_id, "k", "1", True, worker.write())
+    yield "study attribute", meter.write(attribute)[0]
+
+    yield "summary", meter.read(lambda c: reading.read_summaries(c, [study_id], 5))
+    yield "standing", meter.read(lambda c: reading.read_standings(c, [study_id]))
+    yield "trial", meter.read(lambda c: reading.read_trials(c, [trial.trial_id]))
+    yield "number", meter.read(lambda c: reading.read_trial_id(c, study_id, 7))
+    since, running = trials[-2].trial_id, [trials[1].trial_id]
+    yield "news", meter.read(lambda c: reading.read_trials_since(c, study_id, since, running, 99))
+
+    yield "expired sessions", meter.write(GiveUp("KeepAliveExpired"))[0]
+    yield "give up", meter.write(GiveUp("Evicted", session=worker.session))[0]
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_the_cost_of_every_operation(url: str, analyzed: bool, objectives: int) -> None:
+    few = asyncio.run(prepare(url, "few", FEW, objectives))
+    small = dict(measure(url, few, objectives))
+    many = asyncio.run(prepare(url, "many", MANY, objectives))
+    if analyzed:
+        with database(url) as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
+    for name, cost in measure(url, many, objectives):
+        assert cost.statements == small[name].statements, name
+        # An index of 400 times the size is one or two levels higher.
+        assert cost.blocks <= 1.8 * small[name].blocks + 20, name
+        assert cost.rows <= 2 * small[name].rows + 50, name
