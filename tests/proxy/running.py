@@ -15,7 +15,8 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
 
-from trialfleet.proxy.server import Address, Options, Proxy
+from trialfleet.proxy.ports import Address
+from trialfleet.proxy.server import Options, Proxy
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 

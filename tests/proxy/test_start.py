@@ -10,7 +10,7 @@ from optuna.storages import RDBStorage
 
 from tests.proxy.running import Process, Running
 from trialfleet import errors, names
-from trialfleet.proxy.server import Address
+from trialfleet.proxy.ports import Address
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 

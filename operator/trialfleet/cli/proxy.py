@@ -1,6 +1,7 @@
 """``trialfleet proxy``."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,11 +9,16 @@ import typer
 from trialfleet import names
 from trialfleet.errors import InvalidInput
 from trialfleet.proxy import logs
-from trialfleet.proxy.server import Address, Options, serve
+from trialfleet.proxy.ports import Address
+from trialfleet.proxy.server import Options, serve
 
 
 def _announce(address: Address) -> None:
     print(f"listening on {address}", flush=True)
+
+
+def _address(text: str | None, option: str) -> Address | None:
+    return None if text is None else Address.parse(text, option)
 
 
 def proxy(
@@ -32,6 +38,38 @@ def proxy(
         str | None,
         typer.Option(
             metavar="HOST:PORT", help="Where Prometheus finds /metrics; nowhere if absent."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Encrypt with this certificate, in PEM; read again when it changes.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")
+    ] = None,
+    token_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Ask each caller for a token made with a key in this file, one a line; read again "
+            "when it changes. 'trialfleet token' makes tokens.",
+        ),
+    ] = None,
+    plaintext_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve stock Optuna clients here, without encryption and tokens.",
+        ),
+    ] = None,
+    health_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Answer gRPC health checks here, without encryption, as a kubelet makes them.",
         ),
     ] = None,
     log_format: Annotated[
@@ -67,9 +105,15 @@ def proxy(
             f"storage: found none, accepted: the database's URL, by --storage or by the "
             f"environment variable {names.ENV_STORAGE_URL}"
         )
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidInput("tls-cert: accepted: together with tls-key, or neither")
     options = Options(
         listen=Address.parse(listen, "listen"),
-        metrics=None if metrics is None else Address.parse(metrics, "metrics"),
+        metrics=_address(metrics, "metrics"),
+        tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
+        token_key=token_key,
+        plaintext=_address(plaintext_listen, "plaintext-listen"),
+        health=_address(health_listen, "health-listen"),
         grace_s=grace,
         session_grace_s=session_grace,
         sweep_interval_s=session_sweep,

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -47,18 +47,36 @@ def status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, f"{method}: {type(error).__name__}; the proxy's log has more"
 
 
+class Guard(Protocol):
+    """Checks every call before anything is done for it."""
+
+    def check(self, method: str) -> Callable[[Message, Context], Awaitable[None]]:
+        """Return what raises if the sender of a message may not call a method with it.
+
+        Raises ``KeyError`` if that is not settled for the method.
+        """
+
+
 class Calls:
     """Makes handlers of the methods of services.
 
     A method is a coroutine function from request to reply, or, of a streaming method, an
     asynchronous generator function. ``gate`` is called before each and raises while the proxy
-    can't serve. A call without a deadline gets one of ``limit_s`` seconds.
+    can't serve, and so does ``guard`` if it refuses the call. A call without a deadline gets one of
+    ``limit_s`` seconds.
     """
 
-    def __init__(self, metrics: Metrics, gate: Callable[[], None], limit_s: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        gate: Callable[[], None],
+        limit_s: float,
+        guard: Guard | None = None,
+    ) -> None:
         self._metrics = metrics
         self._gate = gate
         self._limit_s = limit_s
+        self._guard = guard
 
     def handlers(
         self, service: ServiceDescriptor, implementation: object
@@ -81,12 +99,29 @@ class Calls:
                     await context.write(part)
 
             return grpc.unary_stream_rpc_method_handler(
-                self._answer(name, stream), request.FromString, serialize
+                self._answer(name, self._guarded(method, stream)), request.FromString, serialize
             )
 
+        def unary(message: Message, _: Context) -> Awaitable[Any]:
+            answer: Awaitable[Any] = function(message)
+            return answer
+
         return grpc.unary_unary_rpc_method_handler(
-            self._answer(name, lambda message, _: function(message)), request.FromString, serialize
+            self._answer(name, self._guarded(method, unary)), request.FromString, serialize
         )
+
+    def _guarded(
+        self, method: MethodDescriptor, function: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        if self._guard is None:
+            return function
+        check = self._guard.check(method.name)
+
+        async def guarded(message: Message, context: Context) -> Any:
+            await check(message, context)
+            return await function(message, context)
+
+        return guarded
 
     def _answer(
         self, name: str, function: Callable[[Any, Context], Awaitable[Any]]

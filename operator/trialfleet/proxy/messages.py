@@ -34,6 +34,9 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 
 SESSION_BYTES: Final = 16
 
+MAX_TRIALS: Final = 1000
+"""Trials of one GetTrials, and best trials of one Summary."""
+
 # Of Optuna's columns: ids and numbers are 32 bits wide there, and wider on the wire.
 _MAX_INT: Final = 2**31 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
@@ -175,6 +178,13 @@ def trial_update(update: pb.TrialUpdate) -> TrialUpdate:
         system_attrs=_attributes(update.system_attrs, "system_attrs"),
         intermediate_values=_intermediate_values(update),
     )
+
+
+def check_selection(request: pb.GetTrialsRequest) -> None:
+    """Raise :class:`~trialfleet.errors.InvalidInput` if too many trials are asked for."""
+    asked = len(request.trial_ids) + len(request.numbers)
+    if asked > MAX_TRIALS:
+        raise InvalidInput(f"trial_ids, numbers: found {asked}, accepted: {MAX_TRIALS} at most")
 
 
 def template(batch: pb.TrialBatch) -> TrialRecord:

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Self
+from pathlib import Path
+from typing import Any, Final, Self
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -18,18 +17,24 @@ from optuna.storages._grpc.auto_generated import api_pb2
 
 from trialfleet import errors, names
 from trialfleet.errors import InvalidInput, StorageUnavailable
+from trialfleet.proxy.authorization import Authorization
 from trialfleet.proxy.calls import Calls
+from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics, MetricsPage
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
+from trialfleet.proxy.ports import Address, bind
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
 from trialfleet.v1 import trialfleet_pb2
 
 _log = logging.getLogger(__name__)
+
+_OURS: Final = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
+_OPTUNAS: Final = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
 
 _OPTIONS: Final = (
     # A second proxy on the port is a mistake to be told, not a partner to share calls with.
@@ -46,34 +51,22 @@ _OPTIONS: Final = (
 )
 
 
-class Address(NamedTuple):
-    """Where to listen; port 0 lets the system choose one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, option: str) -> Self:
-        """Return the address of ``HOST:PORT``, or ``[HOST]:PORT`` for IPv6.
-
-        Raises :class:`~trialfleet.errors.InvalidInput`, naming the option.
-        """
-        host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise InvalidInput(f"{option}: found {text!r}, accepted: HOST:PORT, port 0 to 65535")
-        return cls(host, int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a proxy runs."""
 
     listen: Address
     metrics: Address | None = None
+    tls: tuple[Path, Path] | None = None
+    """Files with the certificate and the key; absent: no encryption."""
+    token_key: Path | None = None
+    """File with the keys of tokens; absent: every caller may do everything."""
+    plaintext: Address | None = None
+    """Where stock Optuna clients are served, without encryption and tokens; absent: nowhere but at
+    ``listen``, and not there if tokens are asked for."""
+    health: Address | None = None
+    """Where health checks are answered without encryption, as a kubelet makes them; they are
+    answered at ``listen`` as well."""
     grace_s: float = 10.0
     """What calls in flight get to finish when the proxy stops."""
     session_grace_s: float = names.SESSION_TIME_TO_LIVE_S
@@ -98,13 +91,19 @@ class Proxy:
     """A proxy between ``async with``'s begin, when its port is bound, and end.
 
     It answers UNAVAILABLE until :meth:`run` has connected it to its database. Raises
-    :class:`~trialfleet.errors.InvalidInput` for a URL or an address that can't be used, from
-    the constructor and on entry.
+    :class:`~trialfleet.errors.InvalidInput` for a URL, an address or a file that can't be used,
+    from the constructor and on entry.
     """
 
     def __init__(self, url: str, options: Options) -> None:
         self._options = options
         self._storage = Storage(url, max_waiting=options.max_waiting)
+        self._authorization: Authorization | None = None
+        if options.token_key is not None:
+            self._authorization = Authorization(options.token_key, self._storage)
+        self._credentials: grpc.ServerCredentials | None = None
+        if options.tls is not None:
+            self._credentials = server_credentials(*options.tls)
         self._histories = Histories(
             self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
         )
@@ -113,19 +112,21 @@ class Proxy:
         self._connected = False
         self.address = options.listen
         """Where it listens; with the port that was chosen, once entered."""
+        self.plaintext_address = options.plaintext
+        self.health_address = options.health
         self.metrics_address = options.metrics
+        self._servers: list[grpc.aio.Server] = []
 
     async def __aenter__(self) -> Self:
         options = self._options
         self._health = Health()
-        self._server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=options.max_calls)
         try:
-            self._add_services()
             self._add_figures()
-            self.address = self._bind(options.listen)
+            self._open_ports()
             if options.metrics is not None:
                 self._serve_metrics(options.metrics)
-            await self._server.start()
+            for server in self._servers:
+                await server.start()
         except BaseException:
             await self._close(0)
             raise
@@ -134,6 +135,10 @@ class Proxy:
             logging.INFO,
             "started",
             address=str(self.address),
+            encrypted=options.tls is not None,
+            tokens=options.token_key is not None,
+            plaintext=str(self.plaintext_address or "none"),
+            health=str(self.health_address or "none"),
             metrics=str(self.metrics_address or "none"),
         )
         return self
@@ -165,39 +170,47 @@ class Proxy:
         event(_log, logging.INFO, "stopped")
 
     async def _close(self, grace_s: float) -> None:
-        await self._server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         await self._histories.close()
         await self._storage.__aexit__(None, None, None)
         if self._metrics_page is not None:
             self._metrics_page.close()
 
-    def _add_services(self) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        calls = Calls(self._metrics, self._gate, self._options.call_limit_s)
-        ours = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
-        optunas = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
-        for service, implementation in (
-            (ours, TrialFleet(self._storage, self._histories)),
-            (optunas, StorageService(self._storage, self._histories)),
-        ):
-            handlers = calls.handlers(service, implementation)
-            self._server.add_registered_method_handlers(service.full_name, handlers)
+    def _open_ports(self) -> None:
+        options = self._options
+        calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
+        ours = calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
+        # A stock client can't show a token: nothing checks what it calls.
+        optunas = Calls(self._metrics, self._gate, options.call_limit_s).handlers(
+            _OPTUNAS, StorageService(self._storage, self._histories)
+        )
+        services = {_OURS.full_name: ours}
+        if self._authorization is None:
+            services[_OPTUNAS.full_name] = optunas
+        self.address = self._serve(options.listen, "listen", services, self._credentials)
+        if options.plaintext is not None:
+            services = {_OPTUNAS.full_name: optunas}
+            self.plaintext_address = self._serve(options.plaintext, "plaintext-listen", services)
+        if options.health is not None:
+            self.health_address = self._serve(options.health, "health-listen", {})
+
+    def _serve(
+        self,
+        address: Address,
+        option: str,
+        services: Mapping[str, Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]],
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> Address:
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._options.max_calls)
+        self._servers.append(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name, handlers in services.items():
+            server.add_registered_method_handlers(name, handlers)
+        return bind(server, address, option, credentials)
 
     def _gate(self) -> None:
         if not self._connected:
             raise StorageUnavailable("the proxy has not reached its database yet")
-
-    def _bind(self, address: Address) -> Address:
-        refused = f"listen: {address} can't be bound ({{}}), accepted: a free port, or port 0"
-        try:
-            _probe(address)
-        except OSError as error:
-            raise InvalidInput(refused.format(error.strerror)) from error
-        try:
-            port = self._server.add_insecure_port(str(address))
-        except RuntimeError as error:
-            raise InvalidInput(refused.format(error)) from error
-        return Address(address.host, port)
 
     def _serve_metrics(self, address: Address) -> None:
         try:
@@ -238,30 +251,6 @@ class Proxy:
         metrics.counter(f"{prefix}commands", "Writes committed.", lambda: storage.commands)
 
 
-def _probe(address: Address) -> None:
-    """Raise ``OSError`` if an address can't be bound.
-
-    gRPC would write lines of its own and not say why.
-    """
-    failed: OSError | None = None
-    bound = 0
-    for family, kind, protocol, _, place in socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM
-    ):
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-                bound += 1
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise
-            # A name may have addresses that this machine lacks, such as ::1.
-            failed = error
-    if failed is not None and not bound:
-        raise failed
-
-
 def _leave() -> None:
     # A database that neither answers nor refuses holds the threads that ask it.
     event(_log, logging.ERROR, "not stopped within the grace; leaving at once")
@@ -272,8 +261,8 @@ async def serve(url: str, options: Options, announce: Callable[[Address], None])
     """Serve until SIGTERM or SIGINT; ``announce`` is given the address when it begins.
 
     ``url`` is the SQLAlchemy URL of a PostgreSQL database; while it is away the proxy keeps
-    trying. Raises :class:`~trialfleet.errors.InvalidInput` for a URL or an address that can't be
-    used, and :class:`~trialfleet.errors.SchemaMismatch`.
+    trying. Raises :class:`~trialfleet.errors.InvalidInput` for a URL, an address or a file
+    that can't be used, and :class:`~trialfleet.errors.SchemaMismatch`.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -39,9 +39,6 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 MAX_WAIT_S: Final = 10.0
 """How long an Ask is held at most: a proxy that stops has few calls to finish."""
 
-MAX_TRIALS: Final = 1000
-"""Trials of one GetTrials, and best trials of one Summary."""
-
 # An Ask's or Report's answer is to be quick; History gives what goes beyond.
 _BESIDE: Final = Bound(trials=5000, size=4 * 1024 * 1024)
 _PART: Final = Bound(trials=2000, size=2 * 1024 * 1024)
@@ -231,9 +228,7 @@ class TrialFleet:
 
     async def GetTrials(self, request: pb.GetTrialsRequest) -> bytes:
         """Return trials by their ids or numbers."""
-        asked = len(request.trial_ids) + len(request.numbers)
-        if asked > MAX_TRIALS:
-            raise InvalidInput(f"trial_ids, numbers: found {asked}, accepted: {MAX_TRIALS} at most")
+        messages.check_selection(request)
         ids = [messages.trial_id(number) for number in request.trial_ids]
         numbers = [messages.trial_number(number) for number in request.numbers]
         if numbers:
@@ -251,8 +246,9 @@ class TrialFleet:
 
     async def Summary(self, request: pb.SummaryRequest) -> bytes:
         """Return a study in a few numbers."""
-        if request.best > MAX_TRIALS:
-            raise InvalidInput(f"best: found {request.best}, accepted: {MAX_TRIALS} at most")
+        most = messages.MAX_TRIALS
+        if request.best > most:
+            raise InvalidInput(f"best: found {request.best}, accepted: {most} at most")
         found = await self._storage.summary(messages.study_id(request.study_id), request.best)
         reply = pb.SummaryReply(
             counts=messages.counts(found.counts),

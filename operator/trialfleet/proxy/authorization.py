@@ -1,0 +1,224 @@
+"""Who may call what: a study's token opens that study only, the operator's opens everything.
+
+Every method of ``trialfleet.v1`` has a rule here; a service with a method that has none does not
+start. What a rule has to know of the database is immutable - the study of a session, a study's
+name - and remembered, so that the calls of a worker's loop cost no query.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from trialfleet import tokens
+from trialfleet.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
+from trialfleet.proxy import messages
+from trialfleet.proxy.calls import Context
+from trialfleet.proxy.reloading import Reloaded
+from trialfleet.storage import Storage
+from trialfleet.tokens import Grant
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+_REMEMBERED: Final = 50_000
+"""Sessions, and studies: some 10 MB; beyond that the oldest is read again."""
+
+_SCHEME: Final = "bearer "
+_ACCEPTED: Final = "accepted: metadata 'authorization: Bearer TOKEN'"
+
+K = TypeVar("K")
+
+
+class Authorization:
+    """Checks calls against tokens. Belongs to one event loop."""
+
+    def __init__(self, key_file: Path, storage: Storage) -> None:
+        """Take the file with the keys that tokens are made with; it is read again when it changes.
+
+        Raises :class:`~trialfleet.errors.InvalidInput` if it can't be used.
+        """
+        self._keys = Reloaded("token-key", (key_file,), _read_keys)
+        self._storage = storage
+        self._studies: dict[int, str] = {}
+        self._sessions: dict[bytes, str] = {}
+
+    def authenticate(self, context: Context) -> Grant:
+        """Return what the token of a call opens. Raises ``Unauthenticated``."""
+        shown: str | bytes | None = None
+        for key, value in context.invocation_metadata() or ():
+            if key == "authorization":
+                shown = value
+                break
+        if shown is None:
+            raise Unauthenticated(f"found no token, {_ACCEPTED}")
+        if not isinstance(shown, str) or shown[: len(_SCHEME)].lower() != _SCHEME:
+            raise Unauthenticated(f"found authorization of another kind, {_ACCEPTED}")
+        grant = tokens.check(self._keys.get(), shown[len(_SCHEME) :])
+        if grant is None:
+            raise Unauthenticated("found a token that is unknown here, accepted: a study's own")
+        return grant
+
+    def check(self, method: str) -> Callable[[Any, Context], Awaitable[None]]:
+        """Return what checks each call of a method before it is made.
+
+        It raises ``Unauthenticated`` or ``PermissionDenied``; a message that leaves the study open
+        is made to name the token's. Raises ``KeyError`` for a method that has no rule.
+        """
+        rule = _RULES[method]
+
+        async def check(request: Any, context: Context) -> None:
+            grant = self.authenticate(context)
+            if grant.study is not None:
+                await rule(self, request, grant.study)
+
+        return check
+
+    async def require_study(self, study_id: int, study: str) -> None:
+        """Raise ``PermissionDenied`` unless a study has that name; ``NotFound``."""
+        name = self._studies.get(study_id)
+        if name is None:
+            found = await self._storage.studies(study_id=messages.study_id(study_id))
+            if not found:
+                raise NotFound(f"no study has the id {study_id}")
+            name = found[0].name
+            _remember(self._studies, study_id, name)
+        if name != study:
+            raise _denied(study)
+
+    async def require_session(self, session: bytes, study: str) -> None:
+        """Raise ``PermissionDenied`` if a session is bound to another study, or to none.
+
+        One that was never opened is let through: what a method answers to it, it may.
+        """
+        name = self._sessions.get(session)
+        if name is None:
+            name = await self._storage.study_of_session(messages.session(session))
+            if name is None:
+                return
+            if name:
+                _remember(self._sessions, session, name)
+        # A study without a name is possible, and a session without a study has none either.
+        if not name or name != study:
+            raise _denied(study)
+
+    async def require_trials(self, ids: Iterable[int], study: str) -> None:
+        """Raise ``PermissionDenied`` unless all trials are the study's; ``NotFound``.
+
+        One that does not exist yet could be another study's when the method looks.
+        """
+        wanted = [messages.trial_id(trial_id) for trial_id in ids]
+        found = await asyncio.gather(*map(self._storage.study_of_trial, wanted))
+        for trial_id, name in zip(wanted, found, strict=True):
+            if name is None:
+                raise NotFound(f"no trial has the id {trial_id}")
+            if name != study:
+                raise _denied(study)
+
+
+_Rule = Callable[[Authorization, Any, str], Awaitable[None]]
+
+
+def _read_keys(content: bytes) -> list[str]:
+    try:
+        return tokens.read_keys(content.decode())
+    except UnicodeDecodeError as error:
+        raise InvalidInput("found bytes that are no text, accepted: a key a line") from error
+
+
+def _remember(known: dict[K, str], key: K, name: str) -> None:
+    if len(known) >= _REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = name
+
+
+def _denied(study: str) -> PermissionDenied:
+    return PermissionDenied(f"the token opens the study {study!r} only")
+
+
+async def _operator(authorization: Authorization, request: Any, study: str) -> None:
+    raise PermissionDenied(f"the token opens the study {study!r}; this call takes the operator's")
+
+
+async def _of_study(authorization: Authorization, request: Any, study: str) -> None:
+    await authorization.require_study(request.study_id, study)
+
+
+async def _of_session(authorization: Authorization, request: Any, study: str) -> None:
+    await authorization.require_session(request.session, study)
+
+
+async def _write(authorization: Authorization, request: Any, study: str) -> None:
+    # The storage refuses a session that does not run the trial: the trial needs no look.
+    await authorization.require_session(request.write.session, study)
+
+
+async def _write_to_study(authorization: Authorization, request: Any, study: str) -> None:
+    await authorization.require_session(request.write.session, study)
+    await authorization.require_study(request.study_id, study)
+
+
+async def _list_studies(
+    authorization: Authorization, request: pb.ListStudiesRequest, study: str
+) -> None:
+    selector = request.WhichOneof("selector")
+    if selector == "study_id":
+        await authorization.require_study(request.study_id, study)
+    elif selector == "name":
+        if request.name != study:
+            raise _denied(study)
+    else:
+        request.name = study
+
+
+async def _open_session(
+    authorization: Authorization, request: pb.OpenSessionRequest, study: str
+) -> None:
+    # A repeat is answered with what the session was opened for.
+    await authorization.require_session(request.session, study)
+    if not request.study:
+        request.study = study
+    elif request.study != study:
+        raise _denied(study)
+
+
+async def _report(authorization: Authorization, request: pb.ReportRequest, study: str) -> None:
+    await authorization.require_session(request.write.session, study)
+    if request.HasField("history"):
+        await authorization.require_study(request.study_id, study)
+
+
+async def _write_trial(
+    authorization: Authorization, request: pb.WriteTrialRequest, study: str
+) -> None:
+    await authorization.require_session(request.write.session, study)
+    await authorization.require_trials((request.update.trial_id,), study)
+
+
+async def _get_trials(
+    authorization: Authorization, request: pb.GetTrialsRequest, study: str
+) -> None:
+    messages.check_selection(request)
+    await authorization.require_trials(request.trial_ids, study)
+    if request.numbers:
+        await authorization.require_study(request.study_id, study)
+
+
+_RULES: Final[dict[str, _Rule]] = {
+    "EnsureStudy": _operator,
+    "CreateStudy": _operator,
+    "StopStudy": _of_study,
+    "DeleteStudy": _operator,
+    "SetStudyAttribute": _write_to_study,
+    "ListStudies": _list_studies,
+    "OpenSession": _open_session,
+    "KeepAlive": _of_session,
+    "CloseSession": _of_session,
+    "GiveUp": _operator,
+    "Ask": _write_to_study,
+    "Report": _report,
+    "Tell": _write,
+    "CreateTrial": _write_to_study,
+    "WriteTrial": _write_trial,
+    "GetTrials": _get_trials,
+    "History": _of_study,
+    "Summary": _of_study,
+}
