@@ -77,6 +77,14 @@ def test_define_by_run(folder: Path) -> None:
     assert {"params_classifier", "accuracy", "number"} <= set(header)
 
 
+def test_command(folder: Path) -> None:
+    told = result(folder, "command")
+    assert told["trials"]["complete"] == 40
+    best = told["best"][0]
+    assert best["values"]["rmse"] < 15
+    assert best["params"].keys() == {"degree", "rate", "momentum", "epochs"}
+
+
 def test_each_example_is_in_the_readme_and_has_a_test() -> None:
     readme = (EXAMPLES / "README.md").read_text()
     for manifest in EXAMPLES.glob("*/study.yaml"):
