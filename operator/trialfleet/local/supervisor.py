@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 GUARD_S: Final = 1.0
 """Between two looks whether PostgreSQL is being looked after."""
 
+START_S: Final = 20.0
+"""For the storage to take the study."""
+
 ORPHAN_GRACE_S: Final = 5.0
 """For workers to hand back their trials when the supervisor itself was killed."""
 
@@ -152,10 +155,12 @@ class Fleet:
     def _open_study(self, stack: contextlib.ExitStack) -> "StudyDefinition":
         from trialfleet.client import FleetStorage
 
+        # Later on, a storage may be away for minutes; one that was ready a moment ago may not.
+        with contextlib.closing(FleetStorage(self.address, patience_s=START_S)) as client:
+            definition = self._plan.define(client)
+            self.study_id, self.created = client.ensure_study(definition)
         self.client = FleetStorage(self.address)
         stack.callback(self.client.close)
-        definition = self._plan.define(self.client)
-        self.study_id, self.created = self.client.ensure_study(definition)
         return definition
 
 
