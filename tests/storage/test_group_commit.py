@@ -133,8 +133,9 @@ def test_what_waits_at_the_end_is_still_applied(url: str) -> None:
             await asyncio.sleep(0)
         for trial in await asyncio.gather(*opening):
             assert isinstance(trial, TrialRecord)
-        with pytest.raises(StorageUnavailable, match="the proxy is stopping"):
-            await worker.open()
+        for call in (worker.open(), storage.summary(study_id), storage.studies()):
+            with pytest.raises(StorageUnavailable, match="the proxy is stopping"):
+                await call
         assert not any(thread.name == "committer" for thread in threading.enumerate())
 
     asyncio.run(main())

@@ -265,9 +265,11 @@ CREATE CONSTRAINT TRIGGER trialfleet_completed AFTER INSERT OR UPDATE ON trials
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'COMPLETE')
     EXECUTE FUNCTION trialfleet_trial_completed();
 
+-- For writers that don't look after the names themselves, as our proxies do.
 CREATE TRIGGER trialfleet_params_inserted AFTER INSERT ON trial_params
-    REFERENCING NEW TABLE AS inserted
-    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_params_inserted();
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
+    WHEN (current_setting('trialfleet.claims', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION trialfleet_params_inserted();
 
 -- Trials that stock Optuna wrote before.
 INSERT INTO trialfleet_counts

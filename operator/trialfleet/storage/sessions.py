@@ -48,7 +48,10 @@ _KEEP_ALIVE: Final = sa.text(
     """
     UPDATE trialfleet_sessions
     SET expires_at = clock_timestamp() + make_interval(secs => time_to_live_s)
-    WHERE session_id = ANY(CAST(:sessions AS bytea[])) AND ended_at IS NULL
+    WHERE session_id IN (
+        SELECT session_id FROM trialfleet_sessions
+        WHERE session_id = ANY(CAST(:sessions AS bytea[])) AND ended_at IS NULL
+        ORDER BY session_id FOR NO KEY UPDATE)
     RETURNING session_id
     """
 )
@@ -144,8 +147,7 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
 
 def keep_alive(connection: sa.Connection, commands: Sequence[KeepAlive]) -> list[bool]:
     """Extend the life of many sessions; return which are alive."""
-    # Sorted, so that two proxies lock the rows of the same sessions in one order.
-    sessions = sorted({command.session for command in commands})
+    sessions = list({command.session for command in commands})
     rows = connection.execute(_KEEP_ALIVE, {"sessions": sessions})
     alive = {bytes(row[0]) for row in rows}
     return [command.session in alive for command in commands]

@@ -32,6 +32,8 @@ _SETTINGS: Final = {
     "lock_timeout": "10s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
+    # We look after the names of parameters ourselves, see params.py and schema.sql.
+    "trialfleet.claims": "on",
 }
 _CONNECT: Final = {
     "application_name": "trialfleet",
@@ -70,6 +72,7 @@ class Storage:
         self._trials_studies = SharedReads(self._read_trials_studies)
         self._parking = Parking(self._read_standings)
         self._committer: Committer | None = None
+        self._closed = False
         self.batches = 0
         """Transactions of the committer so far."""
         self.commands = 0
@@ -90,7 +93,8 @@ class Storage:
         self._parking.close()
         if self._committer is not None:
             await self._committer.close()
-        self._readers.shutdown(wait=True)
+        self._closed = True
+        await asyncio.to_thread(self._readers.shutdown)
         self._engine.dispose()
 
     def release(self) -> None:
@@ -213,6 +217,8 @@ class Storage:
         return await self._in_reader(_read, self._engine, read)
 
     async def _in_reader(self, function: Callable[..., T], *args: Any) -> T:
+        if self._closed:
+            raise StorageUnavailable("the proxy is stopping")
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._readers, function, *args)
