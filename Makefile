@@ -36,7 +36,7 @@ verify: $(STAMP) ## Check style, types, layers and generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/generate.py --check
 
 bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios

@@ -141,7 +141,7 @@ ANNOTATION_GENERATION: Final = f"{DOMAIN}/generation"
 """On a Job: the generation of the study's spec that it was made for."""
 
 ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
-"""On a Job: hash of what its pods must agree on with the storage; with another they are replaced."""
+"""On a Job: hash of what its pods and the storage must agree on; with another they are replaced."""
 
 # -- names of objects in a cluster -----------------------------------------------------------
 
