@@ -19,7 +19,7 @@ def postgres_url() -> Iterator[str]:
     """
     with (
         tempfile.TemporaryDirectory(prefix="tf-", dir="/tmp") as folder,
-        Postgres(Path(folder)) as postgres,
+        Postgres(Path(folder), ephemeral=True) as postgres,
     ):
         yield postgres.url
 

@@ -142,7 +142,7 @@ def test_timeout_lets_running_trials_finish() -> None:
         threading.Event().wait(0.4)
         return 1.0
 
-    study = trialfleet.optimize(objective, timeout=3)
+    study = trialfleet.optimize(objective, timeout=2)
     assert study.trials
     assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
 

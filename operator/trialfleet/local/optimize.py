@@ -100,7 +100,8 @@ def optimize(
         n_trials: So many trials are run, beyond those that a storage already holds. None:
             until ``timeout``, or a callback or the objective calls ``study.stop()``.
         n_jobs: Worker processes; -1 for one on each core.
-        timeout: Seconds after which no new trial is begun; running ones finish.
+        timeout: Seconds after which no new trial is begun; running ones finish. Counted from
+            when the first worker is ready.
         catch: Exceptions of the objective that only fail their trial. Any other one ends the
             run and is raised here.
         callbacks: Each is called with the study and each finished trial, one after the other
@@ -221,7 +222,7 @@ class _Run:
     def _attend(self, fleet: Fleet, view: View) -> None:
         """Call callbacks and show progress until all workers have ended."""
         began = time.time()
-        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        deadline: float | None = None
         study = _CallersStudy(
             self.name, fleet.client, self.sampler, self.pruner, on_stop=self._stop
         )
@@ -236,6 +237,8 @@ class _Run:
             view.update(fleet.crew.summary, fleet.crew.running)
             if ended:
                 return
+            if deadline is None and self.timeout_s is not None and fleet.crew.is_up:
+                deadline = time.monotonic() + self.timeout_s
             if deadline is not None and time.monotonic() > deadline:
                 self._stop()
             if self.stopped and not told:
