@@ -47,7 +47,9 @@ class Kube:
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         self.kubeconfig, self.namespace = kubeconfig, namespace
-        self._client = config.new_client_from_config(config_file=str(kubeconfig))
+        self._client = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            config_file=str(kubeconfig)
+        )
 
     def close(self) -> None:
         """Close the connections."""

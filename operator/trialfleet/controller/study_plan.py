@@ -126,7 +126,8 @@ def _stay_over(observed: StudyObserved, draft: _Draft, begun: startup.Startup) -
     draft.remove(one for one in ending.remove_jobs(observed) if one.uid not in kept)
     draft.prepared = True if observed.subject.has(reasons.PREPARED) else None
     draft.collated = True if observed.subject.has(reasons.COLLATED) else None
-    draft.ended = str(observed.subject.status.get("ended", ""))
+    ended = complete.reason if complete is not None and complete.status == "True" else ""
+    draft.ended = str(observed.subject.status.get("ended") or ended)
     if failed is not None and failed.status == "True":
         draft.phase = "Failed"
         draft.failed = Trouble(failed.reason, failed.message)

@@ -1,6 +1,7 @@
 """Which study or storage to look at, and when: wake-ups merge, failures are tried later."""
 
 import asyncio
+import contextlib
 import heapq
 import logging
 from collections.abc import Awaitable, Callable
@@ -55,35 +56,35 @@ class Wakeups:
             while True:
                 wait_s = self._start_due()
                 self._changed.clear()
-                if wait_s != 0.0:
-                    try:
-                        async with asyncio.timeout(wait_s):
-                            await self._changed.wait()
-                    except TimeoutError:
-                        continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start_due(self) -> float | None:
-        """Start what is due; return how long nothing more will be, None without an end."""
+        """Start what is due; return for how long nothing more will be, None without an end."""
         loop = asyncio.get_running_loop()
         put_off = []
         wait_s = None
         while self._order and len(self._tasks) < _AT_ONCE:
             due, key = self._order[0]
-            if self._due.get(key) != due:
-                heapq.heappop(self._order)
-                continue
-            if due > loop.time():
+            if self._due.get(key) == due and due > loop.time():
                 wait_s = due - loop.time()
                 break
             heapq.heappop(self._order)
+            if self._due.get(key) != due:
+                continue
             if key in self._busy:
                 put_off.append((due, key))
                 continue
             del self._due[key]
+            if loop.time() < self._last.get(key, 0.0) + GAP_S:
+                # Woken while it was looked at.
+                self.wake(key)
+                continue
             self._busy.add(key)
             task = loop.create_task(self._run_one(key), name=f"look at {key.kind} {key.name}")
             self._tasks.add(task)

@@ -5,6 +5,7 @@ either.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -128,15 +129,15 @@ class ApiServer:
     ) -> Object:
         force = request.query.get("force") == "true"
         before = None
-        try:
+        with contextlib.suppress(Refused):
             before = self.objects.get(place)
-        except Refused:
-            pass
         if request.content_type == "application/apply-patch+yaml":
             if not request.query.get("fieldManager"):
                 raise Refused(422, "Invalid", "fieldManager is required for apply patch")
             _check_immutable(place[0], before, body)
             return self.objects.apply(place, body, manager, force=force, subresource=subresource)
+        if subresource == "scale":
+            body, subresource = {"spec": {"parallelism": body["spec"]["replicas"]}}, ""
         return self.objects.update(place, lambda obj: merge_patch(obj, body), manager, subresource)
 
     def _list(self, api: str, resource: str, namespace: str, query: Mapping[str, str]) -> Object:

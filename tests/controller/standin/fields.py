@@ -1,6 +1,6 @@
 """Which manager owns which field: server-side apply, as far as the operator leans on it.
 
-A field is a path of keys; an item of an associative list is one key, such as ``("name", "worker")``.
+A field is a path of keys; an item of an associative list is one key: ``("name", "worker")``.
 Rules: https://kubernetes.io/docs/reference/using-api/server-side-apply/
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 Path = tuple[Any, ...]
 
 _KEYS = ("name", "type", "uid", "containerPort", "port")
-"""By which items of a list are told apart, where all of them have it; else the list is one field."""
+"""By which items of a list are told apart, where all have it; else the list is one field."""
 
 _IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,14 +31,17 @@ _PACKAGE = Path(__file__).parents[3] / "operator"
 class Pods:
     """All pods of a cluster of two nodes."""
 
-    def __init__(self, objects: Objects, resolve: Callable[[str, str, str], str]) -> None:
+    def __init__(
+        self, objects: Objects, resolve: Callable[[str, str, str], str], network: str
+    ) -> None:
+        """``network``: the first two parts of the pods' addresses."""
         self._objects = objects
         self._resolve = resolve
         self._running: dict[str, _Pod] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="tf-pods-", dir="/tmp"))
         self._folder.chmod(0o755)
         self._addresses = iter(
-            f"127.1.{high}.{low}" for high in range(256) for low in range(1, 255)
+            f"{network}.{high}.{low}" for high in range(128) for low in range(1, 255)
         )
         self._tasks: set[asyncio.Task[None]] = set()
         shim = self._folder / "bin" / "trialfleet"
@@ -438,13 +440,3 @@ async def _serving(address: str) -> bool:
 
 def _now() -> str:
     return timestamp(datetime.datetime.now(datetime.UTC))
-
-
-def free_address(host: str) -> bool:
-    """Whether an address of this machine can be bound."""
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True

@@ -159,9 +159,9 @@ class Objects:
         self._tell("DELETED", place[0], obj)
         for owned, child in list(self._stored.items()):
             references = child.object["metadata"].get("ownerReferences", ())
-            if any(one["uid"] == obj["metadata"]["uid"] for one in references):
-                if owned in self._stored:
-                    self.delete(owned)
+            owners = {one["uid"] for one in references}
+            if obj["metadata"]["uid"] in owners and owned in self._stored:
+                self.delete(owned)
         return obj
 
     def _insert(self, place: Place, stored: Stored) -> Object:
@@ -197,9 +197,9 @@ class Objects:
         self._seal(stored)
         self._tell("MODIFIED", place[0], obj)
         metadata = obj["metadata"]
-        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
-            if not metadata.get("deletionGracePeriodSeconds"):
-                return self.forget(place)
+        held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        if "deletionTimestamp" in metadata and not held:
+            return self.forget(place)
         return copy.deepcopy(obj)
 
     def _settle_conflicts(

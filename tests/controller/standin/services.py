@@ -11,8 +11,10 @@ from tests.controller.standin.objects import Object, Objects, Refused
 class Services:
     """Gives every Service an address in 127.0.0.0/8, one for each node if its traffic is local."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, network: str) -> None:
+        """``network``: the first two parts of the Services' addresses."""
         self._objects = objects
+        self._network = network
         self._addresses: dict[tuple[str, str, str], str] = {}
         self._numbers = itertools.count(1)
         self._servers: list[asyncio.Server] = []
@@ -28,7 +30,7 @@ class Services:
         key = (namespace, name, node if local else "")
         if key not in self._addresses:
             number = next(self._numbers)
-            address = f"127.2.{number // 250}.{number % 250 + 1}"
+            address = f"{self._network}.{128 + number // 250}.{number % 250 + 1}"
             self._addresses[key] = address
             for port in service["spec"]["ports"]:
                 self._spawn(self._serve(key, address, port["port"]))

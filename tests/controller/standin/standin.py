@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ class StandIn:
         self._thread = threading.Thread(target=self._loop.run_forever, name="stand-in")
 
     def __enter__(self) -> Self:
+        self._network, self._lock = reserve_network()
         self._thread.start()
         self._run(self._start)
         return self
@@ -42,6 +45,7 @@ class StandIn:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        os.close(self._lock)
 
     @property
     def requests(self) -> list[tuple[str, str]]:
@@ -75,8 +79,8 @@ class StandIn:
     async def _start(self) -> None:
         self._server = ApiServer()
         await self._server.start()
-        services = self._services = Services(self._server.objects)
-        self._pods = Pods(self._server.objects, services.resolve)
+        services = self._services = Services(self._server.objects, self._network)
+        self._pods = Pods(self._server.objects, services.resolve, self._network)
         self._workloads = Workloads(self._server.objects, self._pods)
         self._server.objects.grace_of = _grace_of
         config = {
@@ -103,6 +107,20 @@ class StandIn:
             return await work()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+
+
+def reserve_network() -> tuple[str, int]:
+    """Return the first two parts of addresses that no other stand-in uses, and a lock on them.
+
+    Every port is free there, but addresses are the whole machine's.
+    """
+    for number in range(16, 250):
+        lock = os.open(f"/tmp/trialfleet-stand-in-{number}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return f"127.{number}", lock
+        os.close(lock)
+    raise RuntimeError("too many stand-ins on this machine")
 
 
 def _grace_of(obj: Object) -> float:

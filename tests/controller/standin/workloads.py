@@ -11,6 +11,8 @@ from tests.controller.standin.objects import Change, Object, Objects, Refused, t
 
 NODES = ("node-1", "node-2")
 
+_WORKLOADS = ("jobs", "statefulsets", "daemonsets", "deployments")
+
 
 class Workloads:
     """Brings the pods about that workloads ask for."""
@@ -28,14 +30,13 @@ class Workloads:
     def _on_change(self, change: Change) -> None:
         obj, metadata = change.object, change.object["metadata"]
         if change.resource == "pods":
-            if change.type == "DELETED" or "deletionTimestamp" in metadata:
-                if obj["spec"].get("nodeName") not in self._pods.frozen:
-                    self._pods.end(obj)
+            ends = change.type == "DELETED" or "deletionTimestamp" in metadata
+            if ends and obj["spec"].get("nodeName") not in self._pods.frozen:
+                self._pods.end(obj)
             for owner in metadata.get("ownerReferences", ()):
                 self._sync(f"{owner['kind'].lower()}s", metadata["namespace"], owner["name"])
-        elif change.resource in ("jobs", "statefulsets", "daemonsets", "deployments"):
-            if change.type != "DELETED":
-                self._sync(change.resource, metadata["namespace"], metadata["name"])
+        elif change.type != "DELETED" and change.resource in _WORKLOADS:
+            self._sync(change.resource, metadata["namespace"], metadata["name"])
 
     def _sync(self, resource: str, namespace: str, name: str) -> None:
         try:
@@ -144,11 +145,11 @@ class Workloads:
         template = repr(obj["spec"]["template"])
         for pod in pods:
             made = pod["metadata"].get("annotations", {}).get("standin/template")
-            if made != template and "deletionTimestamp" not in pod["metadata"]:
-                if obj["spec"].get("updateStrategy", {}).get("type") != "OnDelete":
-                    place = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
-                    self._objects.delete(place)
-                    return
+            rolling = obj["spec"].get("updateStrategy", {}).get("type") != "OnDelete"
+            if rolling and made != template and "deletionTimestamp" not in pod["metadata"]:
+                place = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                self._objects.delete(place)
+                return
 
     def _create(self, owner: Object, name: str, node: str, labels: dict[str, str]) -> bool:
         metadata = owner["metadata"]

@@ -1,0 +1,179 @@
+"""A stand-in for a cluster, with the real operator process, and a namespace for each test."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.controller.kube import Kube, wait_for
+from tests.controller.standin.standin import StandIn
+from tests.scenarios.env import Env
+from trialfleet import names
+
+PACKAGE = Path(__file__).parents[2] / "operator"
+
+
+class Operator:
+    """The operator's process."""
+
+    def __init__(self, kubeconfig: Path, log: Path, *options: str) -> None:
+        self._kubeconfig, self._log, self._options = kubeconfig, log, options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self._kubeconfig),
+            "PYTHONPATH": str(PACKAGE),
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "trialfleet.cli.main", "operator"),
+                    *("--image", "operator", "--worker-image", "worker", *self._options),
+                ],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop it, and wait."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(20)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    with StandIn(tmp_path_factory.mktemp("standin")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def operator(standin: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator for all namespaces."""
+    log = tmp_path_factory.mktemp("operator") / "log"
+    started = Operator(standin.kubeconfig, log)
+    started.start()
+    yield started
+    started.stop()
+    said = log.read_text(errors="replace")
+    assert "Traceback" not in said, said[-6000:]
+
+
+@pytest.fixture(scope="module")
+def everyones(standin: StandIn, operator: Operator, postgres_url: str) -> Iterator[Env]:
+    """A namespace with a storage that all tests of a module may use."""
+    with database(postgres_url) as url, namespace(standin, operator, url) as made:
+        made.ready()
+        yield made
+
+
+@pytest.fixture
+def env(everyones: Env) -> Iterator[Env]:
+    """A namespace with a storage that is ready; studies are deleted in the end."""
+    yield everyones
+    delete_all(everyones.kube, "studies")
+
+
+@pytest.fixture
+def own_env(standin: StandIn, operator: Operator, postgres_url: str) -> Iterator[Env]:
+    """A namespace with a storage, for a test that harms it."""
+    with database(postgres_url) as url, namespace(standin, operator, url) as made:
+        made.ready()
+        yield made
+
+
+@contextlib.contextmanager
+def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
+    """Give a namespace with a storage of a database; it is empty in the end."""
+    kube = Kube(standin.kubeconfig, f"t-{uuid.uuid4().hex[:8]}")
+    kube.create(
+        "secrets",
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "database"},
+            "stringData": {"url": url},
+        },
+    )
+    storage = {
+        "apiVersion": names.API_VERSION,
+        "kind": "StudyStorage",
+        "metadata": {"name": "shared"},
+        "spec": {"postgres": {"external": {"secretRef": {"name": "database"}}}},
+    }
+    kube.create("studystorages", storage)
+
+    def refuse(wanted: bool) -> None:
+        why = "forbidden: exceeded quota: small, requested: pods=1, used: pods=9, limited: pods=9"
+        standin.refuse_pods(why if wanted else "")
+
+    yield Env(
+        kube=kube,
+        evict=lambda pod: standin.evict(kube.namespace, pod),
+        kill=lambda pod: os.kill(standin.process(pod), signal.SIGKILL),
+        log=standin.log,
+        start_operator=operator.start,
+        stop_operator=lambda: operator.stop(signal.SIGKILL),
+        refuse_pods=refuse,
+        lose_database=lambda: close_database(url),
+    )
+    delete_all(kube, "studies")
+    delete_all(kube, "studystorages")
+    kube.close()
+
+
+def delete_all(kube: Kube, resource: str) -> None:
+    """Delete all studies or storages, and wait for their pods to be gone."""
+    for obj in kube.list(resource):
+        kube.delete(resource, obj["metadata"]["name"])
+    component = {
+        "studies": ("worker", "prepare", "collate"),
+        "studystorages": ("proxy", "postgres"),
+    }
+    wait_for(
+        "no pod left",
+        lambda: not any(kube.list("pods", component=one) for one in component[resource]),
+        60,
+    )
+
+
+@contextlib.contextmanager
+def database(postgres_url: str) -> Iterator[str]:
+    """Give the URL of a fresh database."""
+    name = f"test_{uuid.uuid4().hex}"
+    execute(postgres_url, f"CREATE DATABASE {name}")
+    try:
+        yield sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def close_database(url: str) -> None:
+    """Let nobody reach a database any more, and throw out who is there."""
+    parsed = sa.make_url(url)
+    admin = parsed.set(database="postgres").render_as_string(hide_password=False)
+    execute(admin, f"ALTER DATABASE {parsed.database} WITH ALLOW_CONNECTIONS false")
+    execute(
+        admin,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{parsed.database}'",
+    )
+
+
+def execute(url: str, statement: str) -> None:
+    """Run a statement outside of transactions."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(statement))

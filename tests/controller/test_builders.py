@@ -1,0 +1,250 @@
+"""What is built is valid for Kubernetes, and runs under Pod Security ``restricted``."""
+
+import json
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from tests.controller.kube import Object
+from tests.controller.observations import NOW, OPTIONS, PROXIES, storage_observed, study
+from trialfleet import errors, names
+from trialfleet.api.manifest import load
+from trialfleet.api.study import Study
+from trialfleet.controller.build import run_once, workers
+from trialfleet.controller.build.objects import Owner
+from trialfleet.controller.storage_plan import plan_storage
+
+OWNER = Owner("Study", "q", "ns", "uid-q")
+VERSIONS = ("1.30", "1.35")
+
+STORAGES: list[dict[str, Any]] = [
+    {},
+    {"postgres": {"managed": {"emptyDir": {"sizeLimit": "1Gi"}}}},
+    {"postgres": {"managed": {"image": "postgres:18", "volume": {"size": "1Gi"}}}},
+    {"postgres": {"external": {"secretRef": {"name": "db"}}}},
+    {
+        "proxy": {
+            "placement": "Shared",
+            "nodeSelector": {"a": "b"},
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "high",
+            "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+        }
+    },
+]
+
+TEMPLATE: dict[str, Any] = {
+    "metadata": {
+        "labels": {"team": "a", names.LABEL_QUEUE: "gpus"},
+        "annotations": {"note": "x"},
+    },
+    "spec": {
+        "containers": [
+            {"name": "sidecar", "image": "s:1"},
+            {
+                "name": "worker",
+                "image": "mine:2",
+                "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                "resources": {"limits": {"nvidia.com/gpu": 1}},
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+            },
+        ],
+        "initContainers": [{"name": "fetch", "image": "f:1"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "d"}}],
+        "nodeSelector": {"gpu": "yes"},
+        "terminationGracePeriodSeconds": 120,
+        "restartPolicy": "OnFailure",
+    },
+}
+
+
+def job_of(made: Study, parallelism: int = 3) -> Object:
+    return workers.build_job(
+        OWNER,
+        made,
+        index=2,
+        parallelism=parallelism,
+        storage="s",
+        proxies=PROXIES,
+        generation=5,
+        options=OPTIONS,
+    )
+
+
+def run_once_jobs() -> list[Object]:
+    pods = {"spec": {"containers": [{"name": "main", "image": "i", "command": ["true"]}]}}
+    made = study(prepare=pods, collate={"spec": {**pods["spec"], "restartPolicy": "OnFailure"}})
+    more: dict[str, Any] = {
+        "storage": "s",
+        "proxies": PROXIES,
+        "generation": 1,
+        "options": OPTIONS,
+    }
+    return [
+        run_once.build_prepare(OWNER, made, **more),
+        run_once.build_collate(OWNER, made, **more),
+    ]
+
+
+def everything() -> list[Object]:
+    objects = [
+        job_of(study()),
+        job_of(study(template=TEMPLATE)),
+        workers.build_config(OWNER, study()),
+        *run_once_jobs(),
+    ]
+    for spec in STORAGES:
+        plan = plan_storage(storage_observed(spec), OPTIONS, "secret", NOW)
+        objects += [*plan.objects, *plan.once]
+    return objects
+
+
+def names_of(obj: Object) -> str:
+    return f"{obj['kind']}-{obj['metadata']['name']}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("obj", everything(), ids=names_of)
+def test_valid(obj: Object, version: str) -> None:
+    kubernetes_validate.validate(obj, version, strict=True)
+
+
+@pytest.mark.parametrize("obj", everything(), ids=names_of)
+def test_every_object_has_an_owner_and_our_label(obj: Object) -> None:
+    metadata = obj["metadata"]
+    assert metadata["labels"][names.LABEL_COMPONENT]
+    assert len(metadata["name"]) <= 63
+    (owner,) = metadata["ownerReferences"]
+    assert owner["controller"] and not owner["blockOwnerDeletion"]
+
+
+def component_of(template: Object) -> str:
+    return str(template["metadata"]["labels"][names.LABEL_COMPONENT])
+
+
+def pods() -> list[Object]:
+    return [one["spec"]["template"] for one in everything() if "template" in one.get("spec", {})]
+
+
+@pytest.mark.parametrize(
+    "template", pods(), ids=lambda one: one["metadata"]["labels"][names.LABEL_COMPONENT]
+)
+def test_restricted(template: Object) -> None:
+    """As https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted."""
+    spec = template["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["runAsUser"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+class TestWorkers:
+    def test_a_work_queue(self) -> None:
+        spec = job_of(study())["spec"]
+        assert "completions" not in spec
+        assert spec["parallelism"] == 3
+        rules = {rule["action"]: rule for rule in spec["podFailurePolicy"]["rules"][1:]}
+        assert rules["Ignore"]["onExitCodes"]["values"] == [
+            errors.EXIT_DRAINED,
+            errors.EXIT_OVERRUN,
+        ]
+        assert errors.EXIT_OBJECTIVE in rules["FailJob"]["onExitCodes"]["values"]
+
+    def test_the_default_pod(self) -> None:
+        (container,) = job_of(study())["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "worker:1"
+        assert container["command"] == ["trialfleet"]
+        assert container["args"][0] == "worker"
+        env = {one["name"]: one for one in container["env"]}
+        assert env[names.ENV_PROXY]["value"] == PROXIES
+        assert env[names.ENV_WORKER]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+
+    def test_the_users_template_is_kept(self) -> None:
+        job = job_of(study(template=TEMPLATE))
+        template = job["spec"]["template"]
+        assert template["metadata"]["labels"]["team"] == "a"
+        assert template["metadata"]["annotations"] == {"note": "x"}
+        spec = template["spec"]
+        assert spec["nodeSelector"] == {"gpu": "yes"}
+        assert spec["restartPolicy"] == "Never"
+        assert spec["terminationGracePeriodSeconds"] == 120
+        sidecar, worker = spec["containers"]
+        assert (sidecar["image"], worker["image"]) == ("s:1", "mine:2")
+        assert worker["resources"] == {"limits": {"nvidia.com/gpu": 1}}
+        assert {"name": "OMP_NUM_THREADS", "value": "1"} in worker["env"]
+        assert {"name": "data", "mountPath": "/data"} in worker["volumeMounts"]
+        assert "--grace=115" in worker["args"]
+        assert spec["initContainers"][0]["name"] == "fetch"
+
+    def test_kueue_finds_its_label_on_the_job(self) -> None:
+        assert job_of(study(template=TEMPLATE))["metadata"]["labels"][names.LABEL_QUEUE] == "gpus"
+
+    def test_the_users_command_and_security_win(self) -> None:
+        template = {
+            "spec": {
+                "securityContext": {"runAsUser": 1234},
+                "containers": [{"name": "worker", "image": "m", "command": ["run", "me"]}],
+            }
+        }
+        spec = job_of(study(template=template))["spec"]["template"]["spec"]
+        assert spec["containers"][0]["command"] == ["run", "me"]
+        assert "args" not in spec["containers"][0]
+        assert spec["securityContext"]["runAsUser"] == 1234
+
+    def test_a_lost_node_is_not_waited_for(self) -> None:
+        spec = job_of(study())["spec"]["template"]["spec"]
+        seconds = {one["key"]: one["tolerationSeconds"] for one in spec["tolerations"]}
+        assert set(seconds.values()) == {30}
+        assert "node.kubernetes.io/unreachable" in seconds
+
+    def test_source_in_a_config_map_becomes_a_file(self, tmp_path: Any) -> None:
+        made = study(objective={"python": {"configMap": {"name": "code", "key": "mine.py"}}})
+        spec = job_of(made)["spec"]["template"]["spec"]
+        (volume,) = [one for one in spec["volumes"] if one["name"] == "trialfleet-objective"]
+        assert volume["configMap"]["items"] == [{"key": "mine.py", "path": "objective.py"}]
+        manifest = tmp_path / "study.json"
+        manifest.write_text(workers.build_config(OWNER, made)["data"]["study.json"])
+        (read,) = load(manifest)
+        assert isinstance(read, Study) and read.spec.objective.python is not None
+        assert read.spec.objective.python.file == "/etc/trialfleet/objective/objective.py"
+
+    def test_the_config_map_is_what_a_worker_reads(self, tmp_path: Any) -> None:
+        made = study(
+            trials=[{"x": 1}],
+            template=TEMPLATE,
+            budget={"trials": 9, "trialTimeout": "90s"},
+            pruner={"name": "NopPruner"},
+        )
+        text = workers.build_config(OWNER, made)["data"]["study.json"]
+        manifest = tmp_path / "study.json"
+        manifest.write_text(text)
+        (read,) = load(manifest)
+        assert isinstance(read, Study)
+        assert read.spec.objective == made.spec.objective
+        assert read.spec.sampler == made.spec.sampler
+        assert read.spec.pruner == made.spec.pruner
+        assert read.spec.budget == made.spec.budget
+        assert "template" not in json.loads(text)["spec"]
+
+
+def test_the_password_is_in_the_secret_only() -> None:
+    plan = plan_storage(storage_observed(), OPTIONS, "pass123", NOW)
+    (secret,) = plan.once
+    assert secret["stringData"]["password"] == "pass123"
+    assert ":pass123@s-pg.ns.svc:5432/" in secret["stringData"]["url"]
+    assert "pass123" not in json.dumps(plan.objects)
+
+
+def test_collate_finds_the_results() -> None:
+    _, collate = run_once_jobs()
+    spec = collate["spec"]["template"]["spec"]
+    writer, main = spec["initContainers"][0], spec["containers"][0]
+    assert writer["image"] == "operator:1"
+    env = {one["name"]: one.get("value") for one in main["env"]}
+    assert env[names.ENV_RESULTS] == main["volumeMounts"][-1]["mountPath"]

@@ -1,0 +1,186 @@
+"""The loop around the plans: wake-ups, what is known of the cluster, what is written."""
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+
+from trialfleet import names
+from trialfleet.controller.build.comparing import projected
+from trialfleet.controller.build.objects import Owner, hashed
+from trialfleet.controller.keys import Keys
+from trialfleet.controller.store import Key, Store, owner_of
+from trialfleet.controller.wakeups import GAP_S, Wakeups
+
+A, B = Key("Study", "ns", "a"), Key("Study", "ns", "b")
+
+
+def obj(version: int, kind: str = "Job", uid: str = "u", **labels: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "metadata": {
+            "name": "x",
+            "namespace": "ns",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": labels or {names.LABEL_STUDY: "a", names.LABEL_COMPONENT: "worker"},
+        },
+    }
+
+
+class TestStore:
+    def test_an_older_state_does_not_replace_a_newer(self) -> None:
+        store = Store()
+        assert store.put(obj(10))
+        assert not store.put(obj(9))
+        assert store.put(obj(11))
+        assert store.owned(A, "Job")[0]["metadata"]["resourceVersion"] == "11"
+
+    def test_a_successor_is_not_removed_with_its_predecessor(self) -> None:
+        store = Store()
+        store.put(obj(10, uid="new"))
+        assert store.remove(obj(11, uid="old")) is None
+        assert store.remove(obj(12, uid="new")) is not None
+        assert store.owned(A, "Job") == []
+
+    def test_a_pod_belongs_to_its_study_or_its_storage(self) -> None:
+        worker = obj(
+            1,
+            "Pod",
+            **{
+                names.LABEL_STUDY: "a",
+                names.LABEL_STORAGE: "s",
+                names.LABEL_COMPONENT: names.COMPONENT_WORKER,
+            },
+        )
+        proxy = obj(
+            1, "Pod", **{names.LABEL_STORAGE: "s", names.LABEL_COMPONENT: names.COMPONENT_PROXY}
+        )
+        assert owner_of(worker) == A
+        assert owner_of(proxy) == Key("StudyStorage", "ns", "s")
+
+    def test_the_newest_warning_counts(self) -> None:
+        store = Store()
+        store.put(obj(10))
+        for last, message in (("2026-01-01T00:00:02Z", "new"), ("2026-01-01T00:00:01Z", "old")):
+            involved = {"kind": "Job", "namespace": "ns", "name": "x"}
+            event = {"involvedObject": involved, "lastTimestamp": last, "message": message}
+            assert store.warn(event) == A
+        warned = store.warning("u")
+        assert warned is not None and warned.message == "new"
+
+    def test_a_warning_about_somebody_else_is_nothing(self) -> None:
+        involved = {"kind": "Job", "namespace": "ns", "name": "unknown"}
+        assert Store().warn({"involvedObject": involved}) is None
+
+
+class TestWakeups:
+    def test_many_wake_ups_are_one_look(self) -> None:
+        async def run() -> list[Key]:
+            looks: list[Key] = []
+            done = asyncio.Event()
+
+            async def look(key: Key) -> float | None:
+                looks.append(key)
+                if len(looks) == 2:
+                    done.set()
+                return None
+
+            wakeups = Wakeups(look)
+            task = asyncio.create_task(wakeups.run())
+            for _ in range(50):
+                wakeups.wake(A)
+                wakeups.wake(B)
+            await asyncio.wait_for(done.wait(), 5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return looks
+
+        assert sorted(asyncio.run(run())) == [A, B]
+
+    def test_never_twice_at_once_and_again_if_woken_meanwhile(self) -> None:
+        async def run() -> tuple[int, int]:
+            at_once = most = looks = 0
+            done = asyncio.Event()
+            wakeups: Wakeups
+
+            async def look(key: Key) -> float | None:
+                nonlocal at_once, most, looks
+                at_once, looks = at_once + 1, looks + 1
+                most = max(most, at_once)
+                wakeups.wake(key)
+                await asyncio.sleep(0)
+                at_once -= 1
+                if looks == 3:
+                    done.set()
+                return None
+
+            wakeups = Wakeups(look)
+            task = asyncio.create_task(wakeups.run())
+            wakeups.wake(A)
+            began = asyncio.get_running_loop().time()
+            await asyncio.wait_for(done.wait(), 5)
+            assert asyncio.get_running_loop().time() - began >= 2 * GAP_S
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return most, looks
+
+        assert asyncio.run(run()) == (1, 3)
+
+    def test_a_failure_is_tried_again(self) -> None:
+        async def run() -> int:
+            looks = 0
+            done = asyncio.Event()
+
+            async def look(key: Key) -> float | None:
+                nonlocal looks
+                looks += 1
+                if looks == 1:
+                    raise ConnectionError("away")
+                done.set()
+                return None
+
+            wakeups = Wakeups(look)
+            task = asyncio.create_task(wakeups.run())
+            wakeups.wake(A)
+            await asyncio.wait_for(done.wait(), 10)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return looks
+
+        assert asyncio.run(run()) == 2
+
+
+@pytest.mark.parametrize(
+    ("live", "wanted", "same"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1}, True),
+        ({"a": 2}, {"a": 1}, False),
+        ({}, {"a": 1}, False),
+        ([{"name": "x", "v": 1, "w": 2}, {"name": "y"}], [{"name": "x", "v": 1}], True),
+        ([{"name": "y"}], [{"name": "x"}], False),
+        ([{"name": "x", "v": 2}], [{"name": "x", "v": 1}], False),
+        ([1, 2], [1, 2], True),
+        ([1], [1, 2], False),
+        ([{"p": 1, "q": 2}], [{"p": 1}], True),
+    ],
+)
+def test_what_was_filled_in_is_no_difference(live: Any, wanted: Any, same: bool) -> None:
+    assert (projected(live, wanted) == wanted) is same
+
+
+def test_the_hash_is_of_the_rest() -> None:
+    one = Owner("Study", "q", "ns", "u").make("v1", "ConfigMap", "c", "study", data={"a": "1"})
+    assert hashed(copy.deepcopy(one)) == one
+    other = Owner("Study", "q", "ns", "u").make("v1", "ConfigMap", "c", "study", data={"a": "2"})
+    key = names.ANNOTATION_HASH
+    assert one["metadata"]["annotations"][key] != other["metadata"]["annotations"][key]
+
+
+def test_passwords_are_derived() -> None:
+    keys = Keys(b"k" * 32)
+    assert keys.password("postgres", "ns", "a") == keys.password("postgres", "ns", "a")
+    assert keys.password("postgres", "ns", "a") != keys.password("postgres", "n", "sa")
+    assert keys.password("postgres", "ns", "a") != Keys(b"l" * 32).password("postgres", "ns", "a")
+    assert keys.password("postgres", "ns", "a").isalnum()

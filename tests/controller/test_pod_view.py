@@ -1,0 +1,179 @@
+"""What the end of a worker's pod means, and what is in the way of one that does not start."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.pod_view import Fate, Trouble, find_trouble, view_pod
+
+
+def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": "q-workers-1-a",
+            "uid": "u",
+            "creationTimestamp": "2026-03-01T12:00:00Z",
+            "labels": {
+                names.LABEL_COMPONENT: names.COMPONENT_WORKER,
+                "batch.kubernetes.io/job-name": "q-workers-1",
+            },
+            **metadata,
+        },
+        "status": status,
+    }
+
+
+def ended(code: int, reason: str = "Error", message: str = "", **status: Any) -> dict[str, Any]:
+    terminated = {
+        "exitCode": code,
+        "reason": reason,
+        "message": message,
+        "finishedAt": "2026-03-01T12:01:00Z",
+    }
+    containers = [{"name": "worker", "state": {"terminated": terminated}}]
+    return pod(
+        {"phase": "Failed" if code else "Succeeded", "containerStatuses": containers, **status}
+    )
+
+
+DISRUPTED = [
+    {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "DeletionByTaintManager",
+        "message": "the node is gone",
+    }
+]
+
+ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
+    ("no more work", ended(0, "Completed"), Fate.CLEAN, "Completed"),
+    ("drained", ended(75), Fate.DRAINED, "Drained"),
+    ("drained by an eviction", ended(75, conditions=DISRUPTED), Fate.DRAINED, "Drained"),
+    ("told the trial itself", ended(76), Fate.DRAINED, "Drained"),
+    ("no storage", ended(3), Fate.LOST, names.REASON_KILLED),
+    ("unusable", ended(4), Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED),
+    ("unusable input", ended(2), Fate.UNUSABLE, reasons.WORKERS_FAILED),
+    ("out of memory", ended(137, "OOMKilled"), Fate.FAILED, names.REASON_OOM_KILLED),
+    ("killed", ended(137), Fate.LOST, names.REASON_KILLED),
+    ("evicted and killed", ended(137, conditions=DISRUPTED), Fate.LOST, "DeletionByTaintManager"),
+    ("segmentation fault", ended(139), Fate.FAILED, names.REASON_CRASHED),
+    ("abort", ended(134), Fate.FAILED, names.REASON_CRASHED),
+    ("exit", ended(1), Fate.FAILED, names.REASON_CRASHED),
+    ("exit by the objective", ended(9), Fate.FAILED, names.REASON_CRASHED),
+    ("no such command", ended(127), Fate.NOT_STARTED, reasons.START_FAILED),
+    ("not started", ended(128, "StartError"), Fate.NOT_STARTED, reasons.START_FAILED),
+    ("unknown", ended(137, "ContainerStatusUnknown"), Fate.LOST, reasons.NODE_LOST),
+    (
+        "evicted before its container told",
+        pod({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
+        Fate.LOST,
+        "Evicted",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("obj", "fate", "reason"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS]
+)
+def test_ends(obj: dict[str, Any], fate: Fate, reason: str) -> None:
+    end = view_pod(obj).end
+    assert end is not None
+    assert (end.fate, end.reason) == (fate, reason)
+
+
+def test_a_pod_that_runs_has_not_ended() -> None:
+    running = pod(
+        {
+            "phase": "Running",
+            "podIP": "10.1.2.3",
+            "containerStatuses": [{"name": "worker", "state": {"running": {}}, "ready": True}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+    )
+    view = view_pod(running)
+    assert (view.end, view.running, view.ready) == (None, True, True)
+    assert (view.address, view.job) == ("10.1.2.3", "q-workers-1")
+    gone = view_pod(running, gone=True).end
+    assert gone is not None and (gone.fate, gone.reason) == (Fate.LOST, reasons.DELETED)
+
+
+def test_a_pod_that_never_ran_lost_nothing() -> None:
+    end = view_pod(pod({"phase": "Pending"}), gone=True).end
+    assert end is not None and end.fate is Fate.NOT_STARTED
+
+
+def test_the_worker_counts_not_its_sidecar() -> None:
+    both = pod(
+        {
+            "phase": "Running",
+            "containerStatuses": [
+                {"name": "sidecar", "state": {"running": {}}},
+                {"name": "worker", "state": {"terminated": {"exitCode": 139, "message": ""}}},
+            ],
+        }
+    )
+    end = view_pod(both).end
+    assert end is not None and end.fate is Fate.FAILED
+
+
+def test_a_deleted_pod_says_by_when_it_should_be_gone() -> None:
+    view = view_pod(pod({"phase": "Running"}, deletionTimestamp="2026-03-01T12:02:00Z"))
+    assert view.overdue == datetime.datetime(2026, 3, 1, 12, 2, tzinfo=datetime.UTC)
+
+
+def waiting(reason: str, message: str = "why", **more: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"containerStatuses": [{"name": "worker", "image": "x:1", "state": state, **more}]}
+
+
+TROUBLES: list[tuple[str, dict[str, Any], Trouble | None]] = [
+    ("starts", waiting("ContainerCreating"), None),
+    ("image", waiting("ErrImagePull"), Trouble(reasons.IMAGE_PULL_FAILED, "image 'x:1': why")),
+    (
+        "image again",
+        waiting("ImagePullBackOff"),
+        Trouble(reasons.IMAGE_PULL_FAILED, "image 'x:1': why"),
+    ),
+    (
+        "config map",
+        waiting("CreateContainerConfigError", 'configmap "c" not found'),
+        Trouble(reasons.CONFIG_MISSING, 'configmap "c" not found'),
+    ),
+    (
+        "crash loop",
+        waiting(
+            "CrashLoopBackOff", lastState={"terminated": {"exitCode": 1, "message": "no disk"}}
+        ),
+        Trouble(reasons.CRASH_LOOP, "container 'worker' ended with exit code 1: no disk"),
+    ),
+    (
+        "no node",
+        {
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": "0/2 nodes are available",
+                }
+            ]
+        },
+        Trouble(reasons.UNSCHEDULABLE, "0/2 nodes are available"),
+    ),
+    (
+        "gated, by Kueue",
+        {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"), [row[1:] for row in TROUBLES], ids=[row[0] for row in TROUBLES]
+)
+def test_troubles(status: dict[str, Any], trouble: Trouble | None) -> None:
+    assert find_trouble(status) == trouble

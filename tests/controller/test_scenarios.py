@@ -1,0 +1,5 @@
+"""The scenarios, with the real operator process and real workers, against the stand-in."""
+
+from tests.scenarios.lifecycle import *  # noqa: F403
+from tests.scenarios.losses import *  # noqa: F403
+from tests.scenarios.stuck import *  # noqa: F403

@@ -1,0 +1,142 @@
+"""What is planned for a storage."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+import pytest
+
+from tests.controller.observations import (
+    NOW,
+    OPTIONS,
+    ago,
+    conditions,
+    made,
+    pod,
+    storage_observed,
+    workload,
+)
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.observed import StorageObserved
+from trialfleet.controller.plan import Plan
+from trialfleet.controller.pod_view import Trouble
+from trialfleet.controller.storage_plan import plan_storage
+
+
+def plan(seen: StorageObserved, **options: Any) -> Plan:
+    return plan_storage(seen, dataclasses.replace(OPTIONS, **options), "pass word", NOW)
+
+
+PROXIES = ["Service/s-proxy", "Service/s-proxy-node", "DaemonSet/s-proxy", "NetworkPolicy/s-proxy"]
+POSTGRES = ["Service/s-pg", "StatefulSet/s-pg"]
+EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "objects"),
+    [
+        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", "Secret/s-pg"]),
+        (EXTERNAL, PROXIES),
+        ({"postgres": {"cloudNativePG": {"instances": 2}}}, ["Cluster/s-pg", *PROXIES]),
+        (
+            {**EXTERNAL, "proxy": {"placement": "Shared", "workersPerReplica": 10}},
+            ["Service/s-proxy", "Deployment/s-proxy", "NetworkPolicy/s-proxy"],
+        ),
+    ],
+)
+def test_objects(spec: dict[str, Any], objects: list[str]) -> None:
+    assert made(plan(storage_observed(spec))) == objects
+
+
+def test_network_policies_are_optional() -> None:
+    planned = plan(storage_observed(), network_policies=False)
+    assert not [name for name in made(planned) if name.startswith("NetworkPolicy")]
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(0, 1), (10, 1), (11, 2), (95, 10)])
+def test_shared_proxies_follow_the_workers(workers: int, replicas: int) -> None:
+    spec = {**EXTERNAL, "proxy": {"placement": "Shared", "workersPerReplica": 10}}
+    (deployment,) = [
+        one
+        for one in plan(storage_observed(spec, workers=workers)).objects
+        if one["kind"] == "Deployment"
+    ]
+    assert deployment["spec"]["replicas"] == replicas
+
+
+def test_what_can_not_change_in_a_stateful_set_stays() -> None:
+    seen = storage_observed({"postgres": {"managed": {"volume": {"size": "1Gi"}}}})
+    (before,) = [one for one in plan(seen).objects if one["kind"] == "StatefulSet"]
+    larger = storage_observed({"postgres": {"managed": {"volume": {"size": "2Gi"}}}})
+    live = {"StatefulSet/s-pg": before}
+    (after,) = [
+        one
+        for one in plan(dataclasses.replace(larger, live=live)).objects
+        if one["kind"] == "StatefulSet"
+    ]
+    assert after["spec"]["volumeClaimTemplates"] == before["spec"]["volumeClaimTemplates"]
+
+
+def test_cloud_native_pg_that_is_not_installed_is_told() -> None:
+    seen = storage_observed({"postgres": {"cloudNativePG": {}}}, cnpg_installed=False)
+    planned = plan(seen)
+    assert made(planned) == []
+    assert conditions(planned)["Stalled"] == ("True", reasons.CRD_MISSING)
+
+
+def test_ready_means_that_a_proxy_serves() -> None:
+    planned = plan(storage_observed(postgres=workload(1, 1), proxies=workload(0)))
+    assert conditions(planned)["PostgresReady"][0] == "True"
+    assert conditions(planned)["Ready"][0] == "False"
+    planned = plan(storage_observed(postgres=workload(1, 1), proxies=workload(1)))
+    assert conditions(planned)["Ready"] == ("True", reasons.AVAILABLE)
+    assert planned.status is not None
+    assert planned.status["phase"] == "Ready"
+    assert planned.status["proxies"] == "1/2"
+    assert planned.status["endpoint"] == f"s-proxy.ns.svc:{names.PROXY_PORT}"
+    assert [note.reason for note in planned.notes] == [reasons.EVENT_READY]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "phase", "told"),
+    [
+        (19, "Pending", False),
+        (21, "Pending", True),
+        (2, "Unavailable", False),
+        (4, "Unavailable", True),
+    ],
+)
+def test_a_database_that_does_not_answer_is_told(age_s: float, phase: str, told: bool) -> None:
+    seen = storage_observed(proxies=workload(0), proxy_error="password authentication failed")
+    status = {
+        "phase": phase,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "False",
+                "reason": "x",
+                "lastTransitionTime": ago(age_s).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+        ],
+    }
+    planned = plan(
+        dataclasses.replace(seen, subject=dataclasses.replace(seen.subject, status=status))
+    )
+    expected = ("True", reasons.STORAGE_UNAVAILABLE) if told else ("False", reasons.PROGRESSING)
+    assert conditions(planned)["Stalled"] == expected
+    assert planned.requeue_after == datetime.timedelta(seconds=3)
+
+
+def test_the_trouble_of_a_pod_is_told() -> None:
+    trouble = Trouble(reasons.CONFIG_MISSING, 'secret "db" not found')
+    waiting = pod(component=names.COMPONENT_PROXY, running=False, trouble=trouble)
+    planned = plan(storage_observed(EXTERNAL, pods=(waiting,), proxies=workload(0)))
+    assert conditions(planned)["Ready"] == ("False", reasons.CONFIG_MISSING)
+    assert [note.message for note in planned.notes] == ['secret "db" not found']
+
+
+def test_a_spec_that_is_refused_makes_nothing() -> None:
+    planned = plan(dataclasses.replace(storage_observed(), storage=None, refusal="spec: no"))
+    assert made(planned) == []
+    assert conditions(planned)["Stalled"] == ("True", reasons.INVALID_SPEC)

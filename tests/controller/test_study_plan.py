@@ -1,0 +1,376 @@
+"""What is planned for a study, for each state that it may be found in."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+import pytest
+
+from tests.controller.kube import Object
+from tests.controller.observations import (
+    NOW,
+    OPTIONS,
+    PROXIES,
+    ago,
+    conditions,
+    job,
+    made,
+    observed,
+    pod,
+    removed,
+    study,
+    subject,
+    summary,
+)
+from trialfleet import names
+from trialfleet.controller import reasons
+from trialfleet.controller.conditions import timestamp
+from trialfleet.controller.observed import StorageView, StudyObserved
+from trialfleet.controller.plan import Plan
+from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.study_plan import is_over, plan_study
+
+
+def plan(seen: StudyObserved, now: datetime.datetime = NOW) -> Plan:
+    return plan_study(seen, OPTIONS, now)
+
+
+def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
+    """Return a status in which one condition is true."""
+    condition = {
+        "type": kind,
+        "status": "True",
+        "reason": "Because",
+        "message": "as it was",
+        "lastTransitionTime": timestamp(ago(100)),
+        "observedGeneration": generation,
+    }
+    return {"conditions": [condition], "observedGeneration": generation, **more}
+
+
+WORKER = "Job/q-workers-1"
+CONFIG = "ConfigMap/q-study"
+NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES)
+
+STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
+    (
+        "no storage of that name",
+        {"storage": None},
+        "Pending",
+        [CONFIG],
+        reasons.STORAGE_MISSING,
+    ),
+    ("storage starts", {"storage": NOT_READY}, "Pending", [CONFIG], reasons.PROGRESSING),
+    (
+        "storage can't start",
+        {
+            "storage": dataclasses.replace(
+                NOT_READY, reason=reasons.IMAGE_PULL_FAILED, message="no such image"
+            )
+        },
+        "Pending",
+        [CONFIG],
+        reasons.IMAGE_PULL_FAILED,
+    ),
+    ("storage does not know it", {"ensured": False}, "Pending", [CONFIG], reasons.PROGRESSING),
+    (
+        "storage refuses it",
+        {"ensured": False, "blocked": Trouble(reasons.STORAGE_REFUSED, "other directions")},
+        "Pending",
+        [CONFIG],
+        reasons.STORAGE_REFUSED,
+    ),
+    ("ready to run", {}, "Running", [CONFIG, WORKER], reasons.PROGRESSING),
+    (
+        "runs",
+        {"jobs": (job(),), "summary": summary(sessions=4, running=4)},
+        "Running",
+        [CONFIG],
+        reasons.PROGRESSING,
+    ),
+    (
+        "no proxy answers",
+        {"jobs": (job(),), "summary": None, "subject": subject({"phase": "Running"})},
+        "Running",
+        [CONFIG],
+        reasons.PROGRESSING,
+    ),
+    (
+        "last trials run",
+        {"jobs": (job(),), "summary": summary(names.ENDED_TRIALS, complete=98, running=2)},
+        "Running",
+        [CONFIG],
+        reasons.PROGRESSING,
+    ),
+    (
+        "ended",
+        {"jobs": (job(),), "summary": summary(names.ENDED_TRIALS, complete=100)},
+        "Complete",
+        [CONFIG],
+        reasons.PROGRESSING,
+    ),
+    (
+        "too many failed",
+        {"jobs": (job(),), "summary": summary(names.ENDED_FAILED_TRIALS, failed=9)},
+        "Failed",
+        [CONFIG],
+        names.ENDED_FAILED_TRIALS,
+    ),
+    ("suspended", {"study": study(suspend=True)}, "Suspended", [CONFIG], reasons.PROGRESSING),
+    (
+        "ended while suspended",
+        {"study": study(suspend=True), "summary": summary(names.ENDED_TIMEOUT, complete=3)},
+        "Complete",
+        [CONFIG],
+        reasons.PROGRESSING,
+    ),
+    (
+        "a pod can't be scheduled",
+        {
+            "jobs": (job(),),
+            "pods": (pod(running=False, trouble=Trouble(reasons.UNSCHEDULABLE, "no GPU")),),
+        },
+        "Running",
+        [CONFIG],
+        reasons.UNSCHEDULABLE,
+    ),
+    (
+        "a quota keeps pods away",
+        {"jobs": (job(),), "troubles": (Trouble(reasons.QUOTA_EXCEEDED, "exceeded quota"),)},
+        "Running",
+        [CONFIG],
+        reasons.QUOTA_EXCEEDED,
+    ),
+    (
+        "spec refused",
+        {"study": None, "refusal": "spec.sampler.name: found 'TPE'"},
+        "Failed",
+        [],
+        reasons.INVALID_SPEC,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "phase", "objects", "stalled"),
+    [row[1:] for row in STAGES],
+    ids=[row[0] for row in STAGES],
+)
+def test_stages(changes: dict[str, Any], phase: str, objects: list[str], stalled: str) -> None:
+    planned = plan(observed(**changes))
+    assert planned.status is not None
+    assert planned.status["phase"] == phase
+    assert made(planned) == objects
+    assert conditions(planned)["Stalled"] == (
+        "False" if stalled == reasons.PROGRESSING else "True",
+        stalled,
+    )
+
+
+def test_a_plan_is_a_fixed_point() -> None:
+    first = plan(observed(jobs=(job(),), summary=summary(sessions=4, running=4)))
+    again = observed(
+        jobs=(job(),),
+        summary=summary(sessions=4, running=4),
+        subject=subject(dict(first.status)),  # type: ignore[arg-type]
+    )
+    second = plan(again, NOW + datetime.timedelta(seconds=30))
+    assert second.status == first.status
+    assert second.notes == ()
+
+
+def test_a_study_without_a_storage_gets_its_own() -> None:
+    template = {
+        "spec": {
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {}, "nodeAffinity": {"x": []}},
+        }
+    }
+    planned = plan(observed(study=study(storage=None, template=template), storage=None))
+    storage = planned.objects[0]
+    assert (storage["kind"], storage["metadata"]["name"]) == ("StudyStorage", "q")
+    assert storage["spec"]["proxy"] == {
+        "nodeSelector": {"gpu": "yes"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"x": []}},
+    }
+
+
+class TestPrepare:
+    STUDY = study(prepare={"spec": {"containers": [{"name": "p", "image": "i"}]}})
+
+    def seen(self, **changes: Any) -> StudyObserved:
+        return observed(study=self.STUDY, **changes)
+
+    def of(self, **changes: Any) -> Any:
+        return job(component=names.COMPONENT_PREPARE, name="q-prepare", **changes)
+
+    def test_runs_before_workers(self) -> None:
+        planned = plan(self.seen())
+        assert made(planned) == [CONFIG, "Job/q-prepare"]
+        assert conditions(planned)["Prepared"] == ("False", reasons.PREPARING)
+
+    def test_is_made_once(self) -> None:
+        assert made(plan(self.seen(jobs=(self.of(),)))) == [CONFIG]
+
+    def test_lets_workers_begin(self) -> None:
+        planned = plan(self.seen(jobs=(self.of(complete=True),)))
+        assert made(planned) == [CONFIG, WORKER]
+        assert conditions(planned)["Prepared"] == ("True", reasons.SUCCEEDED)
+
+    def test_does_not_run_again_when_its_job_is_deleted(self) -> None:
+        planned = plan(self.seen(subject=subject(status_of("Prepared"))))
+        assert made(planned) == [CONFIG, WORKER]
+
+    def test_failed_fails_the_study_with_its_words(self) -> None:
+        end = PodEnd(Fate.FAILED, names.REASON_CRASHED, "no data set")
+        planned = plan(
+            self.seen(
+                jobs=(self.of(failure="BackoffLimitExceeded"),),
+                pods=(pod(job="q-prepare", component=names.COMPONENT_PREPARE, end=end),),
+            )
+        )
+        assert planned.status is not None and planned.status["phase"] == "Failed"
+        assert conditions(planned)["Failed"] == ("True", reasons.PREPARE_FAILED)
+        assert "no data set" in str(planned.status["conditions"])
+
+    def test_failed_is_tried_again_with_a_newer_spec(self) -> None:
+        planned = plan(self.seen(jobs=(self.of(failure="no"),), subject=subject(generation=2)))
+        assert removed(planned) == ["Job/q-prepare"]
+
+
+class TestEnd:
+    ENDED = summary(names.ENDED_TRIALS, complete=100)
+    COLLATING = study(collate={"spec": {"containers": [{"name": "c", "image": "i"}]}})
+
+    def collate(self, **changes: Any) -> Any:
+        return job(component=names.COMPONENT_COLLATE, name="q-collate", **changes)
+
+    def test_removes_workers(self) -> None:
+        planned = plan(observed(jobs=(job(),), summary=self.ENDED))
+        assert removed(planned) == [WORKER]
+        assert planned.status is not None
+        assert planned.status["completionTime"] == timestamp(NOW)
+        assert planned.status["ended"] == names.ENDED_TRIALS
+        assert [note.reason for note in planned.notes] == ["Started", "Complete"]
+
+    def test_collates_first(self) -> None:
+        planned = plan(observed(study=self.COLLATING, jobs=(job(),), summary=self.ENDED))
+        assert made(planned) == [CONFIG, "Job/q-collate"]
+        assert removed(planned) == [WORKER]
+        assert planned.status is not None and planned.status["phase"] == "Collating"
+
+    def test_is_complete_once_collated(self) -> None:
+        planned = plan(
+            observed(study=self.COLLATING, jobs=(self.collate(complete=True),), summary=self.ENDED)
+        )
+        assert removed(planned) == ["Job/q-collate"]
+        assert conditions(planned)["Collated"] == ("True", reasons.SUCCEEDED)
+        assert conditions(planned)["Complete"] == ("True", names.ENDED_TRIALS)
+
+    def test_fails_if_collate_does(self) -> None:
+        planned = plan(
+            observed(study=self.COLLATING, jobs=(self.collate(failure="no"),), summary=self.ENDED)
+        )
+        assert conditions(planned)["Failed"] == ("True", reasons.COLLATE_FAILED)
+
+    def test_collates_again_after_the_study_went_on(self) -> None:
+        running = plan(
+            observed(
+                study=self.COLLATING,
+                jobs=(self.collate(complete=True),),
+                subject=subject(status_of("Collated"), generation=2),
+            )
+        )
+        assert "Job/q-collate" in removed(running)
+        assert "Collated" not in conditions(running)
+
+    def test_stays_over_without_asking_the_storage(self) -> None:
+        before = status_of("Complete", ended=names.ENDED_TRIALS, completionTime=timestamp(ago(50)))
+        seen = observed(subject=subject(before), summary=None, storage=NOT_READY, ensured=False)
+        assert is_over(seen)
+        planned = plan(seen)
+        assert planned.status is not None
+        assert planned.status["phase"] == "Complete"
+        assert planned.status["completionTime"] == timestamp(ago(50))
+        assert planned.requeue_after is None
+        assert not planned.ensure
+
+    def test_does_not_flicker_while_a_newer_spec_is_made_known(self) -> None:
+        before = status_of("Complete", ended=names.ENDED_TRIALS, completionTime=timestamp(ago(50)))
+        seen = observed(subject=subject(before, generation=2), ensured=False)
+        planned = plan(seen)
+        assert planned.ensure
+        assert planned.status is not None
+        assert planned.status["phase"] == "Complete"
+        assert planned.status["observedGeneration"] == 1
+
+    def test_goes_on_with_a_larger_budget(self) -> None:
+        before = status_of("Complete", ended=names.ENDED_TRIALS, completionTime=timestamp(ago(50)))
+        seen = observed(subject=subject(before, generation=2), study=study(budget={"trials": 200}))
+        planned = plan(dataclasses.replace(seen, summary=summary(complete=100)))
+        assert made(planned) == [CONFIG, WORKER]
+        assert planned.status is not None
+        assert planned.status["phase"] == "Running"
+        assert "completionTime" not in planned.status
+        assert "ended" not in planned.status
+
+    @pytest.mark.parametrize(("age_s", "gone"), [(59.0, False), (60.0, True)])
+    def test_is_deleted_after_its_time_to_live(self, age_s: float, gone: bool) -> None:
+        before = status_of("Complete", completionTime=timestamp(ago(age_s)))
+        planned = plan(observed(study=study(ttlSecondsAfterFinished=60), subject=subject(before)))
+        assert removed(planned) == (["Study/q"] if gone else [])
+        assert planned.requeue_after == (None if gone else datetime.timedelta(seconds=1))
+
+
+class TestDeadWorkers:
+    def dead(self, **changes: Any) -> Plan:
+        return plan(observed(jobs=(job(),), pods=(pod(**changes),)))
+
+    @pytest.mark.parametrize("fate", [Fate.CLEAN, Fate.DRAINED, Fate.UNUSABLE, Fate.NOT_STARTED])
+    def test_who_ended_in_order_is_not_reported(self, fate: Fate) -> None:
+        assert self.dead(end=PodEnd(fate, "x")).dead == ()
+
+    @pytest.mark.parametrize(("fate", "failed"), [(Fate.LOST, False), (Fate.FAILED, True)])
+    def test_others_are(self, fate: Fate, failed: bool) -> None:
+        (worker,) = self.dead(end=PodEnd(fate, "Evicted", "by a drain")).dead
+        assert (worker.worker, worker.reason, worker.failed) == ("q-workers-1-a", "Evicted", failed)
+
+    def test_once(self) -> None:
+        lost = pod(end=PodEnd(Fate.LOST, "Evicted"))
+        seen = observed(jobs=(job(),), pods=(lost,), reported=frozenset({lost.uid}))
+        assert plan(seen).dead == ()
+
+    def test_a_pod_that_does_not_go_is_on_a_lost_node(self) -> None:
+        planned = self.dead(overdue=ago(21))
+        assert [worker.reason for worker in planned.dead] == [reasons.NODE_LOST]
+        (removal,) = planned.removals
+        assert (removal.kind, removal.name, removal.force) == ("Pod", "q-workers-1-a", True)
+
+    def test_a_pod_gets_its_grace(self) -> None:
+        planned = self.dead(overdue=ago(19))
+        assert not planned.dead and not planned.removals
+        assert planned.requeue_after == datetime.timedelta(seconds=1)
+
+
+def test_trouble_is_told_after_a_while() -> None:
+    trouble = Trouble(reasons.UNSCHEDULABLE, "no node")
+    young = pod(running=False, trouble=trouble, created=ago(1))
+    planned = plan(observed(jobs=(job(),), pods=(young,)))
+    assert conditions(planned)["Stalled"][0] == "False"
+    old = dataclasses.replace(young, created=ago(10))
+    planned = plan(observed(jobs=(job(),), pods=(young, old)))
+    assert conditions(planned)["Stalled"] == ("True", reasons.UNSCHEDULABLE)
+    assert reasons.UNSCHEDULABLE in [note.reason for note in planned.notes]
+
+
+def test_numbers_alone_are_not_urgent() -> None:
+    before = plan(observed(jobs=(job(),), summary=summary(sessions=4, complete=1)))
+    assert before.urgent
+    seen = observed(
+        jobs=(job(),),
+        summary=summary(sessions=4, complete=9),
+        subject=subject(dict(before.status)),  # type: ignore[arg-type]
+    )
+    assert not plan(seen).urgent

@@ -1,0 +1,151 @@
+"""How many workers are planned, and in which Jobs."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tests.controller.observations import (
+    NOW,
+    OPTIONS,
+    ago,
+    job,
+    observed,
+    pod,
+    study,
+    subject,
+    summary,
+)
+from trialfleet.controller import reasons
+from trialfleet.controller.observed import StudyObserved
+from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.policies.workers import Workers, plan_workers
+
+
+def plan(seen: StudyObserved) -> Workers:
+    return plan_workers(seen, OPTIONS, NOW)
+
+
+def sizes(planned: Workers) -> dict[str, int]:
+    return {one["metadata"]["name"]: one["spec"]["parallelism"] for one in planned.objects}
+
+
+def gone(planned: Workers) -> list[str]:
+    return [one.name for one in planned.removals]
+
+
+CASES: list[tuple[str, dict[str, Any], dict[str, int], list[str]]] = [
+    ("the first Job", {}, {"q-workers-1": 4}, []),
+    ("no more than trials", {"summary": summary(complete=98)}, {"q-workers-1": 2}, []),
+    ("enough", {"jobs": (job(),)}, {}, []),
+    ("scaled up", {"jobs": (job(parallelism=1, active=1),)}, {"q-workers-1": 4}, []),
+    ("scaled down", {"jobs": (job(parallelism=9, active=9),)}, {"q-workers-1": 4}, []),
+    (
+        "never smaller because the budget runs out",
+        {"jobs": (job(),), "summary": summary(complete=99)},
+        {},
+        [],
+    ),
+    ("none wanted", {"jobs": (job(),), "study": study(parallelism=0)}, {}, ["q-workers-1"]),
+    ("suspended by hand", {"jobs": (job(suspended=True),)}, {"q-workers-1": 4}, []),
+    ("suspended by Kueue", {"jobs": (job(suspended=True, queued=True),)}, {}, []),
+    ("of another contract", {"jobs": (job(contract="x"),)}, {"q-workers-2": 4}, ["q-workers-1"]),
+    ("deleted by hand", {"jobs": (job(deleting=True),)}, {"q-workers-2": 4}, []),
+    (
+        "ended before the budget was raised",
+        {"jobs": (job(complete=True, active=0),), "subject": subject(generation=2)},
+        {"q-workers-2": 4},
+        ["q-workers-1"],
+    ),
+    (
+        "ends while the budget is raised",
+        {"jobs": (job(succeeded=1, active=3),), "subject": subject(generation=2)},
+        {"q-workers-1": 3, "q-workers-2": 1},
+        [],
+    ),
+    (
+        "ended, and a lost trial came back",
+        {"jobs": (job(complete=True, active=0),), "summary": summary(complete=99, waiting=1)},
+        {"q-workers-2": 1},
+        ["q-workers-1"],
+    ),
+    (
+        "one has no more work, others have",
+        {"jobs": (job(succeeded=1, active=3),), "summary": summary(running=3)},
+        {},
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "removals"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
+)
+def test_jobs(changes: dict[str, Any], wanted: dict[str, int], removals: list[str]) -> None:
+    planned = plan(observed(**changes))
+    assert sizes(planned) == wanted
+    assert gone(planned) == removals
+    assert planned.failed is None and not planned.stopped
+
+
+def test_what_exists_keeps_its_template() -> None:
+    live = job(parallelism=1, active=1)
+    live.live["spec"]["template"]["spec"]["containers"][0]["image"] = "worker:0"
+    (resized,) = plan(observed(jobs=(live,))).objects
+    assert resized["spec"]["template"] == live.live["spec"]["template"]
+    assert resized["metadata"]["labels"] == live.live["metadata"]["labels"]
+
+
+def test_all_workers_say_that_there_is_no_more_work() -> None:
+    planned = plan(observed(jobs=(job(complete=True, active=0),), summary=summary(complete=50)))
+    assert planned.stopped
+    assert planned.objects == ()
+
+
+def test_an_objective_that_can_not_be_loaded_fails_the_study() -> None:
+    end = PodEnd(Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
+    planned = plan(observed(jobs=(job(failure="PodFailurePolicy"),), pods=(pod(end=end),)))
+    assert planned.failed == Trouble(reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
+
+
+def test_it_is_tried_again_with_a_newer_spec() -> None:
+    planned = plan(observed(jobs=(job(failure="no"),), subject=subject(generation=2)))
+    assert planned.failed is None
+    assert sizes(planned) == {"q-workers-2": 4}
+
+
+class TestLateReplacement:
+    """Kubernetes waits longer after each lost pod: another Job does not."""
+
+    LOST = pod("q-workers-1-z", end=PodEnd(Fate.LOST, "Evicted"), ended=ago(20))
+
+    def seen(self, short_s: float, **changes: Any) -> StudyObserved:
+        current = job(active=3)
+        return observed(
+            jobs=(current,),
+            pods=(self.LOST,),
+            short_since={current.uid: ago(short_s)},
+            **changes,
+        )
+
+    def test_kubernetes_gets_a_while(self) -> None:
+        planned = plan(self.seen(14))
+        assert planned.objects == ()
+        assert planned.requeue_after is not None
+
+    def test_then_another_job_takes_over(self) -> None:
+        assert sizes(plan(self.seen(16))) == {"q-workers-1": 3, "q-workers-2": 1}
+
+    def test_not_if_a_quota_is_the_reason(self) -> None:
+        quota = Trouble(reasons.QUOTA_EXCEEDED, "exceeded quota")
+        assert plan(self.seen(16, troubles=(quota,))).objects == ()
+
+    def test_not_after_the_objectives_own_crashes(self) -> None:
+        seen = self.seen(16)
+        crashed = dataclasses.replace(self.LOST, end=PodEnd(Fate.FAILED, "Crashed"))
+        assert plan(dataclasses.replace(seen, pods=(crashed,))).objects == ()
+
+    def test_an_empty_job_is_removed(self) -> None:
+        old, new = job(1, parallelism=1, active=0), job(2)
+        planned = plan(observed(jobs=(old, new)))
+        assert gone(planned) == ["q-workers-1"]

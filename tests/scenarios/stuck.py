@@ -1,0 +1,74 @@
+"""Scenarios: a study that can't go on says why, within 30 s."""
+
+import time
+
+import pytest
+
+from tests.controller.kube import condition, wait_for
+from tests.scenarios.env import Env
+
+WITHIN_S = 30.0
+
+
+def _stalled(env: Env, name: str, reason: str, *words: str) -> None:
+    began = time.monotonic()
+
+    def look() -> str | None:
+        found = condition(env.kube.get("studies", name), "Stalled")
+        return None if found is None else f"{found['reason']}: {found['message']}"
+
+    told = wait_for(f"study {name} stalled", look, WITHIN_S)
+    while not told.startswith(f"{reason}:") and time.monotonic() - began < WITHIN_S:
+        told = look() or ""
+        time.sleep(0.2)
+    assert told.startswith(f"{reason}:")
+    for word in words:
+        assert word in told
+    wait_for("an Event", lambda: reason in env.reasons(name), 5)
+
+
+def test_a_storage_that_is_not_there(env: Env) -> None:
+    env.study("nowhere", storage={"name": "missing"})
+    _stalled(env, "nowhere", "StorageMissing", "'missing'")
+
+
+def test_an_objective_that_can_not_be_imported(env: Env) -> None:
+    env.study("unimportable", source="import nothing_like_that\ndef objective(trial): return 1\n")
+    _stalled(env, "unimportable", "ObjectiveImportFailed", "No module named 'nothing_like_that'")
+    assert condition(env.kube.get("studies", "unimportable"), "Failed")
+    assert env.status("unimportable")["phase"] == "Failed"
+
+
+def test_a_config_map_that_is_not_there(env: Env) -> None:
+    source = {"python": {"configMap": {"name": "absent", "key": "objective.py"}}}
+    env.study("unconfigured", objective=source)
+    _stalled(env, "unconfigured", "ConfigMissing", '"absent"')
+    text = "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"
+    env.kube.create("configmaps", {"metadata": {"name": "absent"}, "data": {"objective.py": text}})
+    study = env.wait_condition("unconfigured", "Complete")
+    assert not condition(study, "Stalled")
+
+
+def test_points_from_a_config_map_that_is_not_there(env: Env) -> None:
+    env.study("pointless", trialsFrom={"configMap": {"name": "no-points", "key": "x.json"}})
+    _stalled(env, "pointless", "ConfigMissing", "no-points")
+
+
+def test_a_quota(env: Env) -> None:
+    env.ready()
+    env.refuse_pods(True)
+    try:
+        env.study("poor")
+        _stalled(env, "poor", "QuotaExceeded", "exceeded quota")
+    finally:
+        env.refuse_pods(False)
+
+
+@pytest.mark.parametrize("directions", [("minimize", "maximize")])
+def test_a_study_that_the_storage_knows_otherwise(env: Env, directions: tuple[str, str]) -> None:
+    env.study("turned", budget={"trials": 2})
+    env.wait_condition("turned", "Complete")
+    env.kube.delete("studies", "turned")
+    wait_for("gone", lambda: env.kube.find("studies", "turned") is None, env.patience_s)
+    env.study("turned", objectives=[{"name": "loss", "direction": directions[1]}])
+    _stalled(env, "turned", "StorageRefused")
