@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from trialfleet.worker import program
+from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import HandBack, TrialTimedOut
-from trialfleet.worker.program import Ended, NotStarted
+from trialfleet.worker.program import Ended
 
 TIMEOUT_S = 60.0
 
@@ -55,18 +57,29 @@ def held(tmp_path: Path) -> Iterator[Held]:
     pipe.close()
 
 
+def functions(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+
 @pytest.fixture
 def interrupt() -> Iterator[Callable[[type[BaseException], Held], None]]:
-    """Raise an exception in the main thread as soon as something is written to a pipe."""
+    """Raise an exception in the main thread once, after something is written to a pipe."""
     threads = []
+    raised = threading.Event()
 
     def arrange(kind: type[BaseException], held: Held) -> None:
-        def handler(number: int, frame: object) -> None:
-            raise kind
+        def handler(number: int, frame: FrameType | None) -> None:
+            # What has not got as far as being attended to is killed at once.
+            if "attend" in functions(frame) and not raised.is_set():
+                raised.set()
+                raise kind
 
         def wait() -> None:
             held.read()
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+            while not raised.wait(0.01):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
 
         signal.signal(signal.SIGURG, handler)
         threads.append(threading.Thread(target=wait))
@@ -74,6 +87,7 @@ def interrupt() -> Iterator[Callable[[type[BaseException], Held], None]]:
 
     former = signal.getsignal(signal.SIGURG)
     yield arrange
+    raised.set()
     for thread in threads:
         thread.join()
     signal.signal(signal.SIGURG, former)

@@ -29,6 +29,7 @@ class Leave(Interrupt):
 
 
 _CLIENTS = ("trialfleet.client", "optuna.storages")
+_GROUP = ("trialfleet.worker.group",)
 _IMPORTS = ("importlib._bootstrap", "importlib._bootstrap_external")
 
 
@@ -38,6 +39,14 @@ def in_client(frame: FrameType | None) -> bool:
     An interrupted call could leave the storage's buffers half written.
     """
     return _inside(frame, _CLIENTS)
+
+
+def in_group(frame: FrameType | None) -> bool:
+    """Whether a thread, by its innermost frame, is starting or ending a program.
+
+    What was just started would be out of sight after an interrupt.
+    """
+    return _inside(frame, _GROUP)
 
 
 def in_import(frame: FrameType | None) -> bool:

@@ -1,21 +1,17 @@
 """Programs: run to their end with all that they start, their output passed on and read."""
 
-import contextlib
 import os
 import selectors
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self, TextIO
+from typing import Final, TextIO
 
+from trialfleet.worker.group import Group, Program
 from trialfleet.worker.interrupts import Interrupt
 
 LINE_BYTES: Final = 1024 * 1024
@@ -29,15 +25,6 @@ _LEFTOVERS_S: Final = 1.0
 """For what an ended program has left behind to end too, as ``tee`` in a shell's pipeline does."""
 
 _CHUNK_BYTES: Final = 64 * 1024
-
-# In the program's process group before the program is, and ended by nothing but SIGKILL: so the
-# group exists for as long as this process wants it to, and does not survive this process, whose
-# end closes the socket that is the guard's standard input.
-_GUARD: Final = 'trap "" HUP INT QUIT TERM; echo; read -r _; kill -KILL 0'
-
-
-class NotStarted(Exception):
-    """A program that could not be started; the text says why, without the program's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +57,22 @@ def run(
     Raises:
         NotStarted: There is no such program, or it can't be executed.
     """
-    with _Group() as group, contextlib.ExitStack() as stack:
-        program = _Program(arguments, environment, folder, group.id, on_line)
-        stack.callback(program.close)
+    with Group() as group, selectors.DefaultSelector() as selector:
+        errors = _LastLines()
+        program = group.start(arguments, environment=environment, folder=folder)
+        watched = _Watched(selector, program, on_line, errors.add)
         try:
-            program.attend(program.has_ended)
-            program.attend(program.is_silent, _LEFTOVERS_S)
+            watched.attend(watched.has_ended)
+            watched.attend(watched.is_silent, _LEFTOVERS_S)
         except BaseException as called_away:
             group.send(signal.SIGTERM)
-            program.attend(program.is_gone, _grace_s(called_away))
+            watched.attend(watched.is_gone, _grace_s(called_away))
             raise
         finally:
             group.send(signal.SIGKILL)
-            program.attend(program.is_gone, _LEFTOVERS_S)
-        return program.ended
+            watched.attend(watched.is_gone, _LEFTOVERS_S)
+            watched.finish()
+        return Ended(program.code, list(errors.lines))
 
 
 def _grace_s(called_away: BaseException) -> float:
@@ -92,86 +81,25 @@ def _grace_s(called_away: BaseException) -> float:
     return 0.4 * called_away.yield_s if isinstance(called_away, Interrupt) else 0.0
 
 
-class _Group:
-    """A process group that is killed when it is left, or when this process ends."""
-
-    def __enter__(self) -> Self:
-        self._ours, theirs = socket.socketpair()
-        with theirs:
-            self._guard = _started(
-                ["/bin/sh", "-c", _GUARD],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                environment={},
-                folder=Path("/"),
-                group=0,
-            )
-        self._ours.recv(1)  # now it is deaf to signals
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.send(signal.SIGKILL)
-        self._ours.close()
-        self._guard.wait()
-
-    @property
-    def id(self) -> int:
-        """Its number."""
-        return self._guard.pid
-
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to all that is in the group."""
-        # macOS answers EPERM for a group of which only zombies are left.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.id, signum)
-
-
-class _Program:
-    """A running program and its output, which is read while it is attended to."""
+class _Watched:
+    """A program whose output is read while it is attended to."""
 
     def __init__(
         self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        folder: Path,
-        group: int,
+        selector: selectors.BaseSelector,
+        program: Program,
         on_line: Callable[[str], None],
+        on_error: Callable[[str], None],
     ) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._process = _started(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            environment=environment,
-            folder=folder,
-            group=group,
-        )
-        self._errors = _LastLines()
-        assert self._process.stdout is not None and self._process.stderr is not None
-        output = _Stream(self._process.stdout.fileno(), sys.__stdout__, on_line)
-        errors = _Stream(self._process.stderr.fileno(), sys.__stderr__, self._errors.add)
-        self._streams = {output, errors}
-        for stream in (output, errors):
-            self._selector.register(stream, selectors.EVENT_READ)
-        self._end, theirs = socket.socketpair()
-        self._selector.register(self._end, selectors.EVENT_READ)
-        self._waiting = threading.Thread(
-            target=_wait, args=(self._process, theirs), name="trialfleet-program", daemon=True
-        )
-        self._waiting.start()
-
-    @property
-    def ended(self) -> Ended:
-        """How it ended."""
-        assert self._process.returncode is not None
-        return Ended(self._process.returncode, list(self._errors.lines))
+        self._selector = selector
+        self._end = program.end
+        self._streams = {
+            _Stream(program.output.fileno(), sys.__stdout__, on_line),
+            _Stream(program.errors.fileno(), sys.__stderr__, on_error),
+        }
+        selector.register(self._end, selectors.EVENT_READ)
+        for stream in self._streams:
+            selector.register(stream, selectors.EVENT_READ)
 
     def has_ended(self) -> bool:
         """Whether it has ended itself."""
@@ -199,49 +127,10 @@ class _Program:
                     self._selector.unregister(key.fileobj)
                     self._streams.discard(key.fileobj)
 
-    def close(self) -> None:
-        """Read no more of its output."""
-        if self.has_ended():
-            self._waiting.join()
+    def finish(self) -> None:
+        """Take what was read so far for all of its output."""
         for stream in self._streams:
             stream.finish()
-        self._selector.close()
-        self._end.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-def _wait(process: subprocess.Popen[bytes], end: socket.socket) -> None:
-    with end:
-        process.wait()
-
-
-def _started(
-    arguments: Sequence[str],
-    *,
-    stdin: int,
-    stdout: int,
-    stderr: int,
-    environment: Mapping[str, str],
-    folder: Path,
-    group: int,
-) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            arguments,
-            bufsize=0,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment,
-            cwd=folder,
-            process_group=group,
-        )
-    except OSError as error:
-        raise NotStarted(error.strerror or str(error)) from error
-    except ValueError as error:  # a NUL character in an argument
-        raise NotStarted(str(error)) from error
 
 
 class _LastLines:

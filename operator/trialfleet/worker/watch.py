@@ -26,6 +26,7 @@ from trialfleet.worker.interrupts import (
     Leave,
     TrialTimedOut,
     in_client,
+    in_group,
     in_import,
 )
 
@@ -82,11 +83,11 @@ class Watch:
     seconds; a second request ends the grace. A process that hangs ``LAST_S`` seconds longer
     exits with ``errors.EXIT_DRAINED``.
 
-    An interrupt is raised in the objective wherever it is, except inside a call to the storage
-    or an import. An objective that does not end within 10 s after its time was over (it is in
-    C code, or swallows every exception) is told FAIL by the watching thread and the process
-    exits with ``errors.EXIT_OVERRUN``. One that does not even let other threads run is ended by
-    faulthandler with exit code 1 and its stack on stderr.
+    An interrupt is raised in the objective wherever it is, except inside a call to the storage,
+    an import or the start of a program. An objective that does not end within 10 s after its time
+    was over (it is in C code, or swallows every exception) is told FAIL by the watching thread and
+    the process exits with ``errors.EXIT_OVERRUN``. One that does not even let other threads run is
+    ended by faulthandler with exit code 1 and its stack on stderr.
 
     ``asking``, ``running``, ``telling`` and ``away`` are for the main thread only; ``leave`` and
     ``leaving`` for any.
@@ -188,7 +189,7 @@ class Watch:
             return
         if now < spell.next_raise:
             return  # this signal was sent before the one before it was heard
-        if spell.phase is _Phase.RUNNING and in_client(frame):
+        if spell.phase is _Phase.RUNNING and (in_client(frame) or in_group(frame)):
             return
         spell.raised = due
         # Python drops an exception that is raised in a finalizer, so one may not do; but what the

@@ -20,6 +20,7 @@ from trialfleet.api.study import StudySpec
 from trialfleet.errors import ObjectiveImportError
 from trialfleet.worker import failure, program
 from trialfleet.worker.failure import Failed, Failure
+from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
 from trialfleet.worker.metrics import Metrics
 
@@ -82,7 +83,7 @@ class Command:
                 folder=self.folder,
                 on_line=metrics.see,
             )
-        except program.NotStarted as error:
+        except NotStarted as error:
             message = f"{arguments[0]} can't be started: {error}"
             raise Failed(Failure(names.REASON_OBJECTIVE_RAISED, message)) from error
         except Interrupt as interrupt:
