@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "studies",
     "validate",
     "proxy",
+    "token",
     "worker",
     "operator",
     "postgres",

@@ -1,0 +1,34 @@
+"""``trialfleet token``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trialfleet import tokens
+from trialfleet.errors import InvalidInput
+
+
+def token(
+    key: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The file that proxies have as --token-key; its first key is used."
+        ),
+    ],
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="The study that the token opens.")
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="Make a token for everything.")] = False,
+) -> None:
+    """Print the token that opens one study, or with --admin everything, at proxies with the key."""
+    if (study is None) != admin:
+        raise InvalidInput("STUDY, --admin: accepted: one of the two")
+    try:
+        keys = tokens.read_keys(key.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        raise InvalidInput(f"key: {key}: {reason}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"key: {key}: {error}") from error
+    print(tokens.for_admin(keys[0]) if study is None else tokens.for_study(keys[0], study))

@@ -1,0 +1,89 @@
+"""Two studies with a worker each, and for every call a request that is about one of them."""
+
+import functools
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+
+from tests.proxy.running import Session
+from trialfleet import tokens
+from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+
+KEY = "k" * 32
+SERVICE = pb.DESCRIPTOR.services_by_name["TrialFleet"]
+CALLS = sorted(method.name for method in SERVICE.methods)
+
+
+class Caller:
+    """A stub that shows a token with every call, or none; a stream is read to its end."""
+
+    def __init__(self, stub: Any, token: str | None) -> None:
+        self._stub = stub
+        self._metadata = None if token is None else (tokens.metadata(token),)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = functools.partial(getattr(self._stub, name), metadata=self._metadata, timeout=20)
+        if not SERVICE.methods_by_name[name].server_streaming:
+            return call
+        return lambda request: list(call(request))
+
+
+class Side:
+    """A study, its token, and a worker that runs a trial of it."""
+
+    def __init__(self, stub: Any, key: str = KEY) -> None:
+        self.study = f"study-{uuid.uuid4().hex}"
+        self.admin: Any = Caller(stub, tokens.for_admin(key))
+        self.caller: Any = Caller(stub, tokens.for_study(key, self.study))
+        self.admin.EnsureStudy(pb.EnsureStudyRequest(name=self.study, directions=[pb.MINIMIZE]))
+        self.session = Session(cast(TrialFleetStub, self.caller), self.study)
+        self.study_id = self.session.study_id
+        self.trial_id = self.session.open_trial().trial_id
+
+    def write(self) -> pb.WriteId:
+        return self.session.write()
+
+    def trial(self) -> pb.Trial:
+        reply = self.admin.GetTrials(pb.GetTrialsRequest(trial_ids=[self.trial_id]))
+        return pb.Trial.FromString(reply.trials.trials[0])
+
+
+def _update(side: Side) -> pb.TrialUpdate:
+    return pb.TrialUpdate(
+        trial_id=side.trial_id, user_attrs=[pb.Attribute(key="by", value_json='"stranger"')]
+    )
+
+
+REQUESTS: dict[str, Callable[[Side], Any]] = {
+    "EnsureStudy": lambda of: pb.EnsureStudyRequest(name=of.study, directions=[pb.MINIMIZE]),
+    "CreateStudy": lambda of: pb.CreateStudyRequest(
+        write=of.write(), name=f"{of.study}-2", directions=[pb.MINIMIZE]
+    ),
+    "StopStudy": lambda of: pb.StopStudyRequest(study_id=of.study_id),
+    "DeleteStudy": lambda of: pb.DeleteStudyRequest(write=of.write(), study_id=of.study_id),
+    "SetStudyAttribute": lambda of: pb.SetStudyAttributeRequest(
+        write=of.write(),
+        study_id=of.study_id,
+        attribute=pb.Attribute(key="by", value_json='"stranger"'),
+    ),
+    "ListStudies": lambda of: pb.ListStudiesRequest(study_id=of.study_id),
+    "OpenSession": lambda of: pb.OpenSessionRequest(
+        session=os.urandom(16), worker="w", study=of.study, time_to_live_s=60
+    ),
+    "KeepAlive": lambda of: pb.KeepAliveRequest(session=of.session.name),
+    "CloseSession": lambda of: pb.CloseSessionRequest(session=of.session.name),
+    "GiveUp": lambda of: pb.GiveUpRequest(session=of.session.name, reason="Evicted"),
+    "Ask": lambda of: pb.AskRequest(write=of.write(), study_id=of.study_id),
+    "Report": lambda of: pb.ReportRequest(write=of.write(), update=_update(of)),
+    "Tell": lambda of: pb.TellRequest(
+        write=of.write(), update=_update(of), state=pb.COMPLETE, values=[1.0]
+    ),
+    "CreateTrial": lambda of: pb.CreateTrialRequest(write=of.write(), study_id=of.study_id),
+    "WriteTrial": lambda of: pb.WriteTrialRequest(write=of.write(), update=_update(of)),
+    "GetTrials": lambda of: pb.GetTrialsRequest(trial_ids=[of.trial_id]),
+    "History": lambda of: pb.HistoryRequest(study_id=of.study_id),
+    "Summary": lambda of: pb.SummaryRequest(study_id=of.study_id),
+}
+"""For each call a request about a study: a new call needs one here, and a rule."""
