@@ -58,7 +58,13 @@ def agree(url: str, summary: Summary) -> None:
 @pytest.mark.parametrize("constrained", [None, "list", "keys"])
 @pytest.mark.parametrize(
     "directions",
-    [[MINIMIZE], [MAXIMIZE], [MINIMIZE, MAXIMIZE], [MAXIMIZE, MAXIMIZE, MINIMIZE]],
+    [
+        [MINIMIZE],
+        [MAXIMIZE],
+        [MINIMIZE, MAXIMIZE],
+        [MAXIMIZE, MAXIMIZE, MINIMIZE],
+        [MAXIMIZE, MINIMIZE] * 3,
+    ],
     ids=lambda directions: "-".join(direction.name.lower() for direction in directions),
 )
 def test_random_values(

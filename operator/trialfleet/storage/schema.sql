@@ -102,16 +102,25 @@ CREATE INDEX trialfleet_trials_unfinished ON trials (study_id, state, trial_id)
     WHERE state IN ('RUNNING', 'WAITING');
 
 -- Whether trial A makes B superfluous in the front. Of equal trials the front keeps all if
--- there are several objectives, as Optuna's does, and the first if there is one.
+-- there are several objectives, as Optuna's does, and the first if there is one. Simple enough
+-- for PostgreSQL to put it in place of each call: it is asked of every trial of a front.
+CREATE FUNCTION trialfleet_all_at_most(a float8[], b float8[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT bool_and(x <= y) FROM unnest(a, b) AS pair (x, y)
+$$;
 CREATE FUNCTION trialfleet_dominates(a float8[], b float8[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN cardinality(a) = 1 THEN a[1] <= b[1]
-        ELSE a <> b AND (SELECT bool_and(x <= y) FROM unnest(a, b) AS pair (x, y)) END
+    SELECT CASE cardinality(a)
+        WHEN 1 THEN a[1] <= b[1]
+        WHEN 2 THEN a[1] <= b[1] AND a[2] <= b[2] AND a <> b
+        WHEN 3 THEN a[1] <= b[1] AND a[2] <= b[2] AND a[3] <= b[3] AND a <> b
+        ELSE a <> b AND trialfleet_all_at_most(a, b) END
 $$;
 
 -- Takes complete trials into the front. A trial with a violated constraint never enters, nor
 -- does one that still lacks a value. What is no number among the constraints violates nothing:
 -- Optuna stores null for a constraints_func that raised.
+-- What dominates a trial comes before it in the order of the index on the costs.
 CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     candidate record;
@@ -136,15 +145,16 @@ BEGIN
         ORDER BY t.study_id, t.trial_id
     LOOP
         CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
-            WHERE b.study_id = candidate.study_id
+            WHERE b.study_id = candidate.study_id AND b.costs <= candidate.costs
             AND trialfleet_dominates(b.costs, candidate.costs));
         -- Two that enter at once could each miss that the other is better.
         PERFORM pg_advisory_xact_lock(hashtext('trialfleet_best'), candidate.study_id);
         CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
-            WHERE b.study_id = candidate.study_id
+            WHERE b.study_id = candidate.study_id AND b.costs <= candidate.costs
             AND trialfleet_dominates(b.costs, candidate.costs));
-        DELETE FROM trialfleet_best b WHERE b.study_id = candidate.study_id
-            AND trialfleet_dominates(candidate.costs, b.costs);
+        DELETE FROM trialfleet_best b
+        WHERE b.study_id = candidate.study_id AND b.costs >= candidate.costs
+        AND trialfleet_dominates(candidate.costs, b.costs);
         INSERT INTO trialfleet_best (study_id, trial_id, costs)
         VALUES (candidate.study_id, candidate.trial_id, candidate.costs)
         ON CONFLICT DO NOTHING;
