@@ -16,6 +16,7 @@ from tests.client.fake import UNAVAILABLE, FakeProxy
 from trialfleet import errors
 from trialfleet.client import FleetStorage
 from trialfleet.client.connection import Connection
+from trialfleet.client.credentials import Credentials
 
 Connect = Callable[..., FleetStorage]
 StartFake = Callable[..., FakeProxy]
@@ -203,7 +204,7 @@ def test_what_grpc_finds_too_large_is_not_sent_again(
 
 
 def test_a_message_larger_than_the_proxys_limit_is_not_sent(fake: FakeProxy) -> None:
-    connection = Connection([fake.address], 1.0)
+    connection = Connection([fake.address], 1.0, Credentials("", "", ""))
     connection.max_message_bytes = 10
     from trialfleet.client import calls
 

@@ -11,6 +11,7 @@ import grpc
 
 from trialfleet import errors, names
 from trialfleet.client.calls import Call, Reply
+from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed, Endpoint
 
 CALL_S: Final = 10.0
@@ -21,12 +22,16 @@ _LONGEST_PAUSE_S: Final = 2.0
 _PAUSE_GROWTH: Final = 1.6
 _RETURN_S: Final = 10.0
 """How long after it failed the nearest endpoint is tried again."""
+_UNKNOWN_S: Final = 5.0
+"""How long a token that no proxy knows is shown: a new one may be on its way to either side."""
 
 _RETRIED: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
+        # For a shorter time than the others.
+        grpc.StatusCode.UNAUTHENTICATED,
         # Nobody here cancels a call: the proxy did, because it ends.
         grpc.StatusCode.CANCELLED,
     }
@@ -47,12 +52,15 @@ class Connection:
     the protocol is applied once however often it is sent.
     """
 
-    def __init__(self, addresses: Sequence[str], patience_s: float) -> None:
+    def __init__(
+        self, addresses: Sequence[str], patience_s: float, credentials: Credentials
+    ) -> None:
         """Take ``host:port`` of each proxy, and how many seconds a call is tried for."""
         if not addresses:
             raise errors.InvalidInput("endpoints: found none, accepted: HOST:PORT[,HOST:PORT...]")
         self.max_message_bytes = names.MAX_MESSAGE_BYTES
-        self._endpoints = [Endpoint(address) for address in addresses]
+        self._endpoints = [Endpoint(address, credentials) for address in addresses]
+        self._credentials = credentials
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._current = 0
@@ -155,13 +163,21 @@ class Connection:
         patience_s: float,
     ) -> _T:
         give_up_at = time.monotonic() + patience_s
+        unknown_until: float | None = None
         pause_s = _FIRST_PAUSE_S
         tries = 1
         while True:
             reason = self._judge(failure, self._endpoints[index], began)
+            unknown = _is_unauthenticated(failure)
+            if unknown and (self._credentials.read_again() or unknown_until is None):
+                unknown_until = time.monotonic() + _UNKNOWN_S
             index = self._leave(index)
             if tries % len(self._endpoints) == 0:
                 left_s = give_up_at - time.monotonic()
+                if unknown and unknown_until is not None:
+                    left_s = min(left_s, unknown_until - time.monotonic())
+                if left_s <= 0 and unknown:
+                    raise errors.Unauthenticated(f"{self._addresses()}: {reason}") from failure
                 if left_s <= 0:
                     raise errors.StorageUnavailable(
                         f"no proxy answered within {patience_s:g} s at {self._addresses()}: "
@@ -199,6 +215,10 @@ class Connection:
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             # A connection whose other end vanished without a word stays open for minutes.
             endpoint.disconnect(silent_since=began)
+        if code == grpc.StatusCode.UNAVAILABLE and self._credentials.authorities is not None:
+            # A certificate of an authority that our file names by now is no longer refused.
+            self._credentials.read_again()
+            endpoint.renew()
         if code in _RETRIED:
             return f"{code.name}: {details}"
         kind = _ERRORS.get(code, errors.TrialfleetError)
@@ -225,3 +245,9 @@ class Connection:
 
     def _addresses(self) -> str:
         return ", ".join(endpoint.address for endpoint in self._endpoints)
+
+
+def _is_unauthenticated(failure: grpc.RpcError | ChannelClosed) -> bool:
+    if isinstance(failure, ChannelClosed):
+        return False
+    return bool(cast(grpc.Call, failure).code() == grpc.StatusCode.UNAUTHENTICATED)

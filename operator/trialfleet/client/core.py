@@ -9,6 +9,7 @@ import grpc
 
 from trialfleet.client import calls
 from trialfleet.client.connection import CALL_S, Connection
+from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories
 from trialfleet.client.running import RunningTrials
@@ -37,8 +38,12 @@ class Core:
         worker: str,
         time_to_live_s: float,
         patience_s: float,
+        token_file: str,
+        ca_file: str,
+        server_name: str,
     ) -> None:
-        self.connection = Connection(addresses, patience_s)
+        credentials = Credentials(token_file, ca_file, server_name)
+        self.connection = Connection(addresses, patience_s, credentials)
         self.sessions = Sessions(
             self.connection,
             study=study,

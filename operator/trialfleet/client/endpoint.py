@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import grpc
 from grpc.experimental import ChannelOptions
 
 from trialfleet.client.calls import Call, Reply
+from trialfleet.client.credentials import Credentials
 from trialfleet.errors import InvalidInput
 
 _OPTIONS: Final = (
@@ -36,8 +36,9 @@ class ChannelClosed(Exception):
 
 
 class _Channel:
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        self.authorities = credentials.authorities
+        self._channel = credentials.connect(address, _OPTIONS)
         self._unary: dict[Call[Any], Callable[..., Any]] = {}
         self.closed = False
         self.answered_at = time.monotonic()
@@ -60,12 +61,13 @@ class _Channel:
 class Endpoint:
     """A proxy's address. Thread-safe; connects at the first call."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials) -> None:
         """Take ``host:port``. Raises :class:`~trialfleet.errors.InvalidInput`."""
         host, colon, port = address.rpartition(":")
         if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
             raise InvalidInput(f"endpoints: found {address!r}, accepted: HOST:PORT[,HOST:PORT...]")
         self.address = address
+        self._credentials = credentials
         self._lock = threading.Lock()
         self._channel: _Channel | None = None
 
@@ -73,7 +75,9 @@ class Endpoint:
         """Make one attempt. Raises ``grpc.RpcError`` and :class:`ChannelClosed`."""
         channel = self._channel or self._connect()
         try:
-            reply = channel.unary(call)(request, timeout=deadline_s)
+            reply = channel.unary(call)(
+                request, timeout=deadline_s, metadata=self._credentials.metadata
+            )
         except ValueError as error:
             if channel.closed:
                 raise ChannelClosed from error
@@ -84,14 +88,21 @@ class Endpoint:
     def stream(self, call: Call[Reply], request: bytes, deadline_s: float) -> Iterator[Reply]:
         """Make one attempt to read a stream. Raises as :meth:`call`, while it is read."""
         channel = self._channel or self._connect()
+        metadata = self._credentials.metadata
         try:
-            for reply in channel.stream(call)(request, timeout=deadline_s):
+            for reply in channel.stream(call)(request, timeout=deadline_s, metadata=metadata):
                 channel.answered_at = time.monotonic()
                 yield reply
         except ValueError as error:
             if channel.closed:
                 raise ChannelClosed from error
             raise
+
+    def renew(self) -> None:
+        """Let the next call make another channel if the authorities to trust have changed."""
+        channel = self._channel
+        if channel is not None and channel.authorities != self._credentials.authorities:
+            self.disconnect()
 
     def disconnect(self, silent_since: float | None = None) -> None:
         """Close the channel; the next call makes another. Calls under way are cancelled.
@@ -110,5 +121,5 @@ class Endpoint:
     def _connect(self) -> _Channel:
         with self._lock:
             if self._channel is None:
-                self._channel = _Channel(self.address)
+                self._channel = _Channel(self.address, self._credentials)
             return self._channel

@@ -14,6 +14,7 @@ from trialfleet import names
 from trialfleet.client import calls
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.client.core import Core
+from trialfleet.client.credentials import from_environment
 from trialfleet.client.records import (
     decode_batch,
     encode_attributes,
@@ -45,6 +46,10 @@ class FleetStorage(Studies):
     **Processes.** A copy made by pickling connects anew and has a session of its own, and so
     has the copy in a forked process: trials go on in the process that asked for them.
 
+    **Security.** A pickled copy carries the paths of the files, not what they hold. A token that no
+    proxy knows raises :class:`~trialfleet.errors.Unauthenticated` after seconds, one of another
+    study :class:`~trialfleet.errors.PermissionDenied` at once.
+
     **Failures.** A call is tried at each proxy in turn, with pauses, for ``patience_s`` seconds,
     and then raises :class:`~trialfleet.errors.StorageUnavailable`; every write is applied once
     however often it was sent. When the session was given up meanwhile, the next ``set_trial_*``
@@ -64,6 +69,9 @@ class FleetStorage(Studies):
         worker: str = "",
         time_to_live_s: float = names.SESSION_TIME_TO_LIVE_S,
         patience_s: float = 600.0,
+        token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        server_name: str = "",
     ) -> None:
         """Name the proxies; connects at the first call.
 
@@ -75,9 +83,17 @@ class FleetStorage(Studies):
             time_to_live_s: Seconds after which a session that is silent is given up. It is kept
                 alive by a thread, also while an objective runs.
             patience_s: Seconds for which a call is tried.
+            token_file: File with the token to show to proxies; by default the one that
+                ``TRIALFLEET_TOKEN_FILE`` names; empty for none. It is read again when a proxy
+                does not know the token.
+            ca_file: File with the certificates of the only authorities to trust, in PEM: calls
+                are encrypted. By default the one that ``TRIALFLEET_CA_FILE`` names; empty for
+                none. It is read again when no connection can be made.
+            server_name: Name to expect in the proxies' certificates; the endpoint's host if empty.
 
         Raises:
-            InvalidInput: An endpoint is not ``host:port``, or a time is out of range.
+            InvalidInput: An endpoint is not ``host:port``, a time is out of range, or a file
+                can't be used.
         """
         listed = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
         if not time_to_live_s > 0:
@@ -90,6 +106,9 @@ class FleetStorage(Studies):
             "worker": worker,
             "time_to_live_s": time_to_live_s,
             "patience_s": patience_s,
+            "token_file": from_environment(token_file, names.ENV_TOKEN_FILE),
+            "ca_file": from_environment(ca_file, names.ENV_CA_FILE),
+            "server_name": server_name,
         }
         self._begin()
 
