@@ -44,8 +44,16 @@ CONNECT_S: Final = 10
 
 
 @contextlib.contextmanager
-def open_source(data: Path, storage: str | None, proxy: str | None) -> Iterator[BaseStorage]:
+def open_source(
+    data: Path,
+    storage: str | None,
+    proxy: str | None,
+    token_file: Path | None = None,
+    ca_file: Path | None = None,
+) -> Iterator[BaseStorage]:
     """Open what the options name: a proxy before a database before a folder.
+
+    ``token_file`` and ``ca_file`` are for a proxy.
 
     A folder's PostgreSQL server is used if it runs, else started for as long as it is read.
 
@@ -55,7 +63,9 @@ def open_source(data: Path, storage: str | None, proxy: str | None) -> Iterator[
     if proxy is not None:
         from trialfleet.client import FleetStorage
 
-        client = FleetStorage(proxy, patience_s=PROXY_PATIENCE_S)
+        client = FleetStorage(
+            proxy, patience_s=PROXY_PATIENCE_S, token_file=token_file, ca_file=ca_file
+        )
         try:
             yield client
         finally:

@@ -9,6 +9,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from rich.table import Table
 
+from trialfleet.cli.credentials import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     DEFAULT_FOLDER,
     DataOption,
@@ -26,12 +27,14 @@ def studies(
     data: DataOption = DEFAULT_FOLDER,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
     output: Annotated[Output, typer.Option(help="How the studies are written.")] = Output.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many studies.")] = None,
 ) -> None:
     """List the studies of a storage, the oldest first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with open_source(data, storage, proxy) as source:
+    with open_source(data, storage, proxy, token_file, ca_file) as source:
         found = [study.study_name for study in source.get_all_studies()]
         rows = [_row(optuna.load_study(study_name=name, storage=source), source) for name in found]
     rows = rows if limit is None else rows[-limit:]

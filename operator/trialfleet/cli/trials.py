@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from optuna.trial import TrialState
 
+from trialfleet.cli.credentials import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     DEFAULT_FOLDER,
     DataOption,
@@ -33,6 +34,8 @@ def trials(
     data: DataOption = DEFAULT_FOLDER,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
     output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many trials.")] = None,
     state: Annotated[
@@ -41,7 +44,7 @@ def trials(
 ) -> None:
     """List a study's trials with values, parameters and attributes, ordered by number."""
     states = [TrialState[name.name] for name in state] if state else None
-    with open_source(data, storage, proxy) as source:
+    with open_source(data, storage, proxy, token_file, ca_file) as source:
         found = open_study(source, study)
         listed = found.get_trials(deepcopy=False, states=states)
         if limit is not None:

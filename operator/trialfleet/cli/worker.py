@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trialfleet import names
+from trialfleet.cli.credentials import CaFileOption, TokenFileOption
 from trialfleet.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import assignment, log, process
 from trialfleet.worker.watch import GRACE_S
@@ -39,6 +40,8 @@ def worker(
             help="The storage's proxies, the nearest first.",
         ),
     ] = "",
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
     objective: Annotated[
         str,
         typer.Option(
@@ -103,6 +106,8 @@ def worker(
         checkpoint_root=checkpoint_root,
         grace_s=grace,
         patience_s=patience,
+        token_file=token_file,
+        ca_file=ca_file,
     )
     try:
         code = process.run(assignment.read(study, name=name, objective=objective), settings)

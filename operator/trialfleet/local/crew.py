@@ -297,6 +297,9 @@ class _Slot(threading.Thread):
             rank=RANK,
             environment={
                 **os.environ,
+                # A local run's proxy neither encrypts nor asks for tokens.
+                names.ENV_TOKEN_FILE: "",
+                names.ENV_CA_FILE: "",
                 **crew.workforce.environment,
                 names.ENV_WORKER: self._worker,
             },

@@ -1,6 +1,7 @@
 """Runs a study on this machine: PostgreSQL, a proxy, and a crew of workers."""
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -155,11 +156,13 @@ class Fleet:
     def _open_study(self, stack: contextlib.ExitStack) -> "StudyDefinition":
         from trialfleet.client import FleetStorage
 
+        # Whatever token the environment names, it is for other proxies than a local run's.
+        connect = functools.partial(FleetStorage, self.address, token_file="", ca_file="")
         # Later on, a storage may be away for minutes; one that was ready a moment ago may not.
-        with contextlib.closing(FleetStorage(self.address, patience_s=START_S)) as client:
+        with contextlib.closing(connect(patience_s=START_S)) as client:
             definition = self._plan.define(client)
             self.study_id, self.created = client.ensure_study(definition)
-        self.client = FleetStorage(self.address)
+        self.client = connect()
         stack.callback(self.client.close)
         return definition
 

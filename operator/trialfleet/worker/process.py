@@ -33,6 +33,10 @@ class Settings:
     checkpoint_root: Path | None = None
     grace_s: float = GRACE_S
     patience_s: float = PATIENCE_S
+    token_file: Path | None = None
+    """File with the token to show to proxies; the environment's if absent."""
+    ca_file: Path | None = None
+    """Authorities to trust, in PEM; the environment's if absent."""
 
 
 def run(assignment: Assignment, settings: Settings) -> int:
@@ -52,6 +56,8 @@ def run(assignment: Assignment, settings: Settings) -> int:
         study=assignment.study_name,
         worker=settings.worker,
         patience_s=settings.patience_s,
+        token_file=settings.token_file,
+        ca_file=settings.ca_file,
     )
     with Watch(storage, grace_s=settings.grace_s) as watch:
         try:
