@@ -18,6 +18,9 @@ PROXY_PORT: Final = 13000
 METRICS_PORT: Final = 13001
 
 HEALTH_PORT: Final = 13002
+"""Where a proxy whose calls are encrypted answers the kubelet's health checks, in plain."""
+
+HEALTH_PORT: Final = 13002
 """Where a proxy whose main port is encrypted answers health checks: a kubelet's can't encrypt."""
 
 # -- environment of a proxy ------------------------------------------------------------
@@ -160,6 +163,19 @@ def postgres_name(storage: str) -> str:
 def proxy_name(storage: str) -> str:
     """Return the name of a storage's DaemonSet or Deployment of proxies."""
     return f"{storage}-proxy"
+
+
+def storage_secret(storage: str, digest: str) -> str:
+    """Return the name of the Secret for a storage's PostgreSQL and proxies.
+
+    ``digest`` is of what it holds: a Secret never changes, another takes its place.
+    """
+    return f"{storage}-storage-{digest}"
+
+
+def access_secret(study: str, digest: str) -> str:
+    """Return the name of the Secret by which the pods of a study reach its storage."""
+    return f"{study}-access-{digest}"
 
 
 def postgres_service(storage: str) -> str:
