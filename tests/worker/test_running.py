@@ -214,7 +214,7 @@ def test_a_grid_that_is_exhausted_ends_the_worker(
 
     assert worker.wait() == errors.EXIT_OK
     assert sorted(trial.value or 0 for trial in study.trials) == [1, 2, 3, 4]
-    assert "INFO the study was stopped after 4 trials\n" in worker.errors
+    assert "INFO the study has ended (Stopped) after 4 trials\n" in worker.errors
 
 
 def test_one_worker_with_a_seed_is_reproducible(
