@@ -18,9 +18,6 @@ PROXY_PORT: Final = 13000
 METRICS_PORT: Final = 13001
 
 HEALTH_PORT: Final = 13002
-"""Where a proxy whose calls are encrypted answers the kubelet's health checks, in plain."""
-
-HEALTH_PORT: Final = 13002
 """Where a proxy whose main port is encrypted answers health checks: a kubelet's can't encrypt."""
 
 # -- environment of a proxy ------------------------------------------------------------
