@@ -37,10 +37,10 @@ def constraints(values: Sequence[float], style: str) -> list[tuple[str, str]]:
     return [(f"constraints:c{k}", json.dumps(value)) for k, value in enumerate(values)]
 
 
-def agree(url: str, summary: Summary) -> None:
+def agree(url: str, name: str, summary: Summary) -> None:
     """Assert that a summary has the trials that Optuna's own study says are the best."""
     with stock(url) as storage:
-        study = optuna.load_study(study_name=STUDY, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
         found = [trial.trial_id for trial in summary.best]
         if len(study.directions) > 1:
             assert sorted(found) == [trial._trial_id for trial in study.best_trials]
@@ -68,9 +68,10 @@ def agree(url: str, summary: Summary) -> None:
     ids=lambda directions: "-".join(direction.name.lower() for direction in directions),
 )
 def test_random_values(
-    url: str, directions: Sequence[StudyDirection], constrained: str | None
+    shared_url: str, directions: Sequence[StudyDirection], constrained: str | None
 ) -> None:
-    chance = random.Random(f"{directions} {constrained}")
+    url, name = shared_url, f"{directions} {constrained}"
+    chance = random.Random(name)
 
     def value() -> float:
         # Few different ones, so that many are equal.
@@ -82,10 +83,10 @@ def test_random_values(
         violations = [chance.choice([-1, 0, -0.5, 1e-300, 2, INF]) for _ in range(2)]
         return {"system_attrs": constraints(violations, constrained)}
 
-    async def main() -> None:
+    async def main() -> int:
         async with storages(url, 2) as proxies:
-            study_id = await create(proxies[0], directions=directions)
-            workers = [await Worker(proxy, study_id).start() for proxy in proxies for _ in "ab"]
+            study_id = await create(proxies[0], name, directions)
+            workers = [await Worker(proxy, study_id).start(name) for proxy in proxies for _ in "ab"]
             for _ in range(4):
                 opened = await asyncio.gather(*(w.open() for w in workers for _ in range(5)))
                 telling = []
@@ -97,10 +98,11 @@ def test_random_values(
                 await asyncio.gather(*telling)
                 template = TrialRecord(0, 0, TrialState.COMPLETE, [value() for _ in directions])
                 await proxies[0].apply(CreateTrial(study_id, template))
-                agree(url, await proxies[1].summary(study_id, 1000))
+                agree(url, name, await proxies[1].summary(study_id, 1000))
 
-    asyncio.run(main())
-    check(url)
+            return study_id
+
+    check(url, asyncio.run(main()))
 
 
 async def tell(storage: Storage, study_id: int, *values: float, **more: Any) -> int:

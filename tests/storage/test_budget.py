@@ -125,11 +125,12 @@ def test_stock_writers_at_the_same_time(url: str) -> None:
 
 
 async def ended_by(
-    storage: Storage, budget: Budget, tells: Sequence[Any], directions: Sequence[Any] = (MINIMIZE,)
+    storage: Storage, budget: Budget, tells: Sequence[Any], directions: Sequence[Any]
 ) -> TrialRecord | Wait | Ended:
     """Open and tell trials one by one; return what the last opening gave."""
-    study_id = await create(storage, directions=directions, budget=budget)
-    worker = await Worker(storage, study_id).start()
+    name = str((budget, directions))
+    study_id = await create(storage, name, directions, budget)
+    worker = await Worker(storage, study_id).start(name)
     for state, values in tells:
         trial = await worker.open()
         assert (await storage.summary(study_id)).ended == ""
@@ -173,10 +174,14 @@ def complete(*values: float) -> tuple[TrialState, Sequence[float]]:
     ],
 )
 def test_ends(
-    url: str, budget: Budget, directions: Sequence[Any], tells: Sequence[Any], reason: str | None
+    shared_url: str,
+    budget: Budget,
+    directions: Sequence[Any],
+    tells: Sequence[Any],
+    reason: str | None,
 ) -> None:
     async def main() -> None:
-        async with storages(url, 1) as (storage,):
+        async with storages(shared_url, 1) as (storage,):
             answer = await ended_by(storage, budget, tells, directions)
             if reason is None:
                 assert isinstance(answer, TrialRecord)
