@@ -111,7 +111,11 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         "apiVersion": names.API_VERSION,
         "kind": "StudyStorage",
         "metadata": {"name": "shared"},
-        "spec": {"postgres": {"external": {"secretRef": {"name": "database"}}}},
+        "spec": {
+            "postgres": {"external": {"secretRef": {"name": "database"}}},
+            # Certificates are for names, and here are addresses only.
+            "security": {"tls": False},
+        },
     }
     kube.create("studystorages", storage)
 

@@ -12,6 +12,7 @@ from trialfleet.client.answers import Counts, Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build import workers as build
 from trialfleet.controller.build.objects import Owner
+from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.observed import (
     StorageObserved,
@@ -23,10 +24,14 @@ from trialfleet.controller.observed import (
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import PodView
+from trialfleet.controller.secrecy import Keys
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 OPTIONS = Options(image="operator:1", worker_image="worker:1")
+KEYS = Keys(b"0" * 32)
 PROXIES = "s-proxy-node.ns.svc:13000,s-proxy.ns.svc:13000"
+
+REACH = Reach("s", PROXIES, None)
 
 
 def ago(seconds: float) -> datetime.datetime:
@@ -63,7 +68,7 @@ def observed(**changes: Any) -> StudyObserved:
     base = StudyObserved(
         subject=subject(),
         study=study(),
-        storage=StorageView("s", True, reasons.AVAILABLE, "", PROXIES),
+        storage=StorageView("s", True, reasons.AVAILABLE, "", PROXIES, ago(9000), tls=False),
         ensured=True,
         summary=summary(),
     )
@@ -92,8 +97,7 @@ def job(
         of or study(),
         index=index,
         parallelism=parallelism,
-        storage="s",
-        proxies=PROXIES,
+        reach=REACH,
         generation=generation,
         options=OPTIONS,
     )

@@ -7,12 +7,21 @@ import kubernetes_validate
 import pytest
 
 from tests.controller.kube import Object
-from tests.controller.observations import NOW, OPTIONS, PROXIES, storage_observed, study
+from tests.controller.observations import (
+    KEYS,
+    NOW,
+    OPTIONS,
+    PROXIES,
+    REACH,
+    storage_observed,
+    study,
+)
 from trialfleet import errors, names
 from trialfleet.api.manifest import load
 from trialfleet.api.study import Study
 from trialfleet.controller.build import run_once, workers
 from trialfleet.controller.build.objects import Owner
+from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.storage_plan import plan_storage
 
 OWNER = Owner("Study", "q", "ns", "uid-q")
@@ -60,14 +69,16 @@ TEMPLATE: dict[str, Any] = {
 }
 
 
-def job_of(made: Study, parallelism: int = 3) -> Object:
+SECURE = Reach("s", PROXIES, "q-access-1")
+
+
+def job_of(made: Study, parallelism: int = 3, reach: Reach = REACH) -> Object:
     return workers.build_job(
         OWNER,
         made,
         index=2,
         parallelism=parallelism,
-        storage="s",
-        proxies=PROXIES,
+        reach=reach,
         generation=5,
         options=OPTIONS,
     )
@@ -76,27 +87,21 @@ def job_of(made: Study, parallelism: int = 3) -> Object:
 def run_once_jobs() -> list[Object]:
     pods = {"spec": {"containers": [{"name": "main", "image": "i", "command": ["true"]}]}}
     made = study(prepare=pods, collate={"spec": {**pods["spec"], "restartPolicy": "OnFailure"}})
-    more: dict[str, Any] = {
-        "storage": "s",
-        "proxies": PROXIES,
-        "generation": 1,
-        "options": OPTIONS,
-    }
     return [
-        run_once.build_prepare(OWNER, made, **more),
-        run_once.build_collate(OWNER, made, **more),
+        run_once.build_prepare(OWNER, made, reach=SECURE, generation=1),
+        run_once.build_collate(OWNER, made, reach=SECURE, generation=1, options=OPTIONS),
     ]
 
 
 def everything() -> list[Object]:
     objects = [
         job_of(study()),
-        job_of(study(template=TEMPLATE)),
+        job_of(study(template=TEMPLATE), reach=SECURE),
         workers.build_config(OWNER, study()),
         *run_once_jobs(),
     ]
     for spec in STORAGES:
-        plan = plan_storage(storage_observed(spec), OPTIONS, "secret", NOW)
+        plan = plan_storage(storage_observed(spec), OPTIONS, KEYS, NOW)
         objects += [*plan.objects, *plan.once]
     return objects
 
@@ -234,11 +239,12 @@ class TestWorkers:
 
 
 def test_the_password_is_in_the_secret_only() -> None:
-    plan = plan_storage(storage_observed(), OPTIONS, "pass123", NOW)
+    plan = plan_storage(storage_observed(), OPTIONS, KEYS, NOW)
     (secret,) = plan.once
-    assert secret["stringData"]["password"] == "pass123"
-    assert ":pass123@s-pg.ns.svc:5432/" in secret["stringData"]["url"]
-    assert "pass123" not in json.dumps(plan.objects)
+    password = secret["stringData"]["password"]
+    assert len(password) >= 32
+    assert f":{password}@s-pg.ns.svc:5432/" in secret["stringData"]["url"]
+    assert password not in json.dumps(plan.objects)
 
 
 def test_collate_finds_the_results() -> None:

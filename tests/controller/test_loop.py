@@ -9,7 +9,7 @@ import pytest
 from trialfleet import names
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Owner, hashed
-from trialfleet.controller.keys import Keys
+from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.wakeups import GAP_S, Wakeups
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.controller.observations import (
+    KEYS,
     NOW,
     OPTIONS,
     ago,
@@ -17,7 +18,9 @@ from tests.controller.observations import (
     workload,
 )
 from trialfleet import names
+from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller import reasons
+from trialfleet.controller.build import access
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
@@ -25,20 +28,36 @@ from trialfleet.controller.storage_plan import plan_storage
 
 
 def plan(seen: StorageObserved, **options: Any) -> Plan:
-    return plan_storage(seen, dataclasses.replace(OPTIONS, **options), "pass word", NOW)
+    return plan_storage(seen, dataclasses.replace(OPTIONS, **options), KEYS, NOW)
 
 
 PROXIES = ["Service/s-proxy", "Service/s-proxy-node", "DaemonSet/s-proxy", "NetworkPolicy/s-proxy"]
 POSTGRES = ["Service/s-pg", "StatefulSet/s-pg"]
-EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}}
+PLAIN = {"security": {"tls": False}}
+EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}, **PLAIN}
+
+WHERE = access.Storage("s", "ns", ago(5))
+
+
+def secret_of(spec: dict[str, Any], now: datetime.datetime = NOW) -> str:
+    made = StudyStorageSpec.model_validate(spec)
+    return f"Secret/{access.storage_secret_name(KEYS, WHERE, made, now)}"
+
+
+SECRET = secret_of({})
+PLAIN_SECRET = secret_of(PLAIN)
 
 
 @pytest.mark.parametrize(
     ("spec", "objects"),
     [
-        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", "Secret/s-pg"]),
+        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", SECRET]),
+        (PLAIN, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", PLAIN_SECRET]),
         (EXTERNAL, PROXIES),
-        ({"postgres": {"cloudNativePG": {"instances": 2}}}, ["Cluster/s-pg", *PROXIES]),
+        (
+            {"postgres": {"cloudNativePG": {"instances": 2}}, **PLAIN},
+            ["Cluster/s-pg", *PROXIES],
+        ),
         (
             {**EXTERNAL, "proxy": {"placement": "Shared", "workersPerReplica": 10}},
             ["Service/s-proxy", "Deployment/s-proxy", "NetworkPolicy/s-proxy"],
@@ -140,3 +159,46 @@ def test_a_spec_that_is_refused_makes_nothing() -> None:
     planned = plan(dataclasses.replace(storage_observed(), storage=None, refusal="spec: no"))
     assert made(planned) == []
     assert conditions(planned)["Stalled"] == ("True", reasons.INVALID_SPEC)
+
+
+class TestSecret:
+    def test_is_made_once(self) -> None:
+        name = SECRET.removeprefix("Secret/")
+        assert plan(storage_observed(created=frozenset({name}))).once == ()
+
+    def test_is_another_when_its_certificates_are_to_be_renewed(self) -> None:
+        year = datetime.timedelta(days=366)
+        assert secret_of({}, NOW + year) != SECRET
+        assert secret_of(PLAIN, NOW + year) == PLAIN_SECRET
+
+    def test_the_proxies_use_what_is_in_it(self) -> None:
+        planned = plan(storage_observed())
+        (secret,) = planned.once
+        held = secret["stringData"]
+        for obj in planned.objects:
+            if "template" not in obj["spec"]:
+                continue
+            spec = obj["spec"]["template"]["spec"]
+            (volume,) = [one["secret"] for one in spec["volumes"] if "secret" in one]
+            assert volume["secretName"] == secret["metadata"]["name"]
+            assert {item["key"] for item in volume["items"]} <= held.keys()
+            text = str(spec["containers"][0])
+            for item in volume["items"]:
+                if item["path"] != "ca.crt":
+                    assert f"/run/trialfleet/{item['path']}" in text
+        assert held["url"].endswith("?sslmode=verify-full&sslrootcert=/run/trialfleet/ca.crt")
+
+    def test_health_is_asked_where_nothing_is_encrypted(self) -> None:
+        planned = plan(storage_observed())
+        (daemon_set,) = [one for one in planned.objects if one["kind"] == "DaemonSet"]
+        (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+        assert container["readinessProbe"]["grpc"]["port"] == names.HEALTH_PORT
+
+    def test_a_plaintext_port_is_opened_if_asked_for(self) -> None:
+        planned = plan(storage_observed({"security": {"plaintextPort": 14000}}))
+        kinds = {f"{one['kind']}/{one['metadata']['name']}": one for one in planned.objects}
+        ports = kinds["Service/s-proxy"]["spec"]["ports"]
+        assert [port["port"] for port in ports] == [names.PROXY_PORT, 14000]
+        rules = kinds["NetworkPolicy/s-proxy"]["spec"]["ingress"]
+        assert {"port": "plaintext", "protocol": "TCP"} in rules[-1]["ports"]
+        assert "from" not in rules[-1]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.controller.kube import Object
 from tests.controller.observations import (
+    KEYS,
     NOW,
     OPTIONS,
     PROXIES,
@@ -22,17 +23,19 @@ from tests.controller.observations import (
     subject,
     summary,
 )
-from trialfleet import names
+from trialfleet import names, tokens
 from trialfleet.controller import reasons
+from trialfleet.controller.build import access
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_plan import is_over, plan_study
 
 
 def plan(seen: StudyObserved, now: datetime.datetime = NOW) -> Plan:
-    return plan_study(seen, OPTIONS, now)
+    return plan_study(seen, OPTIONS, KEYS, now)
 
 
 def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
@@ -50,7 +53,7 @@ def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
 
 WORKER = "Job/q-workers-1"
 CONFIG = "ConfigMap/q-study"
-NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES)
+NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES, ago(9000), tls=False)
 
 STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
     (
@@ -374,3 +377,43 @@ def test_numbers_alone_are_not_urgent() -> None:
         subject=subject(dict(before.status)),  # type: ignore[arg-type]
     )
     assert not plan(seen).urgent
+
+
+class TestAccess:
+    """Pods of a study whose storage encrypts get a token and the authority to trust."""
+
+    def seen(self, **changes: Any) -> StudyObserved:
+        storage = StorageView("s", True, reasons.AVAILABLE, "", PROXIES, ago(9000), tls=True)
+        return observed(storage=storage, **changes)
+
+    def test_the_secret_is_made_once(self) -> None:
+        planned = plan(self.seen())
+        (secret,) = planned.once
+        assert secret["immutable"]
+        assert set(secret["stringData"]) == {"token", "ca.crt"}
+        name = secret["metadata"]["name"]
+        assert plan(self.seen(created=frozenset({name}))).once == ()
+
+    def test_the_token_opens_this_study_only(self) -> None:
+        (secret,) = plan(self.seen()).once
+        key = access.token_key(KEYS, "s", "ns")
+        assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
+
+    def test_workers_have_it(self) -> None:
+        planned = plan(self.seen())
+        (secret,) = planned.once
+        spec = planned.objects[-1]["spec"]["template"]["spec"]
+        (volume,) = [one for one in spec["volumes"] if "secret" in one]
+        assert volume["secret"]["secretName"] == secret["metadata"]["name"]
+        env = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+        assert env[names.ENV_TOKEN_FILE] == "/run/trialfleet/token"
+        assert env[names.ENV_CA_FILE] == "/run/trialfleet/ca.crt"
+
+    def test_workers_are_replaced_if_the_operators_key_is_another(self) -> None:
+        first = plan(self.seen()).objects[-1]
+        other = plan_study(self.seen(), OPTIONS, Keys(b"1" * 32), NOW).objects[-1]
+        annotation = names.ANNOTATION_CONTRACT
+        assert (
+            first["metadata"]["annotations"][annotation]
+            != other["metadata"]["annotations"][annotation]
+        )

@@ -8,6 +8,7 @@ import pytest
 from tests.controller.observations import (
     NOW,
     OPTIONS,
+    REACH,
     ago,
     job,
     observed,
@@ -23,7 +24,7 @@ from trialfleet.controller.policies.workers import Workers, plan_workers
 
 
 def plan(seen: StudyObserved) -> Workers:
-    return plan_workers(seen, OPTIONS, NOW)
+    return plan_workers(seen, OPTIONS, REACH, NOW)
 
 
 def sizes(planned: Workers) -> dict[str, int]:

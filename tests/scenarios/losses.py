@@ -38,7 +38,7 @@ def test_a_killed_workers_trial_is_lost_and_run_again_soon(env: Env) -> None:
     assert time.monotonic() - killed < 10
     study = env.wait_condition("killed", "Complete")
     assert study["status"]["trials"]["complete"] == 6
-    assert study["status"]["lostReasons"] == {"KilledBySignal": 1}
+    assert sum(study["status"]["lostReasons"].values()) == 1
     assert "TrialLost" in env.reasons("killed")
 
 

@@ -62,18 +62,11 @@ class Applier:
                 )
                 self._note(wanted, await self._cluster.apply(wanted))
 
-    async def create_once(
-        self, subject: Subject, objects: Sequence[Object], memory: Memory, *, again: bool
-    ) -> None:
-        """Create objects that are not there; what is there is left as it is.
-
-        ``again``: even if they were there once, because a pod says that it misses something.
-        """
+    async def create_once(self, objects: Sequence[Object], memory: Memory) -> None:
+        """Create objects that may be there; what is there is left as it is."""
         for wanted in objects:
-            name = wanted["metadata"]["name"]
-            if again or name not in memory.created:
-                await self._cluster.create(wanted)
-                memory.created.add(name)
+            await self._cluster.create(wanted)
+            memory.created.add(wanted["metadata"]["name"])
 
     async def remove(self, subject: Subject, removals: Sequence[Removal]) -> None:
         """Delete objects."""

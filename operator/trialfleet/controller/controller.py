@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from trialfleet import names
+from trialfleet import names, tokens
 from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
+from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.conditions import Wanted, find, short, with_condition
 from trialfleet.controller.definition import define, parse_points
-from trialfleet.controller.keys import Keys
-from trialfleet.controller.kinds import CHILDREN, CONFIG_MAP, OURS
-from trialfleet.controller.links import Link, connect_plain
+from trialfleet.controller.kinds import CNPG, CONFIG_MAP, OURS, watched
+from trialfleet.controller.links import Link, Trust
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import (
     observe_storage,
@@ -23,12 +23,15 @@ from trialfleet.controller.observe import (
     proxy_pods,
     storage_name,
     studies_of,
+    subject_of,
+    uses_tls,
 )
 from trialfleet.controller.observed import StorageObserved, StudyObserved, Subject
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Fate, Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
+from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
@@ -76,6 +79,8 @@ class Controller:
             return
         key = owner_of(obj)
         memory = None if key is None else self._memories.get(key)
+        if obj.get("kind") == "Secret" and memory is not None:
+            memory.created.discard(obj["metadata"]["name"])
         if obj.get("kind") == "Pod" and memory is not None:
             # The last state may be one that no earlier event has shown.
             pod = view_pod(obj, gone=True)
@@ -91,7 +96,7 @@ class Controller:
 
     async def verify(self) -> None:
         """Compare the store with the cluster: a watch that was cut off tells of no deletions."""
-        for kind in (*OURS, *CHILDREN):
+        for kind in watched(self._options.namespace):
             label = "" if kind in OURS else names.LABEL_COMPONENT
             try:
                 listed = await self._cluster.list(kind, self._options.namespace, label)
@@ -156,7 +161,10 @@ class Controller:
         if observed.storage is not None and observed.storage.ready and not is_over(observed):
             summary = await self._summary(observed, memory)
             observed = observe_study(obj, self.store, memory, summary, now)
-        plan = plan_study(observed, self._options, now)
+        if _misses_config(observed):
+            memory.created.clear()
+            observed = replace(observed, created=frozenset())
+        plan = plan_study(observed, self._options, self._keys, now)
         plan = await self._bring_about(observed.subject, plan, memory)
         notes = await self._report(observed, plan.dead, memory)
         again = await self._publish(observed.subject, plan, notes, memory, now)
@@ -179,31 +187,29 @@ class Controller:
         waits: list[float] = []
         given = obj.get("spec", {}).get("postgres", {})
         installed = True
-        if "cloudNativePG" in given and "cnpg" not in memory.created:
-            installed = await self._cluster.serves(CHILDREN[-1])
-            if installed:
-                memory.created.add("cnpg")
-            else:
-                waits.append(_CNPG_S)
+        if "cloudNativePG" in given and not memory.cnpg:
+            installed = memory.cnpg = await self._cluster.serves(CNPG)
+            waits += [] if installed else [_CNPG_S]
         observed = observe_storage(
             obj,
             self.store,
+            memory,
             cnpg_installed=installed,
             proxy_error=await self._proxy_error(key),
         )
-        password = self._keys.password("postgres", key.namespace, key.name)
-        plan = plan_storage(observed, self._options, password, now)
-        plan = await self._bring_about(observed.subject, plan, memory, missing=_misses(observed))
+        if _misses_config(observed):
+            memory.created.clear()
+            observed = replace(observed, created=frozenset())
+        plan = plan_storage(observed, self._options, self._keys, now)
+        plan = await self._bring_about(observed.subject, plan, memory)
         again = await self._publish(observed.subject, plan, [], memory, now)
         waits += [] if again is None else [again]
         return min(waits, default=None)
 
-    async def _bring_about(
-        self, subject: Subject, plan: Plan, memory: Memory, *, missing: bool = False
-    ) -> Plan:
+    async def _bring_about(self, subject: Subject, plan: Plan, memory: Memory) -> Plan:
         """Apply the objects of a plan; return the plan, with what stood in its way."""
         try:
-            await self._applier.create_once(subject, plan.once, memory, again=missing)
+            await self._applier.create_once(plan.once, memory)
             await self._applier.ensure(subject, plan.objects)
             await self._applier.remove(subject, plan.removals)
         except NameTaken as error:
@@ -234,12 +240,26 @@ class Controller:
 
     async def _link(self, namespace: str, storage: str) -> Link:
         key = Key("StudyStorage", namespace, storage)
+        obj = self.store.get(*key)
+        tls = obj is not None and uses_tls(obj)
         link = self._links.get(key)
-        if link is None:
-            link = self._links[key] = Link(connect_plain)
+        if link is None or link.tls != tls:
+            if link is not None:
+                await link.close()
+            link = self._links[key] = Link(self._trust(obj) if tls and obj else None)
         pods = proxy_pods(self.store, namespace, storage)
         await link.use([f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready])
         return link
+
+    def _trust(self, obj: Mapping[str, Any]) -> Trust:
+        """Return by what the proxies of a storage are known, and what opens all of its studies."""
+        subject = subject_of(obj)
+        where = access.Storage(subject.name, subject.namespace, subject.created)
+        return Trust(
+            authority=access.authority(self._keys, where).certificate.encode(),
+            name=access.host_names(names.proxy_service(subject.name), subject.namespace)[0],
+            token=tokens.for_admin(access.token_key(self._keys, subject.name, subject.namespace)),
+        )
 
     async def _summary(self, observed: StudyObserved, memory: Memory) -> Summary | None:
         if memory.ensured != observed.subject.generation or memory.study_id is None:
@@ -323,11 +343,10 @@ class Controller:
         return ""
 
 
-def _misses(observed: StorageObserved) -> bool:
-    return any(
-        pod.trouble is not None and pod.trouble.reason == reasons.CONFIG_MISSING
-        for pod in observed.pods
-    ) or any(trouble.reason == reasons.CONFIG_MISSING for trouble in observed.troubles)
+def _misses_config(observed: StudyObserved | StorageObserved) -> bool:
+    """Whether a pod says that it misses something: it may be a Secret of ours."""
+    found = [pod.trouble for pod in observed.pods if pod.trouble is not None]
+    return any(one.reason == reasons.CONFIG_MISSING for one in (*found, *observed.troubles))
 
 
 def _stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.datetime) -> Plan:

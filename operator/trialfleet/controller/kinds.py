@@ -42,6 +42,8 @@ SECRET: Final = Kind("v1", "Secret", "secrets")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
 JOB: Final = Kind("batch/v1", "Job", "jobs")
 
+CNPG: Final = Kind(CNPG_API, "Cluster", "clusters")
+
 OURS: Final = (STUDY, STORAGE)
 
 CHILDREN: Final = (
@@ -53,9 +55,18 @@ CHILDREN: Final = (
     Kind("apps/v1", "DaemonSet", "daemonsets"),
     Kind("apps/v1", "Deployment", "deployments"),
     Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-    Kind(CNPG_API, "Cluster", "clusters"),
+    CNPG,
 )
-"""Watched where they have a label of ours. Secrets are not: to watch them is to read them all."""
+"""Watched where they have a label of ours."""
+
+
+def watched(namespace: str) -> tuple[Kind, ...]:
+    """Return the kinds to watch in a namespace, or in all.
+
+    Secrets are watched in one namespace only: to watch them is to read them.
+    """
+    return (*OURS, *CHILDREN, *((SECRET,) if namespace else ()))
+
 
 _ALL: Final = {
     (kind.api_version, kind.kind): kind for kind in (*OURS, *CHILDREN, EVENT, SECRET, CONFIG_MAP)

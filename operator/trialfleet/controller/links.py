@@ -1,20 +1,20 @@
 """Calls to the proxies of a storage, for what only they know or can do."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
-from trialfleet import errors
+from trialfleet import errors, tokens
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 _CALL_S: Final = 5.0
 """Deadline of a call: each answers in milliseconds, or not at all."""
-
-_IDLE_ENDPOINTS: Final = 8
 
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
@@ -28,20 +28,35 @@ _ERRORS: Final = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
 }
 
-_R = TypeVar("_R")
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """By what proxies are known, and what they are shown."""
+
+    authority: bytes
+    """The certificate of the authority that signed theirs, in PEM."""
+    name: str
+    """The name in their certificates: they are called by their pods' addresses."""
+    token: str
 
 
 class Link:
-    """The proxies of one storage. On one event loop.
+    """The proxies of one storage, encrypted if there is a trust. On one event loop.
 
     Every call is idempotent, and is tried at each proxy in turn, the one that answered last
     first. Raises :class:`~trialfleet.errors.StorageUnavailable` if none answers.
     """
 
-    def __init__(self, connect: Callable[[str], grpc.aio.Channel]) -> None:
-        self._connect = connect
+    def __init__(self, trust: Trust | None) -> None:
+        self._trust = trust
+        self._metadata = None if trust is None else (tokens.metadata(trust.token),)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._addresses: list[str] = []
+
+    @property
+    def tls(self) -> bool:
+        """Whether calls are encrypted."""
+        return self._trust is not None
 
     async def use(self, addresses: Sequence[str]) -> None:
         """Name the proxies that serve now."""
@@ -60,30 +75,25 @@ class Link:
 
         Raises :class:`~trialfleet.errors.InvalidInput` if it has it with other directions.
         """
-        request = definition.message()
-        reply: pb.EnsureStudyReply = await self._call(
-            lambda stub: stub.EnsureStudy(request, timeout=_CALL_S)
-        )
+        reply: pb.EnsureStudyReply = await self._call("EnsureStudy", definition.message())
         return reply.study_id
 
     async def summary(self, study_id: int, best: int) -> Summary:
         """Return a study in a few numbers. Raises :class:`~trialfleet.errors.NotFound`."""
         request = pb.SummaryRequest(study_id=study_id, best=best)
-        reply = await self._call(lambda stub: stub.Summary(request, timeout=_CALL_S))
-        return Summary.decode(reply)
+        return Summary.decode(await self._call("Summary", request))
 
     async def give_up(self, *, worker: str, reason: str, message: str, failed: bool) -> GivenUp:
         """Say that a worker is dead."""
         request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
-        reply = await self._call(lambda stub: stub.GiveUp(request, timeout=_CALL_S))
-        return GivenUp.decode(reply)
+        return GivenUp.decode(await self._call("GiveUp", request))
 
     async def why_not(self, address: str) -> str:
         """Return what a proxy that is not ready says is wrong; empty if it says nothing."""
         channel = self._connect(address)
         try:
             await TrialFleetStub(channel).ListStudies(
-                pb.ListStudiesRequest(name="-"), timeout=_CALL_S
+                pb.ListStudiesRequest(name="-"), timeout=_CALL_S, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
@@ -93,14 +103,15 @@ class Link:
             await channel.close()
         return ""
 
-    async def _call(self, call: Callable[[Any], Awaitable[_R]]) -> _R:
+    async def _call(self, name: str, request: Message) -> Any:
         reason = "no proxy is ready"
         for address in list(self._addresses):
             channel = self._channels.get(address)
             if channel is None:
                 channel = self._channels[address] = self._connect(address)
             try:
-                reply = await call(TrialFleetStub(channel))
+                call = getattr(TrialFleetStub(channel), name)
+                reply = await call(request, timeout=_CALL_S, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 kind = _ERRORS.get(error.code())
                 if kind is not None:
@@ -118,7 +129,9 @@ class Link:
             return reply
         raise errors.StorageUnavailable(reason)
 
-
-def connect_plain(address: str) -> grpc.aio.Channel:
-    """Return a channel without encryption."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        if self._trust is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(self._trust.authority)
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", self._trust.name))
+        return grpc.aio.secure_channel(address, credentials, options=options)

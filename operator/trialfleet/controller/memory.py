@@ -27,6 +27,8 @@ class Memory:
     """Since when a Job has too few pods, by its uid."""
     created: set[str] = field(default_factory=set)
     """Names of the Secrets that were made, or were there."""
+    cnpg: bool = False
+    """CloudNativePG is installed."""
     written: datetime.datetime | None = None
     """When the status was written last."""
     told: dict[str, datetime.datetime] = field(default_factory=dict)

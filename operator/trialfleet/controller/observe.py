@@ -77,12 +77,18 @@ def observe_study(
         pods=(*pods, *departed),
         reported=frozenset(memory.reported | old),
         troubles=tuple(_study_warnings(store, jobs, pods)),
+        created=frozenset(memory.created),
         short_since=dict(memory.short_since),
     )
 
 
 def observe_storage(
-    obj: Mapping[str, Any], store: Store, *, cnpg_installed: bool, proxy_error: str
+    obj: Mapping[str, Any],
+    store: Store,
+    memory: Memory,
+    *,
+    cnpg_installed: bool,
+    proxy_error: str,
 ) -> StorageObserved:
     """Return what there is of a storage."""
     subject = subject_of(obj)
@@ -110,6 +116,7 @@ def observe_storage(
         workers=sum(_parallelism(user) for user in users),
         cnpg_installed=cnpg_installed,
         proxy_error=proxy_error,
+        created=frozenset(memory.created),
     )
 
 
@@ -124,6 +131,11 @@ def storage_name(study: Mapping[str, Any]) -> str:
     """Return the name of a study's storage."""
     reference = study.get("spec", {}).get("storage") or {}
     return str(reference.get("name") or study["metadata"]["name"])
+
+
+def uses_tls(storage: Mapping[str, Any]) -> bool:
+    """Whether the proxies of a storage encrypt and ask for tokens."""
+    return bool(storage.get("spec", {}).get("security", {}).get("tls", True))
 
 
 def proxy_pods(store: Store, namespace: str, storage: str) -> list[PodView]:
@@ -164,7 +176,8 @@ def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | N
     conditions = conditions_of(obj.get("status") or {})
     ready = find(conditions, reasons.READY)
     stalled = find(conditions, reasons.STALLED)
-    placement = obj.get("spec", {}).get("proxy", {}).get("placement", "Node")
+    spec = obj.get("spec", {})
+    placement = spec.get("proxy", {}).get("placement", "Node")
     told = stalled is not None and stalled.status == "True"
     return StorageView(
         name=name,
@@ -172,6 +185,8 @@ def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | N
         reason=stalled.reason if told and stalled is not None else reasons.STARTING,
         message=stalled.message if told and stalled is not None else "",
         proxies=proxy_addresses(name, namespace, placement),
+        created=subject_of(obj).created,
+        tls=uses_tls(obj),
     )
 
 

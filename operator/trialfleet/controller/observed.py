@@ -55,6 +55,9 @@ class StorageView:
     message: str
     proxies: str
     """Where workers find the proxies, the nearest first."""
+    created: datetime.datetime
+    tls: bool
+    """Its proxies encrypt and ask for tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class StudyObserved:
     troubles: tuple[Trouble, ...] = ()
     """What Events say is in the way of this study's objects, the newest last."""
 
+    created: frozenset[str] = frozenset()
+    """Names of Secrets that are there."""
     short_since: Mapping[str, datetime.datetime] = field(default_factory=dict)
     """Since when a Job of workers has fewer pods than it should, by its uid."""
 
@@ -125,3 +130,5 @@ class StorageObserved:
     cnpg_installed: bool = False
     proxy_error: str = ""
     """What a proxy that is not ready says is wrong."""
+    created: frozenset[str] = frozenset()
+    """Names of Secrets that are there."""

@@ -57,9 +57,6 @@ NOT_SUSPENDED: Final = "NotSuspended"
 NOT_ENDED: Final = "NotEnded"
 NOT_FAILED: Final = "NotFailed"
 
-STOPPED: Final = "Stopped"
-"""An end beside ``names.ENDED_*``: the sampler has tried everything, or the objective said so."""
-
 # -- lost workers ------------------------------------------------------------------------------
 
 EVICTED: Final = "Evicted"

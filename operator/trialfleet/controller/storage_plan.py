@@ -8,7 +8,7 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.controller import reasons
-from trialfleet.controller.build import network, postgres, proxies
+from trialfleet.controller.build import access, network, postgres, proxies
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pods import service_address
@@ -18,6 +18,7 @@ from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Note, Plan
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import troubles
+from trialfleet.controller.secrecy import Keys
 
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
 """What can't change in a StatefulSet."""
@@ -32,12 +33,9 @@ _AWAY: Final = datetime.timedelta(seconds=3)
 
 
 def plan_storage(
-    observed: StorageObserved, options: Options, password: str, now: datetime.datetime
+    observed: StorageObserved, options: Options, keys: Keys, now: datetime.datetime
 ) -> Plan:
-    """Decide what should be there for a storage, and what its status says.
-
-    ``password`` is the one of a PostgreSQL that the operator manages.
-    """
+    """Decide what should be there for a storage, and what its status says."""
     storage = observed.storage
     if storage is None:
         refused = Trouble(reasons.INVALID_SPEC, observed.refusal)
@@ -51,27 +49,34 @@ def plan_storage(
             f"{postgres.CNPG_API}); install it, or use managed or external",
         )
         return _with_status(observed, Plan(), trouble, now)
-    objects = _objects(observed, storage, options)
+    subject, spec = observed.subject, storage.spec
+    where = access.Storage(subject.name, subject.namespace, subject.created)
+    secret = access.storage_secret_name(keys, where, spec, now)
+    objects = _objects(observed, storage, options, secret)
     once: tuple[Object, ...] = ()
-    if given.managed is not None:
-        once = (postgres.build_secret(observed.subject.owner, password),)
+    if access.needs_secret(spec) and secret not in observed.created:
+        once = (access.build_storage_secret(subject.owner, keys, where, spec, now),)
     if trouble is None and not _ready(observed):
         trouble = _unreachable(observed, now)
     plan = Plan(objects=tuple(objects), once=once)
     return _with_status(observed, plan, trouble, now)
 
 
-def _objects(observed: StorageObserved, storage: StudyStorage, options: Options) -> list[Object]:
+def _objects(
+    observed: StorageObserved, storage: StudyStorage, options: Options, secret: str
+) -> list[Object]:
     owner, spec = observed.subject.owner, storage.spec
     objects: list[Object] = []
     if spec.postgres.managed is not None:
-        stateful_set = postgres.build_stateful_set(owner, spec, options)
+        stateful_set = postgres.build_stateful_set(owner, spec, options, secret)
         live = observed.live.get(f"StatefulSet/{stateful_set['metadata']['name']}")
         objects += [postgres.build_service(owner), _keeping_fixed(stateful_set, live)]
     elif spec.postgres.cloud_native_pg is not None:
         objects.append(postgres.build_cnpg_cluster(owner, spec.postgres.cloud_native_pg))
     objects += proxies.build_services(owner, spec)
-    objects.append(proxies.build_workload(owner, spec, options, observed.workers))
+    objects.append(
+        proxies.build_workload(owner, spec, options, workers=observed.workers, secret=secret)
+    )
     if options.network_policies:
         objects += network.build_policies(owner, spec)
     return objects

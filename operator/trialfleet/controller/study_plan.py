@@ -15,6 +15,7 @@ from trialfleet.controller.plan import Note, Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import deaths, ending, startup, troubles, workers
 from trialfleet.controller.policies.expiry import plan_expiry
+from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_status import improvement, progress_fields
 
 POLL: Final = datetime.timedelta(seconds=2)
@@ -30,6 +31,7 @@ class _Draft:
     phase: str = "Pending"
     desired: int = 0
     objects: list[Object] = field(default_factory=list)
+    once: tuple[Object, ...] = ()
     removals: list[Removal] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     waits: list[datetime.timedelta | None] = field(default_factory=list)
@@ -48,7 +50,9 @@ class _Draft:
         self.removals += [one for one in removals if one.uid not in known]
 
 
-def plan_study(observed: StudyObserved, options: Options, now: datetime.datetime) -> Plan:
+def plan_study(
+    observed: StudyObserved, options: Options, keys: Keys, now: datetime.datetime
+) -> Plan:
     """Decide what should be there for a study, and what its status says."""
     draft = _Draft()
     if observed.study is None:
@@ -57,7 +61,7 @@ def plan_study(observed: StudyObserved, options: Options, now: datetime.datetime
         draft.running = (False, reasons.INVALID_SPEC, "")
         return _finish(observed, draft, now)
     dead = deaths.plan_deaths(observed, now)
-    _decide(observed, draft, options, now)
+    _decide(observed, draft, options, keys, now)
     draft.remove(dead.removals)
     draft.waits += [dead.requeue_after, troubles.soonest(observed.pods, now)]
     if draft.trouble is None and draft.phase in ("Preparing", "Running", "Collating"):
@@ -76,9 +80,13 @@ def _was_over(observed: StudyObserved) -> bool:
 
 
 def _decide(
-    observed: StudyObserved, draft: _Draft, options: Options, now: datetime.datetime
+    observed: StudyObserved,
+    draft: _Draft,
+    options: Options,
+    keys: Keys,
+    now: datetime.datetime,
 ) -> None:
-    begun = startup.plan_startup(observed, options)
+    begun = startup.plan_startup(observed, options, keys)
     unknown = begun.stage is startup.Stage.ENSURE or observed.summary is None
     if is_over(observed) or (_was_over(observed) and unknown and begun.trouble is None):
         # With a newer spec it may go on, but until that is known nothing is to change.
@@ -89,6 +97,7 @@ def _decide(
         _stay_over(observed, draft, begun)
         return
     draft.objects += begun.objects
+    draft.once = begun.once
     draft.remove(begun.removals)
     draft.trouble, draft.failed = begun.trouble, begun.failed
     draft.ensure = begun.stage is startup.Stage.ENSURE
@@ -97,7 +106,7 @@ def _decide(
         draft.prepared = begun.prepared or observed.subject.has(reasons.PREPARED)
     known = begun.stage is startup.Stage.READY and observed.summary is not None
     if known and observed.summary is not None and observed.summary.ended:
-        _end(observed, draft, options, observed.summary.ended)
+        _end(observed, draft, options, keys, observed.summary.ended)
     elif observed.study.spec.suspend:
         _suspend(observed, draft)
     elif begun.stage in (startup.Stage.STORAGE, startup.Stage.ENSURE):
@@ -111,7 +120,7 @@ def _decide(
     elif observed.summary is None:
         _wait_for_summary(observed, draft)
     else:
-        _run(observed, draft, options, now)
+        _run(observed, draft, options, keys, now)
 
 
 def _stay_over(observed: StudyObserved, draft: _Draft, begun: startup.Startup) -> None:
@@ -167,10 +176,17 @@ def _suspend(observed: StudyObserved, draft: _Draft) -> None:
         draft.waits.append(POLL)
 
 
-def _run(observed: StudyObserved, draft: _Draft, options: Options, now: datetime.datetime) -> None:
-    decided = workers.plan_workers(observed, options, now)
+def _run(
+    observed: StudyObserved,
+    draft: _Draft,
+    options: Options,
+    keys: Keys,
+    now: datetime.datetime,
+) -> None:
+    reach = startup.reach_of(observed, keys)
+    decided = workers.plan_workers(observed, options, reach, now)
     if decided.stopped:
-        _end(observed, draft, options, reasons.STOPPED)
+        _end(observed, draft, options, keys, names.ENDED_STOPPED)
         return
     # Of an earlier end: it has to run again after the next one.
     draft.remove(ending.remove_jobs(observed, names.COMPONENT_COLLATE))
@@ -194,8 +210,8 @@ def _run(observed: StudyObserved, draft: _Draft, options: Options, now: datetime
         draft.running = (False, reasons.WORKERS_STARTING, "")
 
 
-def _end(observed: StudyObserved, draft: _Draft, options: Options, reason: str) -> None:
-    decided = ending.plan_ending(observed, options)
+def _end(observed: StudyObserved, draft: _Draft, options: Options, keys: Keys, reason: str) -> None:
+    decided = ending.plan_ending(observed, options, startup.reach_of(observed, keys))
     draft.objects += decided.objects
     draft.remove(decided.removals)
     if decided.stage is ending.Stage.DRAIN:
@@ -263,6 +279,7 @@ def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> P
     before = subject.status.get("phase")
     return Plan(
         objects=tuple(draft.objects),
+        once=draft.once,
         removals=tuple(removals),
         status=status,
         notes=tuple(notes),

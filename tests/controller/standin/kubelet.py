@@ -8,6 +8,7 @@ address.
 import asyncio
 import base64
 import contextlib
+import ctypes
 import datetime
 import os
 import re
@@ -25,6 +26,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.controller.standin.objects import Object, Objects, Refused, timestamp
 
 _PROBE_S = 0.3
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 _PACKAGE = Path(__file__).parents[3] / "operator"
 
 
@@ -198,6 +202,7 @@ class _Pod:
                     cwd=self._folder,
                     env={**_base_environment(self._bin), **env},
                     start_new_session=True,
+                    preexec_fn=_die_with_parent,
                 )
             except OSError:
                 return 127
@@ -367,6 +372,11 @@ class _Pod:
         with contextlib.suppress(Refused):
             if self._objects.get(place)["metadata"]["uid"] == self._uid:
                 self._objects.update(place, change, "kubelet", "status")
+
+
+def _die_with_parent() -> None:
+    # However the tests end, what they started ends with them.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def data_of(obj: Object) -> dict[str, bytes]:

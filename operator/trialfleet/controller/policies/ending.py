@@ -7,6 +7,7 @@ from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build import run_once
 from trialfleet.controller.build.objects import Object
+from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal
@@ -33,7 +34,7 @@ class Ending:
     failed: Trouble | None = None
 
 
-def plan_ending(observed: StudyObserved, options: Options) -> Ending:
+def plan_ending(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
     """Decide what a study needs after its end."""
     study, summary = observed.study, observed.summary
     assert study is not None and summary is not None
@@ -44,7 +45,7 @@ def plan_ending(observed: StudyObserved, options: Options) -> Ending:
         return Ending(Stage.DONE, removals=remove_jobs(observed))
     if observed.subject.has(reasons.COLLATED):
         return Ending(Stage.DONE, removals=remove_jobs(observed), collated=True)
-    return _collate(observed, options)
+    return _collate(observed, options, reach)
 
 
 def remove_jobs(observed: StudyObserved, *components: str) -> tuple[Removal, ...]:
@@ -56,9 +57,9 @@ def remove_jobs(observed: StudyObserved, *components: str) -> tuple[Removal, ...
     )
 
 
-def _collate(observed: StudyObserved, options: Options) -> Ending:
-    study, subject, storage = observed.study, observed.subject, observed.storage
-    assert study is not None and storage is not None
+def _collate(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
+    study, subject = observed.study, observed.subject
+    assert study is not None
     others = remove_jobs(observed, names.COMPONENT_WORKER, names.COMPONENT_PREPARE)
     jobs = observed.jobs_for(names.COMPONENT_COLLATE)
     for job in jobs:
@@ -82,8 +83,7 @@ def _collate(observed: StudyObserved, options: Options) -> Ending:
     made = run_once.build_collate(
         subject.owner,
         study,
-        storage=storage.name,
-        proxies=storage.proxies,
+        reach=reach,
         generation=subject.generation,
         options=options,
     )

@@ -1,16 +1,18 @@
 """Before the first trial: the storage, what the storage knows of the study, and ``prepare``."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.build import own_storage, run_once, workers
+from trialfleet.controller.build import access, own_storage, run_once, workers
 from trialfleet.controller.build.objects import Object
+from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal
 from trialfleet.controller.pod_view import Trouble
+from trialfleet.controller.secrecy import Keys
 
 
 class Stage(enum.Enum):
@@ -30,6 +32,7 @@ class Startup:
 
     stage: Stage
     objects: tuple[Object, ...] = ()
+    once: tuple[Object, ...] = ()
     removals: tuple[Removal, ...] = ()
     prepared: bool = False
     trouble: Trouble | None = None
@@ -37,7 +40,18 @@ class Startup:
     """It will never run."""
 
 
-def plan_startup(observed: StudyObserved, options: Options) -> Startup:
+def reach_of(observed: StudyObserved, keys: Keys) -> Reach:
+    """Return how the pods of a study reach its storage."""
+    storage = observed.storage
+    assert storage is not None
+    secret = None
+    if storage.tls:
+        where = access.Storage(storage.name, observed.subject.namespace, storage.created)
+        secret = access.access_secret_name(keys, observed.subject.name, where)
+    return Reach(storage.name, storage.proxies, secret)
+
+
+def plan_startup(observed: StudyObserved, options: Options, keys: Keys) -> Startup:
     """Decide what a study needs before its first trial."""
     study, subject = observed.study, observed.subject
     assert study is not None
@@ -50,11 +64,25 @@ def plan_startup(observed: StudyObserved, options: Options) -> Startup:
         return Startup(
             Stage.STORAGE, tuple(objects), trouble=_storage_trouble(observed), prepared=False
         )
+    begun = Startup(
+        Stage.READY,
+        tuple(objects),
+        _secret(observed, keys),
+        prepared=study.spec.prepare is not None,
+    )
     if not observed.ensured:
-        return Startup(Stage.ENSURE, tuple(objects), trouble=observed.blocked)
+        return replace(begun, stage=Stage.ENSURE, prepared=False, trouble=observed.blocked)
     if study.spec.prepare is None or subject.has(reasons.PREPARED):
-        return Startup(Stage.READY, tuple(objects), prepared=study.spec.prepare is not None)
-    return _prepare(observed, tuple(objects), storage.proxies, options)
+        return begun
+    return _prepare(observed, begun, reach_of(observed, keys))
+
+
+def _secret(observed: StudyObserved, keys: Keys) -> tuple[Object, ...]:
+    name, storage = reach_of(observed, keys).secret, observed.storage
+    if name is None or storage is None or name in observed.created:
+        return ()
+    where = access.Storage(storage.name, observed.subject.namespace, storage.created)
+    return (access.build_access_secret(observed.subject.owner, keys, where),)
 
 
 def _storage_trouble(observed: StudyObserved) -> Trouble | None:
@@ -71,20 +99,19 @@ def _storage_trouble(observed: StudyObserved) -> Trouble | None:
     )
 
 
-def _prepare(
-    observed: StudyObserved, objects: tuple[Object, ...], proxies: str, options: Options
-) -> Startup:
-    study, subject, storage = observed.study, observed.subject, observed.storage
-    assert study is not None and storage is not None
+def _prepare(observed: StudyObserved, begun: Startup, reach: Reach) -> Startup:
+    study, subject = observed.study, observed.subject
+    assert study is not None
+    waiting = replace(begun, stage=Stage.PREPARE, prepared=False)
     jobs = [job for job in observed.jobs_for(names.COMPONENT_PREPARE) if not job.deleting]
     stale = [job for job in jobs if job.failure and job.generation < subject.generation]
     if stale:
         # The spec has changed since: a new try.
         removals = tuple(Removal("batch/v1", "Job", job.name, job.uid) for job in stale)
-        return Startup(Stage.PREPARE, objects, removals)
+        return replace(waiting, removals=removals)
     for job in jobs:
         if job.complete:
-            return Startup(Stage.READY, objects, prepared=True)
+            return begun
         if job.failure:
             message = f"prepare has failed: {job.failure}"
             said = [
@@ -94,15 +121,8 @@ def _prepare(
             ]
             if said:
                 message = f"{message}; {said[-1]}"
-            return Startup(Stage.PREPARE, objects, failed=Trouble(reasons.PREPARE_FAILED, message))
-    if jobs or observed.jobs_for(names.COMPONENT_PREPARE):
-        return Startup(Stage.PREPARE, objects)
-    made = run_once.build_prepare(
-        subject.owner,
-        study,
-        storage=storage.name,
-        proxies=proxies,
-        generation=subject.generation,
-        options=options,
-    )
-    return Startup(Stage.PREPARE, (*objects, made))
+            return replace(waiting, failed=Trouble(reasons.PREPARE_FAILED, message))
+    if observed.jobs_for(names.COMPONENT_PREPARE):
+        return waiting
+    made = run_once.build_prepare(subject.owner, study, reach=reach, generation=subject.generation)
+    return replace(waiting, objects=(*begun.objects, made))

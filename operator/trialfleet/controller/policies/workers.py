@@ -15,6 +15,7 @@ from trialfleet.controller import reasons
 from trialfleet.controller.build import workers as build
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.template import dump_template
+from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
@@ -43,13 +44,15 @@ class Workers:
     requeue_after: datetime.timedelta | None = None
 
 
-def plan_workers(observed: StudyObserved, options: Options, now: datetime.datetime) -> Workers:
+def plan_workers(
+    observed: StudyObserved, options: Options, reach: Reach, now: datetime.datetime
+) -> Workers:
     """Decide the Jobs of a study that is to run."""
-    study, storage = observed.study, observed.storage
-    assert study is not None and storage is not None
+    study = observed.study
+    assert study is not None
     if study.spec.suspend or study.spec.parallelism == 0:
         return remove_workers(observed)
-    contract = build.contract(storage.proxies, dump_template(study.spec.template))
+    contract = build.contract(reach, dump_template(study.spec.template))
     jobs = observed.jobs_for(names.COMPONENT_WORKER)
     present = [job for job in jobs if not job.deleting]
     finished = [job for job in present if job.finished]
@@ -70,7 +73,7 @@ def plan_workers(observed: StudyObserved, options: Options, now: datetime.dateti
         if job.parallelism > job.active
     ]
     if current is None:
-        objects.append(_new_job(observed, jobs, wanted, options))
+        objects.append(_new_job(observed, jobs, wanted, reach, options))
     elif current.parallelism != wanted or (current.suspended and not current.queued):
         objects.append(build.resized(dict(current.live), wanted))
     ended = [job for job in retiring if not job.active]
@@ -150,16 +153,15 @@ def _is_past(job: JobView, observed: StudyObserved, now: datetime.datetime) -> b
 
 
 def _new_job(
-    observed: StudyObserved, jobs: list[JobView], parallelism: int, options: Options
+    observed: StudyObserved, jobs: list[JobView], parallelism: int, reach: Reach, options: Options
 ) -> Object:
-    assert observed.study is not None and observed.storage is not None
+    assert observed.study is not None
     return build.build_job(
         observed.subject.owner,
         observed.study,
         index=max((job.index for job in jobs), default=0) + 1,
         parallelism=parallelism,
-        storage=observed.storage.name,
-        proxies=observed.storage.proxies,
+        reach=reach,
         generation=observed.subject.generation,
         options=options,
     )

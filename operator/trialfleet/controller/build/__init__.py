@@ -1,0 +1,1 @@
+"""Builders: from a resource to the objects of Kubernetes that it needs. Pure."""

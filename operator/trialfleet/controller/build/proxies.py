@@ -1,0 +1,170 @@
+"""The proxies of a storage: one on every node, or shared ones; and the Services over them."""
+
+from typing import Final
+
+from trialfleet import names
+from trialfleet.api.study_storage import StudyStorageSpec
+from trialfleet.controller.build import access
+from trialfleet.controller.build.objects import Object, Owner, without_empty
+from trialfleet.controller.build.pods import (
+    POD_ADDRESS,
+    POD_ADDRESS_VARIABLE,
+    SECRET_MOUNT,
+    own_container,
+    own_pod,
+    resources,
+    secret_volume,
+)
+from trialfleet.controller.build.postgres import url_source
+from trialfleet.controller.options import Options
+
+WORKERS_PER_REPLICA: Final = 100
+
+_STOP_S: Final = 5
+"""Beside its grace a proxy that stops needs this to close its connections."""
+
+
+def build_workload(
+    owner: Owner, spec: StudyStorageSpec, options: Options, *, workers: int, secret: str
+) -> Object:
+    """Return the DaemonSet, or the Deployment for ``workers`` workers.
+
+    ``secret`` is the name of the storage's.
+    """
+    template = {
+        "metadata": {"labels": owner.labels(names.COMPONENT_PROXY)},
+        "spec": _pod(owner, spec, options, secret),
+    }
+    common: Object = {"selector": {"matchLabels": selector(owner)}, "template": template}
+    if spec.proxy.placement == "Node":
+        kind = "DaemonSet"
+        # One node after the other: its workers use the others' proxies meanwhile.
+        common["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    else:
+        kind = "Deployment"
+        common["replicas"] = replicas(spec, workers)
+        common["strategy"] = {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        }
+    return owner.make(
+        "apps/v1", kind, names.proxy_name(owner.name), names.COMPONENT_PROXY, spec=common
+    )
+
+
+def replicas(spec: StudyStorageSpec, workers: int) -> int:
+    """Return how many shared proxies so many workers need; at least one."""
+    each = spec.proxy.workers_per_replica or WORKERS_PER_REPLICA
+    return max(1, -(-workers // each))
+
+
+def build_services(owner: Owner, spec: StudyStorageSpec) -> list[Object]:
+    """Return the Service over all proxies, and with one on every node the one for that node's."""
+    services = [_service(owner, spec, names.proxy_service(owner.name), {})]
+    if spec.proxy.placement == "Node":
+        local = {"internalTrafficPolicy": "Local"}
+        services.append(_service(owner, spec, names.node_proxy_service(owner.name), local))
+    return services
+
+
+def selector(owner: Owner) -> dict[str, str]:
+    """Return the labels that tell the pods of a storage's proxies."""
+    return {names.LABEL_STORAGE: owner.name, names.LABEL_COMPONENT: names.COMPONENT_PROXY}
+
+
+def _service(owner: Owner, spec: StudyStorageSpec, name: str, more: Object) -> Object:
+    ports = [_service_port("grpc", names.PROXY_PORT)]
+    if spec.security.plaintext_port is not None:
+        ports.append(_service_port("plaintext", spec.security.plaintext_port))
+    return owner.make(
+        "v1",
+        "Service",
+        name,
+        names.COMPONENT_PROXY,
+        spec={"selector": selector(owner), "ports": ports, **more},
+    )
+
+
+def _service_port(name: str, port: int) -> Object:
+    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+
+
+def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
+    """Return the arguments and ports by which a proxy is reached, and where its health is asked."""
+    args = [f"--listen={POD_ADDRESS}:{names.PROXY_PORT}"]
+    ports = {"grpc": names.PROXY_PORT, "metrics": names.METRICS_PORT}
+    health = names.PROXY_PORT
+    if spec.security.tls:
+        health = ports["health"] = names.HEALTH_PORT
+        args += [
+            f"--tls-cert={access.FOLDER}/{access.TLS_CERTIFICATE}",
+            f"--tls-key={access.FOLDER}/{access.TLS_KEY}",
+            f"--token-key={access.FOLDER}/{access.TOKEN_KEY}",
+            # A kubelet's probe can neither encrypt nor show a token.
+            f"--health-listen={POD_ADDRESS}:{health}",
+        ]
+    if spec.security.plaintext_port is not None:
+        ports["plaintext"] = spec.security.plaintext_port
+        args.append(f"--plaintext-listen={POD_ADDRESS}:{spec.security.plaintext_port}")
+    listed = [
+        {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()
+    ]
+    return args, listed, health
+
+
+def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) -> Object:
+    proxy = spec.proxy
+    grace_s = int(proxy.grace_period.total_seconds())
+    url_secret, url_key = url_source(owner.name, spec, secret)
+    listening, ports, health = _listening(spec)
+    volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
+    mounts: list[Object] = [{"name": "tmp", "mountPath": "/tmp"}]
+    if spec.security.tls:
+        held = (access.CA, access.TLS_CERTIFICATE, access.TLS_KEY, access.TOKEN_KEY)
+        volumes.append(secret_volume(secret, held))
+        mounts.append(SECRET_MOUNT)
+    args = [
+        "proxy",
+        *listening,
+        f"--metrics={POD_ADDRESS}:{names.METRICS_PORT}",
+        f"--grace={grace_s}",
+        "--log-format=json",
+    ]
+    container = own_container(
+        "proxy",
+        args,
+        options,
+        proxy.image,
+        env=[
+            POD_ADDRESS_VARIABLE,
+            {
+                "name": names.ENV_STORAGE_URL,
+                "valueFrom": {"secretKeyRef": {"name": url_secret, "key": url_key}},
+            },
+        ],
+        ports=ports,
+        # Serving means: the database answers, and its schema is right.
+        readinessProbe={
+            "grpc": {"port": health},
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        resources=resources(proxy.resources, cpu="100m", memory="256Mi"),
+        volumeMounts=mounts,
+    )
+    tolerations = None if proxy.tolerations is None else list(proxy.tolerations)
+    return own_pod(
+        [container],
+        options,
+        terminationGracePeriodSeconds=grace_s + _STOP_S,
+        volumes=volumes,
+        **without_empty(
+            {
+                "nodeSelector": proxy.node_selector,
+                "affinity": proxy.affinity,
+                "tolerations": tolerations,
+                "priorityClassName": proxy.priority_class_name,
+            }
+        ),
+    )

@@ -1,0 +1,261 @@
+"""The workers of a study: a Job, work-queue style, and the ConfigMap with what they run."""
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from trialfleet import errors, names
+from trialfleet.api.study import Study
+from trialfleet.controller.build.objects import Object, Owner, digest, hashed
+from trialfleet.controller.build.pods import own_container
+from trialfleet.controller.build.template import (
+    completed,
+    dump_template,
+    environment,
+    labels_of_pods,
+)
+from trialfleet.controller.options import Options
+
+_STUDY_FILE: Final = "study.json"
+_OBJECTIVE_FOLDER: Final = "/etc/trialfleet/objective"
+_OBJECTIVE_FILE: Final = "objective.py"
+_CHECKPOINTS: Final = "/var/lib/trialfleet/checkpoints"
+
+_GRACE_S: Final = 30
+"""Kubernetes' own default."""
+_LAST_S: Final = 5
+"""Of a pod's grace, for a worker that has to hand its trial back."""
+
+_BACKOFF_LIMIT: Final = 6
+"""Workers that may fail by themselves, for each one that runs, before the Job is given up."""
+
+
+def build_config(owner: Owner, study: Study) -> Object:
+    """Return the ConfigMap that holds the study as its workers read it."""
+    return owner.make(
+        "v1",
+        "ConfigMap",
+        names.study_config_name(owner.name),
+        names.COMPONENT_STUDY,
+        data={_STUDY_FILE: json.dumps(for_workers(study), indent=1, sort_keys=True)},
+    )
+
+
+def for_workers(study: Study) -> Object:
+    """Return the manifest of a study without what is none of its workers' business."""
+    spec: dict[str, Any] = study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for part in (
+        *("template", "prepare", "collate", "storage", "parallelism", "suspend", "retries"),
+        *("trials", "trialsFrom", "ttlSecondsAfterFinished"),
+    ):
+        spec.pop(part, None)
+    python = study.spec.objective.python
+    if python is not None and python.config_map is not None:
+        # The kubelet brings the ConfigMap's key as a file.
+        given = spec["objective"]["python"]
+        del given["configMap"]
+        given["file"] = f"{_OBJECTIVE_FOLDER}/{_OBJECTIVE_FILE}"
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "Study",
+        "metadata": {"name": study.metadata.name},
+        "spec": spec,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How the pods of a study reach its storage."""
+
+    storage: str
+    """The storage's name."""
+    proxies: str
+    """``HOST:PORT[,HOST:PORT...]``, the nearest first."""
+    secret: str | None
+    """Name of the Secret with the study's token; None where nothing is encrypted."""
+
+
+def contract(reach: Reach, template: Object) -> str:
+    """Return the hash of what pods of a Job must agree on with the storage and the study."""
+    return digest([reach.proxies, reach.secret, template])
+
+
+def build_job(
+    owner: Owner,
+    study: Study,
+    *,
+    index: int,
+    parallelism: int,
+    reach: Reach,
+    generation: int,
+    options: Options,
+) -> Object:
+    """Return the Job of a study's workers.
+
+    Without ``completions`` it is a work queue: one worker that ends clean says that there is no
+    more work, and no other is started.
+    """
+    template = dump_template(study.spec.template)
+    queue = _queue_labels(template)
+    job = owner.make(
+        "batch/v1",
+        "Job",
+        names.worker_job_name(owner.name, index),
+        names.COMPONENT_WORKER,
+        annotations={
+            names.ANNOTATION_GENERATION: str(generation),
+            names.ANNOTATION_CONTRACT: contract(reach, template),
+        },
+        spec={
+            "parallelism": parallelism,
+            "backoffLimit": _BACKOFF_LIMIT * max(1, parallelism),
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "podReplacementPolicy": "Failed",
+            "template": _pod_template(owner, study, template, reach, options),
+        },
+    )
+    job["metadata"]["labels"] |= queue
+    return hashed(job)
+
+
+def resized(live: Object, parallelism: int) -> Object:
+    """Return a Job that exists with another number of workers.
+
+    What can't change in a Job is taken from what is there, so that an operator of another version
+    does not replace the workers of a running study.
+    """
+    live_metadata, live_spec = live["metadata"], live["spec"]
+    ours = {names.ANNOTATION_GENERATION, names.ANNOTATION_CONTRACT}
+    annotations = live_metadata.get("annotations", {})
+    labels = live_metadata.get("labels", {})
+    kept = ("backoffLimit", "podFailurePolicy", "podReplacementPolicy", "template")
+    # Kueue suspends the Jobs of its queues itself.
+    running = {} if names.LABEL_QUEUE in labels else {"suspend": False}
+    return hashed(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {
+                "name": live_metadata["name"],
+                "namespace": live_metadata["namespace"],
+                "labels": dict(labels),
+                "annotations": {key: annotations[key] for key in ours & annotations.keys()},
+                "ownerReferences": copy.deepcopy(live_metadata.get("ownerReferences", [])),
+            },
+            "spec": {
+                "parallelism": parallelism,
+                **running,
+                **{key: copy.deepcopy(live_spec[key]) for key in kept if key in live_spec},
+            },
+        }
+    )
+
+
+def _queue_labels(template: Object) -> dict[str, str]:
+    """Return the labels by which Kueue takes the Job: it looks at the Job, not at its pods."""
+    labels: dict[str, str] = template.get("metadata", {}).get("labels", {})
+    return {key: text for key, text in labels.items() if key.startswith("kueue.x-k8s.io/")}
+
+
+def _failure_rules() -> list[Object]:
+    """Return what becomes of a Job when a worker ends otherwise than clean; the first match."""
+
+    def on_exit(*codes: int) -> Object:
+        return {
+            "containerName": names.WORKER_CONTAINER,
+            "operator": "In",
+            "values": sorted(codes),
+        }
+
+    return [
+        {
+            "action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+        {"action": "Ignore", "onExitCodes": on_exit(errors.EXIT_DRAINED, errors.EXIT_OVERRUN)},
+        # Any other worker would fail the same way.
+        {"action": "FailJob", "onExitCodes": on_exit(errors.EXIT_OBJECTIVE, errors.EXIT_INVALID)},
+    ]
+
+
+def _pod_template(
+    owner: Owner, study: Study, template: Object, reach: Reach, options: Options
+) -> Object:
+    template = copy.deepcopy(template)
+    spec = template.setdefault("spec", {})
+    # A Job restarts nothing in place: its failure policy has to see how a worker ended.
+    spec["restartPolicy"] = "Never"
+    grace_s = spec.setdefault("terminationGracePeriodSeconds", _GRACE_S)
+    containers = spec.setdefault("containers", [])
+    if not any(container["name"] == names.WORKER_CONTAINER for container in containers):
+        containers.append({"name": names.WORKER_CONTAINER})
+    for container in containers:
+        if container["name"] == names.WORKER_CONTAINER:
+            _complete_worker(container, grace_s, options)
+            if options.image_pull_secrets:
+                spec.setdefault(
+                    "imagePullSecrets", [{"name": name} for name in options.image_pull_secrets]
+                )
+    volumes, mounts = _volumes(owner, study)
+    env, secrets = environment(owner.name, reach.proxies, reach.secret)
+    return completed(
+        template,
+        labels=labels_of_pods(owner.labels(names.COMPONENT_WORKER), reach.storage),
+        env=[
+            *env,
+            {
+                "name": names.ENV_WORKER,
+                "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
+            },
+            {"name": names.ENV_CHECKPOINT_ROOT, "value": _CHECKPOINTS},
+        ],
+        volumes=[*volumes, *secrets],
+        mounts=mounts,
+    )
+
+
+def _complete_worker(container: Object, grace_s: int, options: Options) -> None:
+    ours = own_container(
+        names.WORKER_CONTAINER,
+        [
+            "worker",
+            f"--study={names.STUDY_FOLDER}/{_STUDY_FILE}",
+            f"--grace={max(0, grace_s - _LAST_S)}",
+        ],
+        options,
+        options.worker_image,
+    )
+    if "image" not in container:
+        container["image"] = ours["image"]
+        if "imagePullPolicy" in ours:
+            container.setdefault("imagePullPolicy", ours["imagePullPolicy"])
+    if "command" not in container and "args" not in container:
+        container["command"], container["args"] = ours["command"], ours["args"]
+
+
+def _volumes(owner: Owner, study: Study) -> tuple[list[Object], list[Object]]:
+    volumes: list[Object] = [
+        {
+            "name": "trialfleet-study",
+            "configMap": {"name": names.study_config_name(owner.name)},
+        },
+        {"name": "trialfleet-checkpoints", "emptyDir": {}},
+    ]
+    mounts: list[Object] = [
+        {"name": "trialfleet-study", "mountPath": names.STUDY_FOLDER, "readOnly": True},
+        {"name": "trialfleet-checkpoints", "mountPath": _CHECKPOINTS},
+    ]
+    python = study.spec.objective.python
+    if python is not None and python.config_map is not None:
+        item = {"key": python.config_map.key, "path": _OBJECTIVE_FILE}
+        volumes.append(
+            {
+                "name": "trialfleet-objective",
+                "configMap": {"name": python.config_map.name, "items": [item]},
+            }
+        )
+        mounts.append(
+            {"name": "trialfleet-objective", "mountPath": _OBJECTIVE_FOLDER, "readOnly": True}
+        )
+    return volumes, mounts

@@ -1,0 +1,218 @@
+"""The scenarios on a real cluster: ``pytest tests/e2e --cluster``, on the current KUBECONFIG.
+
+The custom resources must be installed (``kubectl apply --server-side -f crds/``). Without
+``--installed`` the operator runs on this machine, which must then reach the pods' addresses.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.controller.kube import Kube, KubeError, wait_for
+from tests.scenarios.env import Env
+from trialfleet import names
+
+PACKAGE = Path(__file__).parents[2] / "operator"
+PATIENCE_S = 180.0
+
+RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cluster")
+    group.addoption("--cluster", action="store_true", help="run tests on the current cluster")
+    group.addoption("--operator-image", default="trialfleet/operator:0.1.0")
+    group.addoption("--worker-image", default="trialfleet/worker:0.1.0")
+    group.addoption("--python-image", default="trialfleet/worker:0.1.0", help="of users' own pods")
+    group.addoption(
+        "--installed",
+        metavar="NAMESPACE",
+        default="",
+        help="namespace of an installed operator, a Deployment; else one runs on this machine",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return None if config.getoption("--cluster") or collection_path.is_dir() else True
+
+
+@dataclass
+class Cluster:
+    """The cluster and what runs in it."""
+
+    kubeconfig: Path
+    config: pytest.Config
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def kubectl(self, *arguments: str, check: bool = True, text: str = "") -> str:
+        """Run kubectl; return what it wrote."""
+        done = subprocess.run(
+            ["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+        return done.stdout
+
+    def start_operator(self) -> None:
+        """Start the operator."""
+        namespace = self.config.getoption("--installed")
+        if namespace:
+            deployments = ("deployment", "-n", namespace, f"-l{names.LABEL_APP}={names.OPERATOR}")
+            self.kubectl("scale", *deployments, "--replicas=1")
+            self.kubectl("rollout", "status", *deployments)
+            return
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "trialfleet.cli.main", "operator"),
+                    f"--image={self.config.getoption('--operator-image')}",
+                    f"--worker-image={self.config.getoption('--worker-image')}",
+                    "--image-pull-policy=IfNotPresent",
+                ],
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(PACKAGE)},
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop_operator(self) -> None:
+        """Stop the operator without giving it time for anything."""
+        namespace = self.config.getoption("--installed")
+        if namespace:
+            deployments = ("deployment", "-n", namespace, f"-l{names.LABEL_APP}={names.OPERATOR}")
+            self.kubectl("scale", *deployments, "--replicas=0")
+        elif self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(20)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    kubeconfig = Path(os.environ.get("KUBECONFIG", Path.home() / ".kube" / "config"))
+    made = Cluster(kubeconfig, pytestconfig, tmp_path_factory.mktemp("operator") / "log")
+    if not pytestconfig.getoption("--installed"):
+        made.start_operator()
+    yield made
+    if not pytestconfig.getoption("--installed"):
+        made.stop_operator()
+        said = made.log.read_text(errors="replace")
+        assert "Traceback" not in said, said[-6000:]
+
+
+@pytest.fixture(scope="module")
+def everyones(cluster: Cluster) -> Iterator[Env]:
+    """A namespace with a storage that all tests of a module may use."""
+    with namespace(cluster) as made:
+        made.ready()
+        yield made
+
+
+@pytest.fixture
+def env(everyones: Env) -> Iterator[Env]:
+    """A namespace with a storage that is ready; studies are deleted in the end."""
+    yield everyones
+    for study in everyones.kube.list("studies"):
+        everyones.kube.delete("studies", study["metadata"]["name"])
+        everyones.wait_no_pods(study["metadata"]["name"])
+
+
+@pytest.fixture
+def own_env(cluster: Cluster) -> Iterator[Env]:
+    """A namespace with a storage, for a test that harms it."""
+    with namespace(cluster) as made:
+        made.ready()
+        yield made
+
+
+@contextlib.contextmanager
+def namespace(cluster: Cluster) -> Iterator[Env]:
+    """Give a namespace under Pod Security ``restricted`` with a storage; deleted in the end."""
+    kube = Kube(cluster.kubeconfig, f"e2e-{uuid.uuid4().hex[:8]}")
+    kube.create("namespaces", {"metadata": {"name": kube.namespace, "labels": RESTRICTED}})
+    wait_for("its service account", lambda: _has_account(kube), 30)
+    storage = {
+        "apiVersion": names.API_VERSION,
+        "kind": "StudyStorage",
+        "metadata": {"name": "shared"},
+        "spec": {"postgres": {"managed": {"emptyDir": {}}}},
+    }
+    kube.create("studystorages", storage)
+    yield Env(
+        kube=kube,
+        evict=lambda pod: _evict(kube, pod),
+        kill=lambda pod: _kill(kube, pod),
+        log=lambda pod: cluster.kubectl("logs", "-n", kube.namespace, pod, check=False),
+        start_operator=cluster.start_operator,
+        stop_operator=cluster.stop_operator,
+        refuse_pods=lambda wanted: _refuse(kube, wanted),
+        lose_database=lambda: _lose_database(kube),
+        image=cluster.config.getoption("--python-image"),
+        patience_s=PATIENCE_S,
+    )
+    kube.delete("namespaces", kube.namespace)
+    wait_for("namespace gone", lambda: kube.find("namespaces", kube.namespace) is None, 180)
+    kube.close()
+
+
+def _has_account(kube: Kube) -> bool:
+    try:
+        kube.call("GET", f"api/v1/namespaces/{kube.namespace}/serviceaccounts/default")
+    except KubeError:
+        return False
+    return True
+
+
+def _evict(kube: Kube, pod: str) -> None:
+    path = f"api/v1/namespaces/{kube.namespace}/pods/{pod}/eviction"
+    metadata = {"name": pod, "namespace": kube.namespace}
+    kube.call(
+        "POST", path, None, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    )
+
+
+def _kill(kube: Kube, pod: str) -> None:
+    # From inside, process 1 of a container takes no SIGKILL; the kubelet's is the same.
+    kube.delete("pods", pod, gracePeriodSeconds=0)
+
+
+def _refuse(kube: Kube, wanted: bool) -> None:
+    if wanted:
+        quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "1"}}}
+        kube.create("resourcequotas", quota)
+        wait_for(
+            "the quota counts",
+            lambda: kube.get("resourcequotas", "small").get("status", {}).get("used"),
+            30,
+        )
+    else:
+        kube.delete("resourcequotas", "small")
+
+
+def _lose_database(kube: Kube) -> None:
+    """Break the database so that its pod can't come back."""
+    quota = {"metadata": {"name": "no-more"}, "spec": {"hard": {"pods": "1"}}}
+    kube.create("resourcequotas", quota)
+    wait_for(
+        "the quota counts",
+        lambda: kube.get("resourcequotas", "no-more").get("status", {}).get("used"),
+        30,
+    )
+    kube.delete("pods", "shared-pg-0", gracePeriodSeconds=0)

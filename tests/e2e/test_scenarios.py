@@ -1,0 +1,5 @@
+"""The scenarios of the stand-in, on a real cluster, under Pod Security ``restricted``."""
+
+from tests.scenarios.lifecycle import *  # noqa: F403
+from tests.scenarios.losses import *  # noqa: F403
+from tests.scenarios.stuck import *  # noqa: F403
