@@ -4,15 +4,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify bench soak crds proto values manifests images format lock clean
+.PHONY: help run test verify bench soak crds proto values manifests images kind-test format lock clean
 
 # Of images; a builder other than docker takes the same arguments.
 VERSION := 0.1.0
 IMAGES ?= trialfleet
 BUILDER ?= docker
+KIND_CLUSTER ?= trialfleet
+KIND_CONFIG := $(CURDIR)/dist/kind.kubeconfig
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "PYTHON=... names the interpreter of a new virtual environment (3.11 or later)."
 
 # Hash-checked packages first; then the project itself, which needs nothing else.
@@ -63,6 +65,18 @@ images: ## Build the images (BUILDER=docker, IMAGES=trialfleet: how their names 
 	  -f worker-image/Dockerfile .
 	$(BUILDER) build --build-arg WORKER=$(IMAGES)/worker:$(VERSION) -t $(IMAGES)/digits:$(VERSION) \
 	  -f examples/digits/Dockerfile .
+
+kind-test: $(STAMP) images ## Run the tests in a kind cluster of their own (needs Docker, kind, kubectl, helm)
+	kind create cluster --name $(KIND_CLUSTER) --config tests/e2e/kind.yaml --kubeconfig $(KIND_CONFIG)
+	@trap 'kind delete cluster --name $(KIND_CLUSTER)' EXIT; set -ex; \
+	  kind load docker-image --name $(KIND_CLUSTER) \
+	    $(IMAGES)/operator:$(VERSION) $(IMAGES)/worker:$(VERSION) $(IMAGES)/digits:$(VERSION); \
+	  export KUBECONFIG=$(KIND_CONFIG); \
+	  helm install trialfleet charts/trialfleet --namespace trialfleet-system --create-namespace \
+	    --wait --set image.repository=$(IMAGES)/operator --set workerImage.repository=$(IMAGES)/worker; \
+	  $(BIN)/python -m pytest tests/e2e --cluster --installed trialfleet-system \
+	    --operator-image $(IMAGES)/operator:$(VERSION) --worker-image $(IMAGES)/worker:$(VERSION) \
+	    --python-image $(IMAGES)/worker:$(VERSION) $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix
