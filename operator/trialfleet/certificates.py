@@ -27,14 +27,14 @@ _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC6325
 SEED_BYTES: Final = 32
 """A seed of a key has at least as many."""
 
-SERVER_PERIOD: Final = datetime.timedelta(days=30)
-"""A server's certificate is replaced so often, and valid three times as long."""
+SERVER_PERIOD: Final = datetime.timedelta(days=365)
+"""A server's certificate is replaced so often, and valid twice as long."""
 
 AUTHORITY_PERIOD: Final = datetime.timedelta(days=3650)
-"""An authority's certificate is replaced so often, and valid three times as long. Its key stays, so
-that both certificates confirm those of the servers."""
+"""An authority's certificate is replaced so often, and valid twice as long. Its key stays, so that
+both certificates confirm those of the servers."""
 
-_PERIODS: Final = 3
+_PERIODS: Final = 2
 _SKEW: Final = datetime.timedelta(days=1)
 """A clock that is late must not find a certificate not valid yet."""
 
@@ -111,7 +111,7 @@ def issue(authority: Authority, hosts: Sequence[str], key: Key, now: datetime.da
 def needs_renewal(certificate_pem: bytes, now: datetime.datetime) -> bool:
     """Return whether a certificate of this module should be replaced: a period of it is over.
 
-    Two thirds of its life are left then: who brings it to its server may be away for as long.
+    Half of its life is left then: who brings it to its server may be away for as long.
     """
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     begin = certificate.not_valid_before_utc + _SKEW

@@ -68,7 +68,7 @@ def observed(**changes: Any) -> StudyObserved:
     base = StudyObserved(
         subject=subject(),
         study=study(),
-        storage=StorageView("s", True, reasons.AVAILABLE, "", PROXIES, ago(9000), tls=False),
+        storage=StorageView("s", True, reasons.AVAILABLE, "", PROXIES, tls=False),
         ensured=True,
         summary=summary(),
     )

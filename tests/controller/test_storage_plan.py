@@ -36,12 +36,15 @@ POSTGRES = ["Service/s-pg", "StatefulSet/s-pg"]
 PLAIN = {"security": {"tls": False}}
 EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}, **PLAIN}
 
-WHERE = access.Storage("s", "ns", ago(5))
+WHERE = access.Storage("ns", "s")
 
 
 def secret_of(spec: dict[str, Any], now: datetime.datetime = NOW) -> str:
+    owner = storage_observed().subject.owner
     made = StudyStorageSpec.model_validate(spec)
-    return f"Secret/{access.storage_secret_name(KEYS, WHERE, made, now)}"
+    secret = access.build_storage_secret(owner, KEYS, WHERE, made, now)
+    assert secret is not None
+    return f"Secret/{secret['metadata']['name']}"
 
 
 SECRET = secret_of({})

@@ -53,7 +53,7 @@ def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
 
 WORKER = "Job/q-workers-1"
 CONFIG = "ConfigMap/q-study"
-NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES, ago(9000), tls=False)
+NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES, tls=False)
 
 STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
     (
@@ -383,7 +383,7 @@ class TestAccess:
     """Pods of a study whose storage encrypts get a token and the authority to trust."""
 
     def seen(self, **changes: Any) -> StudyObserved:
-        storage = StorageView("s", True, reasons.AVAILABLE, "", PROXIES, ago(9000), tls=True)
+        storage = StorageView("s", True, reasons.AVAILABLE, "", PROXIES, tls=True)
         return observed(storage=storage, **changes)
 
     def test_the_secret_is_made_once(self) -> None:
@@ -396,7 +396,7 @@ class TestAccess:
 
     def test_the_token_opens_this_study_only(self) -> None:
         (secret,) = plan(self.seen()).once
-        key = access.token_key(KEYS, "s", "ns")
+        key = access.token_key(KEYS, access.Storage("ns", "s"))
         assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
 
     def test_workers_have_it(self) -> None:

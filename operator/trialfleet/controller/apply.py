@@ -62,11 +62,14 @@ class Applier:
                 )
                 self._note(wanted, await self._cluster.apply(wanted))
 
-    async def create_once(self, objects: Sequence[Object], memory: Memory) -> None:
+    async def create_once(
+        self, objects: Sequence[Object], memory: Memory, now: datetime.datetime
+    ) -> None:
         """Create objects that may be there; what is there is left as it is."""
         for wanted in objects:
             await self._cluster.create(wanted)
             memory.created.add(wanted["metadata"]["name"])
+            memory.confirmed = now
 
     async def remove(self, subject: Subject, removals: Sequence[Removal]) -> None:
         """Delete objects."""

@@ -14,7 +14,7 @@ from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.conditions import Wanted, find, short, with_condition
 from trialfleet.controller.definition import define, parse_points
-from trialfleet.controller.kinds import CNPG, CONFIG_MAP, OURS, watched
+from trialfleet.controller.kinds import CHILDREN, CNPG, CONFIG_MAP, OURS
 from trialfleet.controller.links import Link, Trust
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import (
@@ -23,7 +23,6 @@ from trialfleet.controller.observe import (
     proxy_pods,
     storage_name,
     studies_of,
-    subject_of,
     uses_tls,
 )
 from trialfleet.controller.observed import StorageObserved, StudyObserved, Subject
@@ -79,8 +78,6 @@ class Controller:
             return
         key = owner_of(obj)
         memory = None if key is None else self._memories.get(key)
-        if obj.get("kind") == "Secret" and memory is not None:
-            memory.created.discard(obj["metadata"]["name"])
         if obj.get("kind") == "Pod" and memory is not None:
             # The last state may be one that no earlier event has shown.
             pod = view_pod(obj, gone=True)
@@ -96,7 +93,7 @@ class Controller:
 
     async def verify(self) -> None:
         """Compare the store with the cluster: a watch that was cut off tells of no deletions."""
-        for kind in watched(self._options.namespace):
+        for kind in (*OURS, *CHILDREN):
             label = "" if kind in OURS else names.LABEL_COMPONENT
             try:
                 listed = await self._cluster.list(kind, self._options.namespace, label)
@@ -161,7 +158,7 @@ class Controller:
         if observed.storage is not None and observed.storage.ready and not is_over(observed):
             summary = await self._summary(observed, memory)
             observed = observe_study(obj, self.store, memory, summary, now)
-        if _misses_config(observed):
+        if _misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
         plan = plan_study(observed, self._options, self._keys, now)
@@ -197,7 +194,7 @@ class Controller:
             cnpg_installed=installed,
             proxy_error=await self._proxy_error(key),
         )
-        if _misses_config(observed):
+        if _misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
         plan = plan_storage(observed, self._options, self._keys, now)
@@ -209,7 +206,7 @@ class Controller:
     async def _bring_about(self, subject: Subject, plan: Plan, memory: Memory) -> Plan:
         """Apply the objects of a plan; return the plan, with what stood in its way."""
         try:
-            await self._applier.create_once(plan.once, memory)
+            await self._applier.create_once(plan.once, memory, _now())
             await self._applier.ensure(subject, plan.objects)
             await self._applier.remove(subject, plan.removals)
         except NameTaken as error:
@@ -253,12 +250,11 @@ class Controller:
 
     def _trust(self, obj: Mapping[str, Any]) -> Trust:
         """Return by what the proxies of a storage are known, and what opens all of its studies."""
-        subject = subject_of(obj)
-        where = access.Storage(subject.name, subject.namespace, subject.created)
+        where = access.Storage(obj["metadata"]["namespace"], obj["metadata"]["name"])
         return Trust(
-            authority=access.authority(self._keys, where).certificate.encode(),
-            name=access.host_names(names.proxy_service(subject.name), subject.namespace)[0],
-            token=tokens.for_admin(access.token_key(self._keys, subject.name, subject.namespace)),
+            authority=access.authority(self._keys, where, _now()).certificate_pem,
+            name=access.server_name(where),
+            token=tokens.for_admin(access.token_key(self._keys, where)),
         )
 
     async def _summary(self, observed: StudyObserved, memory: Memory) -> Summary | None:

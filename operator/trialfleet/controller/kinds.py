@@ -57,16 +57,7 @@ CHILDREN: Final = (
     Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     CNPG,
 )
-"""Watched where they have a label of ours."""
-
-
-def watched(namespace: str) -> tuple[Kind, ...]:
-    """Return the kinds to watch in a namespace, or in all.
-
-    Secrets are watched in one namespace only: to watch them is to read them.
-    """
-    return (*OURS, *CHILDREN, *((SECRET,) if namespace else ()))
-
+"""Watched where they have a label of ours. Secrets are not: to watch them is to read them."""
 
 _ALL: Final = {
     (kind.api_version, kind.kind): kind for kind in (*OURS, *CHILDREN, EVENT, SECRET, CONFIG_MAP)

@@ -2,9 +2,12 @@
 
 import datetime
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from trialfleet.controller.pod_view import PodView, Trouble
+
+CONFIRM_EVERY: Final = datetime.timedelta(minutes=5)
+"""Secrets are not watched: whether they are still there shows when they are made again."""
 
 
 @dataclass(slots=True)
@@ -27,9 +30,15 @@ class Memory:
     """Since when a Job has too few pods, by its uid."""
     created: set[str] = field(default_factory=set)
     """Names of the Secrets that were made, or were there."""
+    confirmed: datetime.datetime | None = None
+    """When that was found out."""
     cnpg: bool = False
     """CloudNativePG is installed."""
     written: datetime.datetime | None = None
     """When the status was written last."""
     told: dict[str, datetime.datetime] = field(default_factory=dict)
     """When an Event of a reason was written last."""
+
+    def unconfirmed(self, now: datetime.datetime) -> bool:
+        """Whether it is long ago that the Secrets were there."""
+        return self.confirmed is not None and now - self.confirmed >= CONFIRM_EVERY

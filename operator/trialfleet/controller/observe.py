@@ -185,7 +185,6 @@ def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | N
         reason=stalled.reason if told and stalled is not None else reasons.STARTING,
         message=stalled.message if told and stalled is not None else "",
         proxies=proxy_addresses(name, namespace, placement),
-        created=subject_of(obj).created,
         tls=uses_tls(obj),
     )
 

@@ -55,7 +55,6 @@ class StorageView:
     message: str
     proxies: str
     """Where workers find the proxies, the nearest first."""
-    created: datetime.datetime
     tls: bool
     """Its proxies encrypt and ask for tokens."""
 

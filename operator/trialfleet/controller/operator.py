@@ -12,7 +12,7 @@ from trialfleet import names
 from trialfleet.controller import keys
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
-from trialfleet.controller.kinds import EVENT, OURS, Kind, watched
+from trialfleet.controller.kinds import CHILDREN, EVENT, OURS, Kind
 from trialfleet.controller.options import Options
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Watcher:
         async def log_in(**_: Any) -> kopf.ConnectionInfo:
             return await _connection(cluster)
 
-        for kind in watched(options.namespace):
+        for kind in (*OURS, *CHILDREN):
             self._watch(registry, kind)
 
         @kopf.on.event(EVENT.version, EVENT.plural, registry=registry, id="warning")
@@ -138,9 +138,7 @@ def _settings(options: Options) -> kopf.OperatorSettings:
     # With rights in one namespace only, there are no definitions and no namespaces to look at.
     settings.scanning.disabled = bool(options.namespace)
     settings.networking.request_timeout = 30
-    for kind in watched(options.namespace):
-        if kind in OURS:
-            continue
+    for kind in CHILDREN:
         place = (kind.group, kind.plural) if kind.group else (kind.plural,)
         settings.watching.label_selectors[place] = names.LABEL_COMPONENT  # type: ignore[index]
     settings.watching.field_selectors["", EVENT.plural] = "type=Warning"

@@ -50,12 +50,11 @@ def plan_storage(
         )
         return _with_status(observed, Plan(), trouble, now)
     subject, spec = observed.subject, storage.spec
-    where = access.Storage(subject.name, subject.namespace, subject.created)
-    secret = access.storage_secret_name(keys, where, spec, now)
-    objects = _objects(observed, storage, options, secret)
-    once: tuple[Object, ...] = ()
-    if access.needs_secret(spec) and secret not in observed.created:
-        once = (access.build_storage_secret(subject.owner, keys, where, spec, now),)
+    where = access.Storage(subject.namespace, subject.name)
+    secret = access.build_storage_secret(subject.owner, keys, where, spec, now)
+    name = "" if secret is None else secret["metadata"]["name"]
+    objects = _objects(observed, storage, options, name)
+    once = () if secret is None or name in observed.created else (secret,)
     if trouble is None and not _ready(observed):
         trouble = _unreachable(observed, now)
     plan = Plan(objects=tuple(objects), once=once)

@@ -167,6 +167,4 @@ def _kept(obj: Mapping[str, Any]) -> Object:
     kept["metadata"] = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
     if obj.get("kind") == "Pod":
         kept["spec"] = {k: v for k, v in obj.get("spec", {}).items() if k in _POD_SPEC_KEPT}
-    elif obj.get("kind") == "Secret":
-        kept = {k: v for k, v in kept.items() if k not in ("data", "stringData")}
     return kept

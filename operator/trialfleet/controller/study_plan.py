@@ -86,7 +86,7 @@ def _decide(
     keys: Keys,
     now: datetime.datetime,
 ) -> None:
-    begun = startup.plan_startup(observed, options, keys)
+    begun = startup.plan_startup(observed, keys, now)
     unknown = begun.stage is startup.Stage.ENSURE or observed.summary is None
     if is_over(observed) or (_was_over(observed) and unknown and begun.trouble is None):
         # With a newer spec it may go on, but until that is known nothing is to change.

@@ -5,18 +5,11 @@ something else is to be held, and is rolled out like any change.
 """
 
 import datetime
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from trialfleet import names, tokens
+from trialfleet import certificates, names, tokens
 from trialfleet.api.study_storage import StudyStorageSpec
-from trialfleet.controller.build.certificates import (
-    RENEWED,
-    Certificate,
-    make_authority,
-    make_server,
-    period,
-)
+from trialfleet.certificates import Authority
 from trialfleet.controller.build.objects import Object, Owner, digest
 from trialfleet.controller.secrecy import Keys
 
@@ -34,105 +27,87 @@ FOLDER: Final = "/run/trialfleet"
 """Where pods have what they need of a Secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """Which storage: its name, and since when there is one of that name."""
+class Storage(NamedTuple):
+    """Which storage: by its place, so that it is the same when it was deleted and made again."""
 
-    name: str
     namespace: str
-    created: datetime.datetime
+    name: str
 
 
-def token_key(keys: Keys, storage: str, namespace: str) -> str:
+def token_key(keys: Keys, storage: Storage) -> str:
     """Return the key that a storage's proxies check tokens with."""
-    return keys.derive("tokens", namespace, storage).hex()
+    return keys.derive("tokens", *storage).hex()
 
 
-def authority(keys: Keys, storage: Storage) -> Certificate:
+def authority(keys: Keys, storage: Storage, now: datetime.datetime) -> Authority:
     """Return the authority of a storage."""
-    secret = keys.derive("authority", storage.namespace, storage.name)
-    return make_authority(secret, f"{storage.namespace}/{storage.name}", storage.created)
+    key = certificates.derive_key(keys.derive("authority", *storage))
+    return certificates.make_authority("/".join(storage), key, now)
 
 
-def storage_secret_name(
-    keys: Keys, storage: Storage, spec: StudyStorageSpec, now: datetime.datetime
-) -> str:
-    """Return the name of a storage's Secret: another one for each that would hold something else."""
-    held = [
-        keys.derive("identity", storage.namespace, storage.name).hex(),
-        spec.postgres.managed is not None,
-        spec.security.tls,
-        period(storage.created, now) if spec.security.tls else 0,
-    ]
-    return names.storage_secret(storage.name, digest(held)[:8])
+def server_name(storage: Storage) -> str:
+    """Return a name that is in the certificates of all proxies of a storage."""
+    return f"{names.proxy_service(storage.name)}.{storage.namespace}.svc"
 
 
 def build_storage_secret(
     owner: Owner, keys: Keys, storage: Storage, spec: StudyStorageSpec, now: datetime.datetime
-) -> Object:
-    """Return the Secret for a storage's PostgreSQL and proxies."""
+) -> Object | None:
+    """Return the Secret for a storage's PostgreSQL and proxies; None if they need none."""
     data: dict[str, str] = {}
     if spec.postgres.managed is not None:
-        password = keys.password("postgres", storage.namespace, storage.name)
+        password = keys.password("postgres", *storage)
         data |= {PASSWORD: password, URL: _url(storage, password, tls=spec.security.tls)}
     if spec.security.tls:
-        data |= _storage_certificates(keys, storage, spec, now)
-    return _secret(owner, storage_secret_name(keys, storage, spec, now), data)
+        data |= _certificates(keys, storage, spec, now)
+    if not data:
+        return None
+    return _secret(owner, names.storage_secret(storage.name, digest(data)[:8]), data)
 
 
 def access_secret_name(keys: Keys, study: str, storage: Storage) -> str:
     """Return the name of the Secret by which the pods of a study reach its storage."""
-    held = [keys.derive("identity", storage.namespace, storage.name).hex(), storage.name]
-    return names.access_secret(study, digest(held)[:8])
+    identity = keys.derive("identity", *storage).hex()
+    return names.access_secret(study, digest([identity, study])[:8])
 
 
-def build_access_secret(owner: Owner, keys: Keys, storage: Storage) -> Object:
+def build_access_secret(
+    owner: Owner, keys: Keys, storage: Storage, now: datetime.datetime
+) -> Object:
     """Return the Secret with a study's token, and the authority to know the proxies by."""
-    key = token_key(keys, storage.name, storage.namespace)
     data = {
-        TOKEN: tokens.for_study(key, owner.name),
-        CA: authority(keys, storage).certificate,
+        TOKEN: tokens.for_study(token_key(keys, storage), owner.name),
+        CA: authority(keys, storage, now).certificate_pem.decode(),
     }
     return _secret(owner, access_secret_name(keys, owner.name, storage), data)
 
 
-def host_names(service: str, namespace: str) -> list[str]:
-    """Return the names of a Service, the one that is used first."""
-    return [
-        f"{service}.{namespace}.svc",
-        service,
-        f"{service}.{namespace}",
-        f"{service}.{namespace}.svc.cluster.local",
-    ]
-
-
-def needs_secret(spec: StudyStorageSpec) -> bool:
-    """Whether a storage has a Secret of ours."""
-    return spec.security.tls or spec.postgres.managed is not None
-
-
-def _storage_certificates(
+def _certificates(
     keys: Keys, storage: Storage, spec: StudyStorageSpec, now: datetime.datetime
 ) -> dict[str, str]:
-    place = (storage.namespace, storage.name)
-    begin = storage.created + period(storage.created, now) * RENEWED
-    signer = authority(keys, storage)
-    proxies = [
-        host
-        for service in (names.proxy_service(storage.name), names.node_proxy_service(storage.name))
-        for host in host_names(service, storage.namespace)
-    ]
-    server = make_server(signer, keys.derive("proxy", *place), proxies, begin)
+    signer = authority(keys, storage, now)
+
+    def issue(purpose: str, *services: str) -> tuple[str, str]:
+        hosts = [
+            host
+            for service in services
+            for host in certificates.service_hosts(service, storage.namespace)
+        ]
+        key = certificates.derive_key(keys.derive(purpose, *storage))
+        issued = certificates.issue(signer, hosts, key, now)
+        return issued.certificate_pem.decode(), issued.key_pem.decode()
+
+    services = names.proxy_service(storage.name), names.node_proxy_service(storage.name)
+    certificate, key = issue("proxy", *services)
     data = {
-        CA: signer.certificate,
-        TLS_CERTIFICATE: server.certificate,
-        TLS_KEY: server.key,
-        TOKEN_KEY: token_key(keys, storage.name, storage.namespace),
+        CA: signer.certificate_pem.decode(),
+        TLS_CERTIFICATE: certificate,
+        TLS_KEY: key,
+        TOKEN_KEY: token_key(keys, storage),
     }
     if spec.postgres.managed is not None:
-        hosts = host_names(names.postgres_service(storage.name), storage.namespace)
-        database = make_server(signer, keys.derive("postgres-tls", *place), hosts, begin)
-        data |= {POSTGRES_CERTIFICATE: database.certificate, POSTGRES_KEY: database.key}
+        certificate, key = issue("postgres-server", names.postgres_service(storage.name))
+        data |= {POSTGRES_CERTIFICATE: certificate, POSTGRES_KEY: key}
     return data
 
 

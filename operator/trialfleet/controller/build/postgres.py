@@ -167,7 +167,7 @@ def _container(managed: ManagedPostgres, options: Options, *, tls: bool) -> Obje
     }
     args = ["postgres", f"--listen={POD_ADDRESS}:{names.POSTGRES_PORT}"]
     if tls:
-        args += [f"--tls-certificate={certificate}", f"--tls-key={key}"]
+        args += [f"--tls-cert={certificate}", f"--tls-key={key}"]
     container = own_container("postgres", args, options, managed.image, **more)
     if managed.image:
         for part in ("command", "args", "imagePullPolicy"):

@@ -27,9 +27,7 @@ _WRITE_RESULTS: Final = "\n".join(
 )
 
 
-def build_prepare(
-    owner: Owner, study: Study, *, reach: Reach, generation: int
-) -> Object:
+def build_prepare(owner: Owner, study: Study, *, reach: Reach, generation: int) -> Object:
     """Return the Job that runs before the first trial."""
     return _job(
         owner,
@@ -88,9 +86,7 @@ def _job(owner: Owner, name: str, component: str, template: Object, generation: 
     spec: Object = {"backoffLimit": _BACKOFF_LIMIT, "template": template}
     if template["spec"]["restartPolicy"] == "Never":
         disrupted = [{"type": "DisruptionTarget", "status": "True"}]
-        spec["podFailurePolicy"] = {
-            "rules": [{"action": "Ignore", "onPodConditions": disrupted}]
-        }
+        spec["podFailurePolicy"] = {"rules": [{"action": "Ignore", "onPodConditions": disrupted}]}
         spec["podReplacementPolicy"] = "Failed"
     return owner.make(
         "batch/v1",

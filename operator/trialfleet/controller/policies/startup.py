@@ -1,5 +1,6 @@
 """Before the first trial: the storage, what the storage knows of the study, and ``prepare``."""
 
+import datetime
 import enum
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,6 @@ from trialfleet.controller.build import access, own_storage, run_once, workers
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.secrecy import Keys
@@ -46,12 +46,12 @@ def reach_of(observed: StudyObserved, keys: Keys) -> Reach:
     assert storage is not None
     secret = None
     if storage.tls:
-        where = access.Storage(storage.name, observed.subject.namespace, storage.created)
+        where = access.Storage(observed.subject.namespace, storage.name)
         secret = access.access_secret_name(keys, observed.subject.name, where)
     return Reach(storage.name, storage.proxies, secret)
 
 
-def plan_startup(observed: StudyObserved, options: Options, keys: Keys) -> Startup:
+def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> Startup:
     """Decide what a study needs before its first trial."""
     study, subject = observed.study, observed.subject
     assert study is not None
@@ -67,7 +67,7 @@ def plan_startup(observed: StudyObserved, options: Options, keys: Keys) -> Start
     begun = Startup(
         Stage.READY,
         tuple(objects),
-        _secret(observed, keys),
+        _secret(observed, keys, now),
         prepared=study.spec.prepare is not None,
     )
     if not observed.ensured:
@@ -77,12 +77,12 @@ def plan_startup(observed: StudyObserved, options: Options, keys: Keys) -> Start
     return _prepare(observed, begun, reach_of(observed, keys))
 
 
-def _secret(observed: StudyObserved, keys: Keys) -> tuple[Object, ...]:
+def _secret(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> tuple[Object, ...]:
     name, storage = reach_of(observed, keys).secret, observed.storage
     if name is None or storage is None or name in observed.created:
         return ()
-    where = access.Storage(storage.name, observed.subject.namespace, storage.created)
-    return (access.build_access_secret(observed.subject.owner, keys, where),)
+    where = access.Storage(observed.subject.namespace, storage.name)
+    return (access.build_access_secret(observed.subject.owner, keys, where, now),)
 
 
 def _storage_trouble(observed: StudyObserved) -> Trouble | None:
