@@ -3,14 +3,20 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+import trialfleet
 from trialfleet import names
 from trialfleet.errors import InvalidInput
 from trialfleet.local import postgres as installed
-from trialfleet.local import postgres_server
+
+_ROOT: Final = Path(trialfleet.__file__).parents[1]
+_START: Final = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from trialfleet.local import postgres_server; sys.exit(postgres_server.main())"
+)
 
 
 def postgres(
@@ -52,9 +58,12 @@ def postgres(
         Path, typer.Option(metavar="FOLDER", help="Where the server's own socket is.")
     ] = Path("/tmp"),
     max_connections: Annotated[int, typer.Option(min=10, help="Connections at once.")] = 500,
-    tls_certificate: Annotated[
+    tls_cert: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The server's certificate; absent: no encryption."),
+        typer.Option(
+            metavar="FILE",
+            help="Encrypt with this certificate, in PEM; read again when it changes.",
+        ),
     ] = None,
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")
@@ -67,8 +76,8 @@ def postgres(
     host, _, port = listen.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise InvalidInput(f"listen: found {listen!r}, accepted: HOST:PORT, port 0 to 65535")
-    if (tls_certificate is None) != (tls_key is None):
-        raise InvalidInput("tls-certificate: accepted: together with tls-key, or neither")
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidInput("tls-cert: accepted: together with tls-key, or neither")
     for name, text in (("role", role), ("database", database)):
         if not text.isidentifier() or not text.isascii() or text != text.lower():
             raise InvalidInput(
@@ -85,7 +94,7 @@ def postgres(
         "database": database,
         "password-file": password_file,
         "max-connections": max_connections,
-        "tls-certificate": tls_certificate,
+        "tls-cert": tls_cert,
         "tls-key": tls_key,
     }
     if os.geteuid() == 0:
@@ -94,5 +103,5 @@ def postgres(
         for path in (data.parent, binaries):
             installed.make_searchable(path)
     given = [f"--{name}={value}" for name, value in arguments.items() if value is not None]
-    command = [sys.executable, "-I", "-S", postgres_server.__file__, *given]
+    command = [sys.executable, "-I", "-S", "-c", _START, str(_ROOT), *given]
     os.execv(sys.executable, command)

@@ -52,18 +52,6 @@ class Server:
         if self.certificate is not None:
             rules = "local all all scram-sha-256\n"
         (self.data / "pg_hba.conf").write_text(rules)
-        if self.options.tls_certificate:
-            self.own(self.options.tls_certificate, "server.crt")
-            self.own(self.options.tls_key, "server.key")
-
-    def own(self, source: Path, name: str) -> None:
-        """Copy a file into the data directory: PostgreSQL wants its key for itself alone."""
-        target = self.data / name
-        target.unlink(missing_ok=True)
-        target.touch(mode=0o600)
-        target.write_bytes(source.read_bytes())
-        if self.options.user is not None:
-            os.chown(target, self.options.user, self.options.group)
 
     def initialize(self) -> None:
         """Make the data directory: under another name first, so that it is there or not."""
