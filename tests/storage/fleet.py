@@ -171,7 +171,7 @@ class Held:
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
         """
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while query(self._url, statement)[0][0] < number:
                 await asyncio.sleep(0.01)
 

@@ -300,7 +300,7 @@ def test_who_waits_goes_home_in_time(url: str) -> None:
             loop = asyncio.get_running_loop()
             begun = loop.time()
             assert await asyncio.gather(*(worker.ask(0.3) for _ in range(5))) == [Wait.WAIT] * 5
-            assert 0.3 <= loop.time() - begun < 3.0
+            assert 0.3 <= loop.time() - begun < 30.0
             expected = storage.commands + 3
             waiting = [asyncio.create_task(worker.ask(60.0)) for _ in range(3)]
             while storage.commands < expected:
