@@ -25,6 +25,12 @@ given up: open another; OUT_OF_RANGE for a trial
 beyond the budget; UNAVAILABLE while the database is away or the proxy is
 stopping; RESOURCE_EXHAUSTED when too many calls are waiting or a message is
 too large.
+
+A proxy may ask for tokens, in the metadata `authorization: Bearer TOKEN`:
+UNAUTHENTICATED without one that it knows, PERMISSION_DENIED for what the
+token does not open. A study's token opens all calls about that study but
+EnsureStudy, CreateStudy, DeleteStudy and GiveUp; with it, ListStudies without
+a selector lists that study, and OpenSession without a study means it.
 """
 
 from collections import abc as _abc
