@@ -266,12 +266,24 @@ def test_a_worker_and_the_commands_that_read(secured: Secured, tmp_path: Path) -
 
 
 def test_an_unknown_token_is_shown_again_for_a_while(
-    fake: FakeProxy, connect: Callable[..., FleetStorage]
+    fake: FakeProxy, connect: Callable[..., FleetStorage], tmp_path: Path
 ) -> None:
-    storage = connect(fake)
+    token = tmp_path / "token"
+    token.write_text("token")
+    storage = connect(fake, token_file=token)
     fake.refuse("CreateStudy", *[grpc.StatusCode.UNAUTHENTICATED] * 3)
     storage.create_new_study(MINIMIZE)
     assert fake.counts()["CreateStudy"] == 4
+
+
+def test_who_has_no_token_is_told_at_once(
+    fake: FakeProxy, connect: Callable[..., FleetStorage]
+) -> None:
+    storage = connect(fake, patience_s=600)
+    fake.refuse("CreateStudy", grpc.StatusCode.UNAUTHENTICATED)
+    with pytest.raises(errors.Unauthenticated):
+        storage.create_new_study(MINIMIZE)
+    assert fake.counts()["CreateStudy"] == 1
 
 
 def test_a_session_outlives_a_token_that_is_unknown_for_a_while(

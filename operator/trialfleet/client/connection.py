@@ -170,7 +170,9 @@ class Connection:
             reason = self._judge(failure, self._endpoints[index], began)
             unknown = _is_unauthenticated(failure)
             if unknown and (self._credentials.read_again() or unknown_until is None):
-                unknown_until = time.monotonic() + _UNKNOWN_S
+                # Who has no token waits for none.
+                lasting_s = 0.0 if self._credentials.metadata is None else _UNKNOWN_S
+                unknown_until = time.monotonic() + lasting_s
             index = self._leave(index)
             if tries % len(self._endpoints) == 0:
                 left_s = give_up_at - time.monotonic()
