@@ -134,8 +134,11 @@ class Server:
             server.send_signal(signal.SIGINT)
             await ended
             return 1
-        async with gate:
+        try:
             return await ended
+        finally:
+            # Without waiting for clients, which may take their time: the server is gone.
+            gate.close()
 
     def spawn(
         self, arguments: list[str], stdin: int, output: int | None
