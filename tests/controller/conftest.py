@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tests.controller.kube import Kube, wait_for
+from tests.controller.kube import Kube, Object, wait_for
 from tests.controller.standin.standin import StandIn
 from tests.scenarios.env import Env
 from trialfleet import names
@@ -146,11 +146,16 @@ def delete_all(kube: Kube, resource: str) -> None:
         "studies": ("worker", "prepare", "collate"),
         "studystorages": ("proxy", "postgres"),
     }
-    wait_for(
-        "no pod left",
-        lambda: not any(kube.list("pods", component=one) for one in component[resource]),
-        60,
-    )
+    left: list[Object] = []
+
+    def none_left() -> bool:
+        left[:] = [pod for one in component[resource] for pod in kube.list("pods", component=one)]
+        return not left
+
+    try:
+        wait_for("no pod left", none_left, 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {left}") from None
 
 
 @contextlib.contextmanager
@@ -181,3 +186,11 @@ def execute(url: str, statement: str) -> None:
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.execute(sa.text(statement))
+
+
+@pytest.fixture(scope="module")
+def kube(standin: StandIn) -> Iterator[Kube]:
+    """A namespace that no operator cares for."""
+    client = Kube(standin.kubeconfig, f"t-{uuid.uuid4().hex[:8]}")
+    yield client
+    client.close()

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -123,6 +123,23 @@ class Kube:
         if status >= 400:
             raise KubeError(status, answer.get("reason", ""), answer.get("message", ""))
         return answer
+
+    def stream(self, path: str, query: Mapping[str, str]) -> Iterator[Object]:
+        """Yield the events of a watch."""
+        headers: dict[str, str] = {"Accept": "application/json"}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        url = f"{self._client.configuration.host}/{path}?{urlencode(query)}"
+        response = self._client.rest_client.pool_manager.request(
+            "GET", url, headers=headers, preload_content=False
+        )
+        try:
+            pending = b""
+            for chunk in response.stream(65536):
+                *lines, pending = (pending + chunk).split(b"\n")
+                yield from (json.loads(line) for line in lines)
+        finally:
+            response.close()
+            response.release_conn()
 
     def _path(self, resource: str, name: str = "") -> str:
         parts = [_GROUPS[resource]]

@@ -211,13 +211,14 @@ class TestWorkers:
     def test_source_in_a_config_map_becomes_a_file(self, tmp_path: Any) -> None:
         made = study(objective={"python": {"configMap": {"name": "code", "key": "mine.py"}}})
         spec = job_of(made)["spec"]["template"]["spec"]
-        (volume,) = [one for one in spec["volumes"] if one["name"] == "trialfleet-objective"]
-        assert volume["configMap"]["items"] == [{"key": "mine.py", "path": "objective.py"}]
+        (volume,) = [one for one in spec["volumes"] if one["name"] == "trialfleet-study"]
+        users = volume["projected"]["sources"][1]["configMap"]
+        assert users == {"name": "code", "items": [{"key": "mine.py", "path": "objective.py"}]}
         manifest = tmp_path / "study.json"
         manifest.write_text(workers.build_config(OWNER, made)["data"]["study.json"])
         (read,) = load(manifest)
         assert isinstance(read, Study) and read.spec.objective.python is not None
-        assert read.spec.objective.python.file == "/etc/trialfleet/objective/objective.py"
+        assert read.spec.objective.python.file == "objective.py"
 
     def test_the_config_map_is_what_a_worker_reads(self, tmp_path: Any) -> None:
         made = study(

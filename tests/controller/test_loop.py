@@ -64,15 +64,21 @@ class TestStore:
         store = Store()
         store.put(obj(10))
         for last, message in (("2026-01-01T00:00:02Z", "new"), ("2026-01-01T00:00:01Z", "old")):
-            involved = {"kind": "Job", "namespace": "ns", "name": "x"}
-            event = {"involvedObject": involved, "lastTimestamp": last, "message": message}
-            assert store.warn(event) == A
+            assert store.warn(warning(last, message)) == A
         warned = store.warning("u")
         assert warned is not None and warned.message == "new"
 
-    def test_a_warning_about_somebody_else_is_nothing(self) -> None:
-        involved = {"kind": "Job", "namespace": "ns", "name": "unknown"}
-        assert Store().warn({"involvedObject": involved}) is None
+    def test_a_warning_may_come_before_its_object(self) -> None:
+        store = Store()
+        assert store.warn(warning("2026-01-01T00:00:02Z", "early")) is None
+        store.put(obj(10))
+        warned = store.warning("u")
+        assert warned is not None and warned.message == "early"
+
+
+def warning(last: str, message: str) -> dict[str, Any]:
+    involved = {"kind": "Job", "namespace": "ns", "name": "x", "uid": "u"}
+    return {"involvedObject": involved, "lastTimestamp": last, "message": message}
 
 
 class TestWakeups:
@@ -164,6 +170,7 @@ class TestWakeups:
         ([1, 2], [1, 2], True),
         ([1], [1, 2], False),
         ([{"p": 1, "q": 2}], [{"p": 1}], True),
+        ({"selector": {"a": 1, "theirs": 2}}, {"selector": {"a": 1}}, False),
     ],
 )
 def test_what_was_filled_in_is_no_difference(live: Any, wanted: Any, same: bool) -> None:

@@ -216,3 +216,14 @@ def _lose_database(kube: Kube) -> None:
         30,
     )
     kube.delete("pods", "shared-pg-0", gracePeriodSeconds=0)
+
+
+@pytest.fixture(scope="module")
+def kube(pytestconfig: pytest.Config) -> Iterator[Kube]:
+    """A namespace without an operator of this run."""
+    kubeconfig = Path(os.environ.get("KUBECONFIG", Path.home() / ".kube" / "config"))
+    client = Kube(kubeconfig, f"e2e-{uuid.uuid4().hex[:8]}")
+    client.create("namespaces", {"metadata": {"name": client.namespace}})
+    yield client
+    client.delete("namespaces", client.namespace)
+    client.close()

@@ -1,7 +1,7 @@
 """What the watches have told: the objects of the operator's kinds, found by their owner."""
 
 import re
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +11,9 @@ from trialfleet.controller.build.objects import Object
 _STORAGE_COMPONENTS: Final = (names.COMPONENT_POSTGRES, names.COMPONENT_PROXY)
 
 _POD_SPEC_KEPT: Final = ("nodeName",)
+
+_WARNINGS: Final = 4096
+"""Of how many objects the newest warning is kept: the whole cluster's pass by."""
 
 
 class Key(NamedTuple):
@@ -32,9 +35,6 @@ class Ref(NamedTuple):
 class Warned(NamedTuple):
     """The newest warning about an object."""
 
-    kind: str
-    name: str
-    uid: str
     reason: str
     message: str
     last: str
@@ -65,7 +65,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[Ref, Object] = {}
         self._children: dict[Key, set[Ref]] = defaultdict(set)
-        self._warnings: dict[str, Warned] = {}
+        self._warnings: OrderedDict[str, Warned] = OrderedDict()
 
     def put(self, obj: Mapping[str, Any]) -> bool:
         """Take note of an object; False if this or a newer state of it is known."""
@@ -109,38 +109,31 @@ class Store:
     def warn(self, event: Mapping[str, Any]) -> Key | None:
         """Take note of a warning that the API server has as an Event; return whom it concerns.
 
-        Only the newest about each object is kept.
+        Only the newest about each object is kept, also if the object itself is not known yet: it
+        is told by another watch.
         """
         involved = event.get("involvedObject", {})
         ref = Ref(involved.get("kind", ""), involved.get("namespace", ""), involved.get("name", ""))
-        obj = self._objects.get(ref) or self._objects.get(self._workload_of(ref))
-        if obj is None:
-            return None
-        last = event.get("lastTimestamp") or event.get("eventTime") or ""
-        uid = obj["metadata"].get("uid", "")
+        obj = self._objects.get(ref) or self._objects.get(_workload_of(ref))
+        uid = involved.get("uid", "") if obj is None else obj["metadata"].get("uid", "")
         series = event.get("series") or {}
-        last = series.get("lastObservedTime") or last
-        before = self._warnings.get(uid)
+        last = (
+            series.get("lastObservedTime")
+            or event.get("lastTimestamp")
+            or event.get("eventTime")
+            or ""
+        )
+        before = self._warnings.pop(uid, None)
         if before is None or before.last <= last:
-            self._warnings[uid] = Warned(
-                obj["kind"],
-                obj["metadata"]["name"],
-                uid,
-                event.get("reason", ""),
-                event.get("message", ""),
-                last,
-            )
-        return owner_of(obj)
+            before = Warned(event.get("reason", ""), event.get("message", ""), last)
+        self._warnings[uid] = before
+        while len(self._warnings) > _WARNINGS:
+            self._warnings.popitem(last=False)
+        return None if obj is None else owner_of(obj)
 
     def warning(self, uid: str) -> Warned | None:
         """Return the newest warning about an object."""
         return self._warnings.get(uid)
-
-    def _workload_of(self, ref: Ref) -> Ref:
-        """Return the Deployment of a ReplicaSet: those are not watched."""
-        if ref.kind != "ReplicaSet":
-            return ref
-        return Ref("Deployment", ref.namespace, re.sub(r"-[^-]*$", "", ref.name))
 
     def _unlink(self, ref: Ref, old: Object) -> None:
         owner = owner_of(old)
@@ -148,6 +141,13 @@ class Store:
             self._children[owner].discard(ref)
             if not self._children[owner]:
                 del self._children[owner]
+
+
+def _workload_of(ref: Ref) -> Ref:
+    """Return the Deployment of a ReplicaSet: those are not watched."""
+    if ref.kind != "ReplicaSet":
+        return ref
+    return Ref("Deployment", ref.namespace, re.sub(r"-[^-]*$", "", ref.name))
 
 
 def _ref(obj: Mapping[str, Any]) -> Ref:

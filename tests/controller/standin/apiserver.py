@@ -109,6 +109,7 @@ class ApiServer:
             name = body["metadata"].get("name", "")
             status = 201
             _check_name(name)
+            body |= {"apiVersion": api, "kind": RESOURCES[api][resource]}
             answer = self.objects.create((resource, namespace, name), body, manager)
         elif request.method == "PATCH":
             status = 200

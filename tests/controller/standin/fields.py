@@ -13,12 +13,15 @@ Path = tuple[Any, ...]
 _KEYS = ("name", "type", "uid", "containerPort", "port")
 """By which items of a list are told apart, where all have it; else the list is one field."""
 
+_ATOMIC = ("selector", "matchLabels", "nodeSelector")
+"""Maps that are one field."""
+
 _IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
     """Yield the paths of the fields of a configuration."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and value and not (path and path[-1] in _ATOMIC):
         for key, part in value.items():
             yield from leaves(part, (*path, key))
     elif isinstance(value, list) and (key := list_key(value)):
@@ -48,7 +51,7 @@ def merge(live: Any, config: Any) -> Any:
     if isinstance(live, Mapping) and isinstance(config, Mapping):
         merged = {key: copy.deepcopy(part) for key, part in live.items()}
         for key, part in config.items():
-            merged[key] = merge(live.get(key), part)
+            merged[key] = copy.deepcopy(part) if key in _ATOMIC else merge(live.get(key), part)
         return merged
     if isinstance(live, list) and isinstance(config, list) and config:
         key = list_key(config)

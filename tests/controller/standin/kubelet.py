@@ -225,19 +225,25 @@ class _Pod:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o777)
             folders[volume["name"]] = folder
-            for source, resource, key in (
-                ("configMap", "configmaps", "name"),
-                ("secret", "secrets", "secretName"),
-            ):
-                if source not in volume:
-                    continue
-                data = await self._data(resource, volume[source][key])
-                if data is None:
+            for source in volume.get("projected", {}).get("sources", [volume]):
+                if not await self._fill(folder, source):
                     return None
-                items = volume[source].get("items") or [{"key": k, "path": k} for k in data]
-                for item in items:
-                    (folder / item["path"]).write_bytes(data[item["key"]])
         return folders
+
+    async def _fill(self, folder: Path, source: Object) -> bool:
+        for kind, resource, key in (
+            ("configMap", "configmaps", "name"),
+            ("secret", "secrets", "secretName"),
+        ):
+            if kind not in source:
+                continue
+            data = await self._data(resource, source[kind][key])
+            if data is None:
+                return False
+            items = source[kind].get("items") or [{"key": name, "path": name} for name in data]
+            for item in items:
+                (folder / item["path"]).write_bytes(data[item["key"]])
+        return True
 
     async def _data(self, resource: str, name: str) -> dict[str, bytes] | None:
         warned = False

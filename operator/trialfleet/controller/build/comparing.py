@@ -1,7 +1,10 @@
 """Whether an object is as wanted, although the API server has filled in what was left open."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+_ATOMIC: Final = ("selector", "matchLabels", "nodeSelector")
+"""Maps that server-side apply takes as one field: what another added to them is a difference."""
 
 
 def projected(live: Any, wanted: Any) -> Any:
@@ -10,7 +13,11 @@ def projected(live: Any, wanted: Any) -> Any:
     Lists of named objects are matched by name, as server-side apply does.
     """
     if isinstance(wanted, Mapping) and isinstance(live, Mapping):
-        return {key: projected(live[key], part) for key, part in wanted.items() if key in live}
+        return {
+            key: live[key] if key in _ATOMIC else projected(live[key], part)
+            for key, part in wanted.items()
+            if key in live
+        }
     if isinstance(wanted, list) and isinstance(live, list):
         if _named(wanted) and _named(live):
             by_name = {one["name"]: one for one in live}

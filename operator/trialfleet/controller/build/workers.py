@@ -18,7 +18,6 @@ from trialfleet.controller.build.template import (
 from trialfleet.controller.options import Options
 
 _STUDY_FILE: Final = "study.json"
-_OBJECTIVE_FOLDER: Final = "/etc/trialfleet/objective"
 _OBJECTIVE_FILE: Final = "objective.py"
 _CHECKPOINTS: Final = "/var/lib/trialfleet/checkpoints"
 
@@ -52,10 +51,10 @@ def for_workers(study: Study) -> Object:
         spec.pop(part, None)
     python = study.spec.objective.python
     if python is not None and python.config_map is not None:
-        # The kubelet brings the ConfigMap's key as a file.
+        # The kubelet brings the ConfigMap's key as a file beside the manifest.
         given = spec["objective"]["python"]
         del given["configMap"]
-        given["file"] = f"{_OBJECTIVE_FOLDER}/{_OBJECTIVE_FILE}"
+        given["file"] = _OBJECTIVE_FILE
     return {
         "apiVersion": names.API_VERSION,
         "kind": "Study",
@@ -235,27 +234,17 @@ def _complete_worker(container: Object, grace_s: int, options: Options) -> None:
 
 
 def _volumes(owner: Owner, study: Study) -> tuple[list[Object], list[Object]]:
+    sources: list[Object] = [{"configMap": {"name": names.study_config_name(owner.name)}}]
+    python = study.spec.objective.python
+    if python is not None and python.config_map is not None:
+        item = {"key": python.config_map.key, "path": _OBJECTIVE_FILE}
+        sources.append({"configMap": {"name": python.config_map.name, "items": [item]}})
     volumes: list[Object] = [
-        {
-            "name": "trialfleet-study",
-            "configMap": {"name": names.study_config_name(owner.name)},
-        },
+        {"name": "trialfleet-study", "projected": {"sources": sources}},
         {"name": "trialfleet-checkpoints", "emptyDir": {}},
     ]
     mounts: list[Object] = [
         {"name": "trialfleet-study", "mountPath": names.STUDY_FOLDER, "readOnly": True},
         {"name": "trialfleet-checkpoints", "mountPath": _CHECKPOINTS},
     ]
-    python = study.spec.objective.python
-    if python is not None and python.config_map is not None:
-        item = {"key": python.config_map.key, "path": _OBJECTIVE_FILE}
-        volumes.append(
-            {
-                "name": "trialfleet-objective",
-                "configMap": {"name": python.config_map.name, "items": [item]},
-            }
-        )
-        mounts.append(
-            {"name": "trialfleet-objective", "mountPath": _OBJECTIVE_FOLDER, "readOnly": True}
-        )
     return volumes, mounts

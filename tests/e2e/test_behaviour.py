@@ -1,0 +1,3 @@
+"""What the stand-in is held to, of a real API server."""
+
+from tests.scenarios.behaviour import *  # noqa: F403

@@ -1,0 +1,237 @@
+"""What the operator counts on of an API server: the stand-in and a real one do the same."""
+
+import threading
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.controller.kube import Kube, KubeError, Object, wait_for
+from trialfleet import names
+
+OURS, THEIRS = names.OPERATOR, "kubectl-edit"
+
+
+def config_map(name: str, data: dict[str, str], **metadata: Any) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, **metadata},
+        "data": data,
+    }
+
+
+def study(name: str, **spec: Any) -> Object:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "Study",
+        "metadata": {"name": name},
+        "spec": {
+            "objectives": [{"name": "loss", "direction": "minimize"}],
+            "budget": {"trials": 1},
+            "parallelism": 0,
+            "storage": {"name": "none"},
+            "objective": {"python": {"source": "def objective(trial): return 1"}},
+            **spec,
+        },
+    }
+
+
+def fresh() -> str:
+    return f"b-{uuid.uuid4().hex[:8]}"
+
+
+def test_apply_creates_with_what_every_object_has(kube: Kube) -> None:
+    made = kube.apply("configmaps", config_map(fresh(), {"a": "1"}), OURS)
+    metadata = made["metadata"]
+    assert metadata["uid"] and metadata["creationTimestamp"]
+    assert int(metadata["resourceVersion"]) > 0
+    (entry,) = metadata["managedFields"]
+    assert (entry["manager"], entry["operation"]) == (OURS, "Apply")
+
+
+def test_applying_the_same_changes_nothing(kube: Kube) -> None:
+    wanted = config_map(fresh(), {"a": "1"})
+    first = kube.apply("configmaps", wanted, OURS)
+    again = kube.apply("configmaps", wanted, OURS)
+    assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+
+
+def test_what_is_not_applied_any_more_is_removed(kube: Kube) -> None:
+    name = fresh()
+    kube.apply("configmaps", config_map(name, {"a": "1", "b": "2"}, labels={"x": "y"}), OURS)
+    left = kube.apply("configmaps", config_map(name, {"a": "1"}), OURS)
+    assert left["data"] == {"a": "1"}
+    assert "labels" not in left["metadata"]
+
+
+def test_what_others_added_stays(kube: Kube) -> None:
+    name = fresh()
+    kube.apply("configmaps", config_map(name, {"a": "1"}), OURS)
+    kube.patch("configmaps", name, {"data": {"theirs": "2"}})
+    kept = kube.apply("configmaps", config_map(name, {"a": "3"}), OURS)
+    assert kept["data"] == {"a": "3", "theirs": "2"}
+
+
+def test_what_others_changed_is_a_conflict_unless_forced(kube: Kube) -> None:
+    name = fresh()
+    wanted = config_map(name, {"a": "1"})
+    kube.apply("configmaps", wanted, OURS)
+    kube.patch("configmaps", name, {"data": {"a": "theirs"}})
+    with pytest.raises(KubeError) as refused:
+        kube.apply("configmaps", wanted, OURS)
+    assert (refused.value.code, refused.value.reason) == (409, "Conflict")
+    assert kube.apply("configmaps", wanted, OURS, force=True)["data"] == {"a": "1"}
+
+
+def test_a_selector_is_one_field(kube: Kube) -> None:
+    name = fresh()
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": {"a": "1"}, "ports": [{"name": "p", "port": 80, "protocol": "TCP"}]},
+    }
+    kube.apply("services", wanted, OURS)
+    kube.patch("services", name, {"spec": {"selector": {"b": "2"}}})
+    mended = kube.apply("services", wanted, OURS, force=True)
+    assert mended["spec"]["selector"] == {"a": "1"}
+    kube.delete("services", name)
+
+
+def test_create_says_what_is_there(kube: Kube) -> None:
+    made = config_map(fresh(), {})
+    kube.create("configmaps", made)
+    with pytest.raises(KubeError) as refused:
+        kube.create("configmaps", made)
+    assert (refused.value.code, refused.value.reason) == (409, "AlreadyExists")
+
+
+def test_labels_select(kube: Kube) -> None:
+    name, label = fresh(), names.LABEL_COMPONENT
+    kube.create("configmaps", config_map(name, {}, labels={label: "behaviour"}))
+    assert [one["metadata"]["name"] for one in kube.list("configmaps", component="behaviour")] == [
+        name
+    ]
+    assert kube.list("configmaps", component="other") == []
+    kube.delete("configmaps", name)
+
+
+def test_the_status_is_apart_and_leaves_the_generation(kube: Kube) -> None:
+    name = fresh()
+    made = kube.create("studies", study(name))
+    assert made["metadata"]["generation"] == 1
+    path = f"apis/{names.API_VERSION}/namespaces/{kube.namespace}/studies/{name}/status"
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": "Study",
+        "metadata": {"name": name},
+        "status": {"phase": "Pending", "progress": "0/1"},
+    }
+    query = {"fieldManager": OURS, "force": "true"}
+    kube.call("PATCH", path, query, body, "application/apply-patch+yaml")
+    del body["status"]["progress"]  # type: ignore[attr-defined]
+    written = kube.call("PATCH", path, query, body, "application/apply-patch+yaml")
+    assert written["metadata"]["generation"] == 1
+    assert written["status"]["phase"] == "Pending"
+    assert "progress" not in written["status"]
+    assert written["spec"]["budget"] == {"trials": 1}
+    scaled = kube.patch("studies", name, {"spec": {"replicas": 0}}, "scale")
+    assert scaled is not None
+    changed = kube.patch("studies", name, {"spec": {"retries": 9}})
+    assert changed["metadata"]["generation"] == 2
+    kube.delete("studies", name)
+
+
+def test_a_job_keeps_its_template(kube: Kube) -> None:
+    name = fresh()
+    job: Object = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {
+            "parallelism": 0,
+            "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "containers": [{"name": "worker", "image": "example.invalid/none:1"}],
+                },
+            },
+        },
+    }
+    live = kube.apply("jobs", job, OURS)
+    changed: Object = {**job, "spec": {**live["spec"], "parallelism": 0}}
+    changed["spec"].pop("selector", None)
+    kube.apply("jobs", changed, OURS, force=True)
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = "example.invalid/other:1"
+    with pytest.raises(KubeError) as refused:
+        kube.apply("jobs", changed, OURS, force=True)
+    assert refused.value.code == 422
+    kube.delete("jobs", name, propagationPolicy="Background")
+
+
+def test_what_is_owned_goes_with_its_owner(kube: Kube) -> None:
+    owner = kube.create("configmaps", config_map(fresh(), {}))
+    reference = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    child = fresh()
+    kube.create("configmaps", config_map(child, {}, ownerReferences=[reference]))
+    kube.delete("configmaps", owner["metadata"]["name"], propagationPolicy="Background")
+    wait_for("gone", lambda: kube.find("configmaps", child) is None, 60)
+
+
+def test_a_deletion_may_name_the_one_it_means(kube: Kube) -> None:
+    name = fresh()
+    kube.create("configmaps", config_map(name, {}))
+    with pytest.raises(KubeError) as refused:
+        kube.delete("configmaps", name, preconditions={"uid": str(uuid.uuid4())})
+    assert refused.value.code == 409
+    kube.delete("configmaps", name)
+    with pytest.raises(KubeError) as refused:
+        kube.get("configmaps", name)
+    assert (refused.value.code, refused.value.reason) == (404, "NotFound")
+
+
+def test_a_watch_tells_changes_in_their_order(kube: Kube) -> None:
+    """Also that an object which leaves the selection is deleted, to whom watches by it."""
+    name, label = fresh(), names.LABEL_COMPONENT
+    path = f"api/v1/namespaces/{kube.namespace}/configmaps"
+    listed = kube.call("GET", path, {"labelSelector": f"{label}=watched"})
+    since = listed["metadata"]["resourceVersion"]
+    told: list[tuple[str, str]] = []
+
+    def watch() -> None:
+        query = {
+            "labelSelector": f"{label}=watched",
+            "resourceVersion": since,
+            "watch": "true",
+            "timeoutSeconds": "30",
+        }
+        for event in kube.stream(path, query):
+            if event["object"]["metadata"].get("name") == name:
+                told.append((event["type"], event["object"].get("data", {}).get("a", "")))
+            if len(told) == 4:
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    kube.create("configmaps", config_map(name, {"a": "1"}, labels={label: "watched"}))
+    kube.patch("configmaps", name, {"data": {"a": "2"}})
+    kube.patch("configmaps", name, {"metadata": {"labels": {label: "not"}}})
+    kube.patch("configmaps", name, {"data": {"a": "3"}})
+    kube.patch("configmaps", name, {"metadata": {"labels": {label: "watched"}}})
+    began = time.monotonic()
+    thread.join(30)
+    assert not thread.is_alive() and time.monotonic() - began < 30
+    assert told[0] == ("ADDED", "1")
+    assert told[1] == ("MODIFIED", "2")
+    assert told[2][0] == "DELETED"
+    assert told[3] == ("ADDED", "3")
