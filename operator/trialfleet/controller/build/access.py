@@ -93,6 +93,8 @@ def _certificates(
             for service in services
             for host in certificates.service_hosts(service, storage.namespace)
         ]
+        # For kubectl port-forward.
+        hosts.append("localhost")
         key = certificates.derive_key(keys.derive(purpose, *storage))
         issued = certificates.issue(signer, hosts, key, now)
         return issued.certificate_pem.decode(), issued.key_pem.decode()
