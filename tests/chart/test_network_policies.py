@@ -1,6 +1,6 @@
 """In a namespace that denies everything by default, what has to talk can, and nothing else.
 
-The policies are evaluated here as Kubernetes defines them: a cluster for tests rarely enforces them.
+The policies are evaluated here as Kubernetes defines them: few clusters for tests enforce them.
 """
 
 import functools
