@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify bench soak crds proto values manifests images kind-test format lock clean
+.PHONY: help run test verify bench scenarios soak crds proto values manifests images kind-test format lock clean
 
 # Of images; a builder other than docker takes the same arguments.
 VERSION := 0.1.0
@@ -43,6 +43,9 @@ verify: $(STAMP) ## Check style, types, layers and generated files
 
 bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
+
+scenarios: $(STAMP) ## Run the operator's scenarios against a stand-in for a cluster
+	$(BIN)/python -m pytest -m scenario tests/controller $(ARGS)
 
 soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour
 	$(BIN)/python -m pytest -m soak $(ARGS)
