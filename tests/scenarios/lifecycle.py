@@ -194,6 +194,25 @@ def test_a_deleted_study_takes_everything_with_it(env: Env) -> None:
         assert env.kube.list(resource, study="dropped") == []
 
 
+def test_trials_stay_or_go_with_a_study_as_the_storage_says(env: Env) -> None:
+    for retention, kept in (("Retain", 3), ("Delete", 0)):
+        env.kube.patch("studystorages", "shared", {"spec": {"retention": retention}})
+        env.study("kept", budget={"trials": 3})
+        env.wait_condition("kept", "Complete")
+        env.kube.delete("studies", "kept")
+        wait_for("gone", lambda: env.kube.find("studies", "kept") is None, env.patience_s)
+
+        def found(kept: int = kept) -> bool:
+            env.study("kept", parallelism=0, budget={"trials": 100})
+            wait_for("trials", lambda: "trials" in env.status("kept"), env.patience_s)
+            complete = env.status("kept")["trials"]["complete"]
+            env.kube.delete("studies", "kept")
+            wait_for("gone", lambda: env.kube.find("studies", "kept") is None, env.patience_s)
+            return bool(complete == kept)
+
+        wait_for(f"{kept} trials kept", found, env.patience_s)
+
+
 def test_what_the_cluster_can_not_check_is_told(env: Env) -> None:
     try:
         env.study("wrong", sampler={"name": "TPESampler", "options": {"sed": 7}})

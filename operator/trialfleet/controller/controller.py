@@ -59,6 +59,7 @@ class Controller:
         self.wakeups = Wakeups(self._look)
         self._memories: dict[Key, Memory] = {}
         self._links: dict[Key, Link] = {}
+        self._generations: dict[Key, int] = {}
 
     # -- what the watches tell -------------------------------------------------------------------
 
@@ -115,11 +116,15 @@ class Controller:
         if key is None:
             return
         self.wakeups.wake(key)
-        if key.kind == "StudyStorage":
+        if obj.get("kind") == "StudyStorage":
             for study in studies_of(self.store, key.namespace, key.name):
                 self.wakeups.wake(Key("Study", key.namespace, study["metadata"]["name"]))
         elif obj.get("kind") == "Study":
-            self.wakeups.wake(Key("StudyStorage", key.namespace, storage_name(obj)))
+            # How many workers there are to be depends on the specs: not on each new status.
+            generation = obj["metadata"].get("generation", 0)
+            if self._generations.get(key) != generation or self.store.get(*key) is None:
+                self._generations[key] = generation
+                self.wakeups.wake(Key("StudyStorage", key.namespace, storage_name(obj)))
 
     # -- one look ----------------------------------------------------------------------------------
 
@@ -128,6 +133,7 @@ class Controller:
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             # What it owned is deleted by the cluster, with or without this operator.
             if obj is None:
+                await self._delete_trials(key)
                 await self._forget(key)
             return None
         memory = self._memories.get(key)
@@ -144,11 +150,25 @@ class Controller:
             raise
 
     async def _forget(self, key: Key) -> None:
-        self._memories.pop(key, None)
+        for known in (self._memories, self._generations):
+            known.pop(key, None)
         self.wakeups.forget(key)
         link = self._links.pop(key, None)
         if link is not None:
             await link.close()
+
+    async def _delete_trials(self, key: Key) -> None:
+        """Delete the trials of a study that is gone, where its storage goes on without them."""
+        memory = self._memories.get(key)
+        if key.kind != "Study" or memory is None or memory.study_id is None:
+            return
+        storage = self.store.get("StudyStorage", key.namespace, memory.storage)
+        if storage is None or "deletionTimestamp" in storage["metadata"]:
+            return
+        own = any(one["kind"] == "Study" for one in storage["metadata"].get("ownerReferences", ()))
+        if not own and storage.get("spec", {}).get("retention") == "Delete":
+            link = await self._link(key.namespace, memory.storage)
+            await link.delete_study(memory.study_id)
 
     async def _look_at_study(
         self, key: Key, obj: Mapping[str, Any], memory: Memory
@@ -281,6 +301,7 @@ class Controller:
                 memory.points = await self._points(observed)
             link = await self._link(subject.namespace, observed.storage.name)
             memory.study_id = await link.ensure_study(define(study, memory.points or ()))
+            memory.storage = observed.storage.name
         except InvalidInput as error:
             memory.blocked = Trouble(reasons.STORAGE_REFUSED, str(error))
         except NotFound as error:

@@ -1,6 +1,8 @@
 """Calls to the proxies of a storage, for what only they know or can do."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,7 +10,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 
-from trialfleet import errors, tokens
+from trialfleet import errors, names, tokens
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
@@ -87,6 +89,18 @@ class Link:
         """Say that a worker is dead."""
         request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
         return GivenUp.decode(await self._call("GiveUp", request))
+
+    async def delete_study(self, study_id: int) -> None:
+        """Delete a study with its trials, if it is there."""
+        session = os.urandom(16)
+        opening = pb.OpenSessionRequest(
+            session=session, worker=names.OPERATOR, time_to_live_s=names.SESSION_TIME_TO_LIVE_S
+        )
+        await self._call("OpenSession", opening)
+        write = pb.WriteId(session=session, sequence=1)
+        with contextlib.suppress(errors.NotFound):
+            await self._call("DeleteStudy", pb.DeleteStudyRequest(write=write, study_id=study_id))
+        await self._call("CloseSession", pb.CloseSessionRequest(session=session))
 
     async def why_not(self, address: str) -> str:
         """Return what a proxy that is not ready says is wrong; empty if it says nothing."""

@@ -18,6 +18,8 @@ class Memory:
     ensured: int | None = None
     """Generation of the spec that the storage was told last."""
     study_id: int | None = None
+    storage: str = ""
+    """Name of the storage that knows it by this id."""
     blocked: Trouble | None = None
     """Why the storage could not be told."""
     points: list[dict[str, Any]] | None = None
