@@ -10,6 +10,7 @@ STAMP := $(VENV)/installed
 VERSION := 0.1.0
 IMAGES ?= trialfleet
 BUILDER ?= docker
+LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
 KIND_CLUSTER ?= trialfleet
 KIND_CONFIG := $(CURDIR)/dist/kind.kubeconfig
 
@@ -63,9 +64,8 @@ manifests: $(STAMP) ## Render the chart into dist/trialfleet.yaml for kubectl (A
 	$(BIN)/python tools/manifests.py $(ARGS)
 
 images: ## Build the images (BUILDER=docker, IMAGES=trialfleet: how their names begin)
-	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGES)/operator:$(VERSION) .
-	$(BUILDER) build --build-arg VERSION=$(VERSION) -t $(IMAGES)/worker:$(VERSION) \
-	  -f worker-image/Dockerfile .
+	$(BUILDER) build $(LABELS) -t $(IMAGES)/operator:$(VERSION) .
+	$(BUILDER) build $(LABELS) -t $(IMAGES)/worker:$(VERSION) -f worker-image/Dockerfile .
 	$(BUILDER) build --build-arg WORKER=$(IMAGES)/worker:$(VERSION) -t $(IMAGES)/digits:$(VERSION) \
 	  -f examples/digits/Dockerfile .
 
