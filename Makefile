@@ -49,7 +49,7 @@ scenarios: $(STAMP) ## Run the operator's scenarios against a stand-in for a clu
 	$(BIN)/python -m pytest -m scenario tests/controller $(ARGS)
 
 soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 crds: $(STAMP) ## Regenerate crds/ from operator/trialfleet/api
 	$(BIN)/python tools/generate.py crds

@@ -6,6 +6,7 @@ The custom resources must be installed (``kubectl apply --server-side -f crds/``
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--operator-image", default="trialfleet/operator:0.1.0")
     group.addoption("--worker-image", default="trialfleet/worker:0.1.0")
     group.addoption("--python-image", default="trialfleet/worker:0.1.0", help="of users' own pods")
+    group.addoption("--kill", metavar="COMMAND", default="", help="kill NAMESPACE POD's worker")
     group.addoption(
         "--installed",
         metavar="NAMESPACE",
@@ -158,7 +160,7 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
     yield Env(
         kube=kube,
         evict=lambda pod: _evict(kube, pod),
-        kill=lambda pod: _kill(kube, pod),
+        kill=lambda pod: _kill(cluster, kube, pod),
         log=lambda pod: cluster.kubectl("logs", "-n", kube.namespace, pod, check=False),
         start_operator=cluster.start_operator,
         stop_operator=cluster.stop_operator,
@@ -188,9 +190,16 @@ def _evict(kube: Kube, pod: str) -> None:
     )
 
 
-def _kill(kube: Kube, pod: str) -> None:
-    # From inside, process 1 of a container takes no SIGKILL; the kubelet's is the same.
-    kube.delete("pods", pod, gracePeriodSeconds=0)
+def _kill(cluster: Cluster, kube: Kube, pod: str) -> None:
+    """End a worker's process by SIGKILL.
+
+    Kubernetes has no such call: a forced deletion lets a worker hand its trial back, and from
+    inside, process 1 of a container takes no SIGKILL.
+    """
+    command = cluster.config.getoption("--kill")
+    if not command:
+        pytest.skip("needs --kill COMMAND: run with NAMESPACE POD, kills the container's process")
+    subprocess.run([*shlex.split(command), kube.namespace, pod], check=True)
 
 
 def _refuse(kube: Kube, wanted: bool) -> None:

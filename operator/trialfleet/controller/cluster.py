@@ -157,7 +157,7 @@ class Cluster:
         content_type: str = _JSON,
     ) -> Object:
         self.requests += 1
-        headers = {"Content-Type": content_type, "Accept": _JSON}
+        headers = {"Content-Type": content_type, "Accept": _JSON, "User-Agent": names.OPERATOR}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self.configuration.host}{path}"
         if query:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from aiohttp import web
@@ -45,13 +45,20 @@ _IMMUTABLE = {
 }
 
 
+class Request(NamedTuple):
+    """A request, also of a watch and of discovery."""
+
+    method: str
+    path: str
+    agent: str
+
+
 class ApiServer:
     """Serves objects at ``url`` between ``start`` and ``stop``."""
 
     def __init__(self) -> None:
         self.objects = Objects()
-        self.requests: list[tuple[str, str]] = []
-        """Method and path of each request; of watches and discovery too."""
+        self.requests: list[Request] = []
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -74,7 +81,8 @@ class ApiServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
-        self.requests.append((request.method, path))
+        agent = request.headers.get("User-Agent", "")
+        self.requests.append(Request(request.method, path, agent))
         try:
             discovered = _discover(path)
             if discovered is not None:
@@ -163,42 +171,31 @@ class ApiServer:
                 queue.put_nowait(change)
         self.objects.listeners.append(queue.put_nowait)
         await response.prepare(request)
-        shown: set[str] = {
-            obj["metadata"]["uid"]
-            for obj in self.objects.list(resource, namespace)
-            if _selected(obj, query)
-        }
         try:
-            while True:
-                change = await queue.get()
-                if change.resource != resource:
-                    continue
-                if namespace not in ("", change.object["metadata"].get("namespace", "")):
-                    continue
-                told = _told(change, query, shown)
-                if told is None:
-                    continue
-                event = {"type": told, "object": change.object}
-                await response.write(json.dumps(event).encode() + b"\n")
-        except ConnectionError:
+            async with asyncio.timeout(float(query.get("timeoutSeconds") or 3600)):
+                while True:
+                    change = await queue.get()
+                    if change.resource != resource:
+                        continue
+                    if namespace not in ("", change.object["metadata"].get("namespace", "")):
+                        continue
+                    told = _told(change, query)
+                    if told is not None:
+                        event = {"type": told, "object": change.object}
+                        await response.write(json.dumps(event).encode() + b"\n")
+        except (ConnectionError, TimeoutError):
             pass
         finally:
             self.objects.listeners.remove(queue.put_nowait)
         return response
 
 
-def _told(change: Change, query: Mapping[str, str], shown: set[str]) -> str | None:
+def _told(change: Change, query: Mapping[str, str]) -> str | None:
     """Return as what a watch is told of a change: leaving the selection is a deletion."""
-    uid = change.object["metadata"]["uid"]
-    selected = _selected(change.object, query)
-    if change.type == "DELETED" or not selected:
-        if uid in shown:
-            shown.discard(uid)
-            return "DELETED"
-        return None
-    kind = "MODIFIED" if uid in shown else "ADDED"
-    shown.add(uid)
-    return kind
+    was = change.before is not None and _selected(change.before, query)
+    if change.type == "DELETED" or not _selected(change.object, query):
+        return "DELETED" if was else None
+    return "MODIFIED" if was else "ADDED"
 
 
 def _selected(obj: Object, query: Mapping[str, str]) -> bool:

@@ -33,6 +33,8 @@ class Change:
     type: str
     resource: str
     object: Object
+    before: Object | None
+    """The object as it was; None where there was none."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Objects:
 
     def __init__(self) -> None:
         self._stored: dict[Place, Stored] = {}
-        self._versions = itertools.count(1000)
+        self._versions = itertools.count(1001)
         self.version = 1000
         self.history: list[Change] = []
         self.listeners: list[Callable[[Change], None]] = []
@@ -156,7 +158,7 @@ class Objects:
         stored = self._stored.pop(place)
         obj = copy.deepcopy(stored.object)
         self._number(obj)
-        self._tell("DELETED", place[0], obj)
+        self._tell("DELETED", place[0], obj, stored.object)
         for owned, child in list(self._stored.items()):
             references = child.object["metadata"].get("ownerReferences", ())
             owners = {one["uid"] for one in references}
@@ -176,7 +178,7 @@ class Objects:
             metadata["namespace"] = place[1]
         self._stored[place] = stored
         self._seal(stored)
-        self._tell("ADDED", place[0], stored.object)
+        self._tell("ADDED", place[0], stored.object, None)
         return copy.deepcopy(stored.object)
 
     def _replace(self, place: Place, stored: Stored, obj: Object, subresource: str) -> Object:
@@ -195,7 +197,7 @@ class Objects:
             return copy.deepcopy(before)
         stored.object = obj
         self._seal(stored)
-        self._tell("MODIFIED", place[0], obj)
+        self._tell("MODIFIED", place[0], obj, before)
         metadata = obj["metadata"]
         held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
         if "deletionTimestamp" in metadata and not held:
@@ -247,8 +249,8 @@ class Objects:
         self.version = next(self._versions)
         obj["metadata"]["resourceVersion"] = str(self.version)
 
-    def _tell(self, kind: str, resource: str, obj: Object) -> None:
-        change = Change(self.version, kind, resource, copy.deepcopy(obj))
+    def _tell(self, kind: str, resource: str, obj: Object, before: Object | None) -> None:
+        change = Change(self.version, kind, resource, copy.deepcopy(obj), before)
         self.history.append(change)
         del self.history[:-5000]
         self._untold.append(change)

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import yaml
 
-from tests.controller.standin.apiserver import ApiServer
+from tests.controller.standin.apiserver import ApiServer, Request
 from tests.controller.standin.kubelet import Pods
 from tests.controller.standin.objects import Object
 from tests.controller.standin.services import Services
@@ -48,8 +48,8 @@ class StandIn:
         os.close(self._lock)
 
     @property
-    def requests(self) -> list[tuple[str, str]]:
-        """Method and path of all requests so far."""
+    def requests(self) -> list[Request]:
+        """All requests so far."""
         return list(self._server.requests)
 
     def log(self, pod: str) -> str:
