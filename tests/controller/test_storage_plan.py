@@ -71,6 +71,20 @@ def test_objects(spec: dict[str, Any], objects: list[str]) -> None:
     assert made(plan(storage_observed(spec))) == objects
 
 
+def test_proxies_trust_cloudnativepg_by_its_authority() -> None:
+    planned = plan(storage_observed({"postgres": {"cloudNativePG": {}}}))
+    (daemon_set,) = (one for one in planned.objects if one["kind"] == "DaemonSet")
+    pod = daemon_set["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["PGSSLMODE"] == "verify-full"
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "postgres-authority")
+    assert volume["secret"]["secretName"] == "s-pg-ca"
+    assert [one["key"] for one in volume["secret"]["items"]] == ["ca.crt"]
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == "postgres-authority")
+    assert environment["PGSSLROOTCERT"] == f"{mount['mountPath']}/ca.crt"
+
+
 def test_network_policies_are_optional() -> None:
     planned = plan(storage_observed(), network_policies=False)
     assert not [name for name in made(planned) if name.startswith("NetworkPolicy")]

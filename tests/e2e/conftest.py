@@ -7,7 +7,6 @@ The custom resources must be installed (``kubectl apply --server-side -f crds/``
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import uuid
@@ -37,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--worker-image", default="trialfleet/worker:0.1.0")
     group.addoption("--python-image", default="trialfleet/worker:0.1.0", help="of users' own pods")
     group.addoption("--kill", metavar="COMMAND", default="", help="kill NAMESPACE POD's worker")
+    group.addoption("--node", metavar="COMMAND", default="", help="lose NODE, or return NODE")
     group.addoption(
         "--installed",
         metavar="NAMESPACE",
@@ -73,14 +73,42 @@ class Cluster:
 
     def start_operator(self) -> None:
         """Start the operator."""
+        if not self._scale(1):
+            self.process = self._operator()
+
+    def stop_operator(self) -> None:
+        """Stop the operator without giving it time for anything."""
+        if not self._scale(0) and self.process is not None:
+            self.process.kill()
+            self.process.wait(20)
+            self.process = None
+
+    @contextlib.contextmanager
+    def second_operator(self) -> Iterator[None]:
+        """Have another operator beside the first."""
+        if self._scale(2):
+            yield
+            self._scale(1)
+            return
+        process = self._operator()
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    def _scale(self, replicas: int) -> bool:
+        """Scale the installed operator; return whether there is one."""
         namespace = self.config.getoption("--installed")
         if namespace:
-            deployments = ("deployment", "-n", namespace, f"-l{names.LABEL_APP}={names.OPERATOR}")
-            self.kubectl("scale", *deployments, "--replicas=1")
-            self.kubectl("rollout", "status", *deployments)
-            return
+            label = f"-l{names.LABEL_APP}={names.OPERATOR}"
+            self.kubectl("scale", "deployment", "-n", namespace, label, f"--replicas={replicas}")
+            self.kubectl("rollout", "status", "deployment", "-n", namespace, label)
+        return bool(namespace)
+
+    def _operator(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "trialfleet.cli.main", "operator"),
                     f"--image={self.config.getoption('--operator-image')}",
@@ -91,17 +119,6 @@ class Cluster:
                 stdout=log,
                 stderr=log,
             )
-
-    def stop_operator(self) -> None:
-        """Stop the operator without giving it time for anything."""
-        namespace = self.config.getoption("--installed")
-        if namespace:
-            deployments = ("deployment", "-n", namespace, f"-l{names.LABEL_APP}={names.OPERATOR}")
-            self.kubectl("scale", *deployments, "--replicas=0")
-        elif self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait(20)
-            self.process = None
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from tests.scenarios.env import Env
 WITHIN_S = 30.0
 
 
-def _stalled(env: Env, name: str, reason: str, *words: str) -> None:
+def stalled(env: Env, name: str, reason: str, *words: str) -> None:
+    """Wait until a study's condition and an Event say why it can't go on."""
     began = time.monotonic()
 
     def look() -> str | None:
@@ -29,12 +30,12 @@ def _stalled(env: Env, name: str, reason: str, *words: str) -> None:
 
 def test_a_storage_that_is_not_there(env: Env) -> None:
     env.study("nowhere", storage={"name": "missing"})
-    _stalled(env, "nowhere", "StorageMissing", "'missing'")
+    stalled(env, "nowhere", "StorageMissing", "'missing'")
 
 
 def test_an_objective_that_can_not_be_imported(env: Env) -> None:
     env.study("unimportable", source="import nothing_like_that\ndef objective(trial): return 1\n")
-    _stalled(env, "unimportable", "ObjectiveImportFailed", "No module named 'nothing_like_that'")
+    stalled(env, "unimportable", "ObjectiveImportFailed", "No module named 'nothing_like_that'")
     assert condition(env.kube.get("studies", "unimportable"), "Failed")
     assert env.status("unimportable")["phase"] == "Failed"
 
@@ -42,7 +43,7 @@ def test_an_objective_that_can_not_be_imported(env: Env) -> None:
 def test_a_config_map_that_is_not_there(env: Env) -> None:
     source = {"python": {"configMap": {"name": "absent", "key": "objective.py"}}}
     env.study("unconfigured", objective=source)
-    _stalled(env, "unconfigured", "ConfigMissing", '"absent"')
+    stalled(env, "unconfigured", "ConfigMissing", '"absent"')
     text = "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"
     env.kube.create("configmaps", {"metadata": {"name": "absent"}, "data": {"objective.py": text}})
     study = env.wait_condition("unconfigured", "Complete")
@@ -51,7 +52,7 @@ def test_a_config_map_that_is_not_there(env: Env) -> None:
 
 def test_points_from_a_config_map_that_is_not_there(env: Env) -> None:
     env.study("pointless", trialsFrom={"configMap": {"name": "no-points", "key": "x.json"}})
-    _stalled(env, "pointless", "ConfigMissing", "no-points")
+    stalled(env, "pointless", "ConfigMissing", "no-points")
 
 
 def test_a_quota(env: Env) -> None:
@@ -59,7 +60,7 @@ def test_a_quota(env: Env) -> None:
     env.refuse_pods(True)
     try:
         env.study("poor")
-        _stalled(env, "poor", "QuotaExceeded", "exceeded quota")
+        stalled(env, "poor", "QuotaExceeded", "exceeded quota")
     finally:
         env.refuse_pods(False)
 
@@ -71,4 +72,4 @@ def test_a_study_that_the_storage_knows_otherwise(env: Env, directions: tuple[st
     env.kube.delete("studies", "turned")
     wait_for("gone", lambda: env.kube.find("studies", "turned") is None, env.patience_s)
     env.study("turned", objectives=[{"name": "loss", "direction": directions[1]}])
-    _stalled(env, "turned", "StorageRefused")
+    stalled(env, "turned", "StorageRefused")

@@ -65,6 +65,8 @@ class Monitor:
         self._histories = histories
         self._sweeps = sweeps
         self._interval_s = interval_s
+        self.trouble = "the proxy has not reached its database yet"
+        """Why it does not serve, until it has connected."""
 
     async def run(self, connected: Callable[[], None]) -> None:
         """Run until cancelled; call ``connected`` when the proxy begins to serve.
@@ -91,7 +93,7 @@ class Monitor:
             except StorageUnavailable as error:
                 if str(error) != last:
                     event(_log, logging.WARNING, "database away", error=error)
-                last = str(error)
+                last = self.trouble = str(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 

@@ -120,6 +120,10 @@ class Proxy:
     async def __aenter__(self) -> Self:
         options = self._options
         self._health = Health()
+        sweeps = SweepTimer(grace_s=options.session_grace_s, interval_s=options.sweep_interval_s)
+        self._monitor = Monitor(
+            self._storage, self._health, self._histories, sweeps, options.check_interval_s
+        )
         try:
             self._add_figures()
             self._open_ports()
@@ -154,12 +158,7 @@ class Proxy:
             self._connected = True
             connected()
 
-        sweeps = SweepTimer(
-            grace_s=self._options.session_grace_s, interval_s=self._options.sweep_interval_s
-        )
-        await Monitor(
-            self._storage, self._health, self._histories, sweeps, self._options.check_interval_s
-        ).run(begin)
+        await self._monitor.run(begin)
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish the calls in flight, within the grace, and close everything."""
@@ -210,7 +209,7 @@ class Proxy:
 
     def _gate(self) -> None:
         if not self._connected:
-            raise StorageUnavailable("the proxy has not reached its database yet")
+            raise StorageUnavailable(self._monitor.trouble)
 
     def _serve_metrics(self, address: Address) -> None:
         try:

@@ -26,6 +26,9 @@ from trialfleet.controller.options import Options
 CNPG_API: Final = "postgresql.cnpg.io/v1"
 
 _DATA: Final = "/var/lib/postgresql/data"
+
+_AUTHORITY: Final = "/run/postgres-authority"
+
 _OFFICIAL_USER: Final = 999
 """The user ``postgres`` of the official image for Debian."""
 
@@ -135,6 +138,26 @@ def url_source(storage: str, spec: StudyStorageSpec, secret: str) -> tuple[str, 
     if spec.postgres.cloud_native_pg is not None:
         return f"{names.postgres_name(storage)}-app", "uri"
     return secret, access.URL
+
+
+def cnpg_trust(storage: str) -> tuple[list[Object], Object, Object]:
+    """Return what lets libpq know CloudNativePG's server: environment, volume and mount.
+
+    Its URL says nothing of encryption, and libpq would then take any server.
+    """
+    environment: list[Object] = [
+        {"name": "PGSSLMODE", "value": "verify-full"},
+        {"name": "PGSSLROOTCERT", "value": f"{_AUTHORITY}/ca.crt"},
+    ]
+    # The Secret also has the authority's key, which stays where it is.
+    secret = {
+        "secretName": f"{names.postgres_name(storage)}-ca",
+        "defaultMode": 0o440,
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+    }
+    volume: Object = {"name": "postgres-authority", "secret": secret}
+    mount: Object = {"name": "postgres-authority", "mountPath": _AUTHORITY, "readOnly": True}
+    return environment, volume, mount
 
 
 def _held(*, tls: bool) -> tuple[str, ...]:

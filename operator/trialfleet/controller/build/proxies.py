@@ -15,7 +15,7 @@ from trialfleet.controller.build.pods import (
     resources,
     secret_volume,
 )
-from trialfleet.controller.build.postgres import url_source
+from trialfleet.controller.build.postgres import cnpg_trust, url_source
 from trialfleet.controller.options import Options
 
 WORKERS_PER_REPLICA: Final = 100
@@ -123,6 +123,18 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         held = (access.CA, access.TLS_CERTIFICATE, access.TLS_KEY, access.TOKEN_KEY)
         volumes.append(secret_volume(secret, held))
         mounts.append(SECRET_MOUNT)
+    environment: list[Object] = [
+        POD_ADDRESS_VARIABLE,
+        {
+            "name": names.ENV_STORAGE_URL,
+            "valueFrom": {"secretKeyRef": {"name": url_secret, "key": url_key}},
+        },
+    ]
+    if spec.postgres.cloud_native_pg is not None:
+        variables, volume, mount = cnpg_trust(owner.name)
+        environment += variables
+        volumes.append(volume)
+        mounts.append(mount)
     args = [
         "proxy",
         *listening,
@@ -135,13 +147,7 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         args,
         options,
         proxy.image,
-        env=[
-            POD_ADDRESS_VARIABLE,
-            {
-                "name": names.ENV_STORAGE_URL,
-                "valueFrom": {"secretKeyRef": {"name": url_secret, "key": url_key}},
-            },
-        ],
+        env=environment,
         ports=ports,
         # Serving means: the database answers, and its schema is right.
         readinessProbe={
