@@ -9,8 +9,9 @@ import psycopg2.errors
 import sqlalchemy as sa
 
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
-from trialfleet.storage.opening import create_trial, open_trials
+from trialfleet.storage.opening import create_trial, lock_openings, open_trials
 from trialfleet.storage.params import Distributions
+from trialfleet.storage.plain import LEFT, PlainWrites
 from trialfleet.storage.records import (
     CloseSession,
     Command,
@@ -71,6 +72,9 @@ _AGAIN: Final = (
 # For those who waited in vain once, together with others: who holds the lock may well keep it.
 _IMPATIENT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
 
+# Ranks the trials that were completed so far; else that is done at the end of the transaction.
+_RANK: Final = sa.text("SET CONSTRAINTS trialfleet_completed IMMEDIATE")
+
 _Work = Callable[[sa.Connection], list[Any]]
 
 
@@ -82,6 +86,7 @@ class Writer:
         self._engine = engine
         self._connection: sa.Connection | None = None
         self._distributions = Distributions()
+        self._plain = PlainWrites(self._distributions)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -95,7 +100,7 @@ class Writer:
         The commands of different callers have no order among each other. All openings of
         trials and writes to trials share one transaction, all keep-alives another one, and
         each of the rare others has its own: so every transaction locks sessions, studies, trials
-        and counts in this order.
+        and counts in this order. Trials are written to before others are opened.
         """
         shared = [i for i, command in enumerate(commands) if _is_shared(command)]
         alive = [i for i, command in enumerate(commands) if isinstance(command, KeepAlive)]
@@ -164,19 +169,25 @@ class Writer:
             self._connection = None
 
     def _shared(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
-        opens = [i for i, command in enumerate(commands) if _opens(command)]
-        writes = [i for i, command in enumerate(commands) if not _opens(command)]
-        answers: list[Any] = [None] * len(commands)
-        if opens:
-            for place, answer in zip(
-                opens, open_trials(connection, [commands[i] for i in opens]), strict=True
-            ):
-                answers[place] = answer
+        answers = self._plain.apply(connection, commands)
+        left = [i for i, answer in enumerate(answers) if answer is LEFT]
+        opens = [i for i in left if _opens(commands[i])]
+        writes = [i for i in left if not _opens(commands[i])]
         if writes:
+            if opens:
+                lock_openings(connection, [commands[i] for i in opens])
             for place, answer in zip(
                 writes,
                 update_trials(connection, [commands[i] for i in writes], self._distributions),
                 strict=True,
+            ):
+                answers[place] = answer
+        if opens:
+            if len(opens) < len(commands):
+                # A goal that was just reached ends the study for those who ask.
+                connection.execute(_RANK)
+            for place, answer in zip(
+                opens, open_trials(connection, [commands[i] for i in opens]), strict=True
             ):
                 answers[place] = answer
         return answers

@@ -108,6 +108,12 @@ def lock_studies(connection: sa.Connection, ids: Iterable[int]) -> None:
     connection.execute(_LOCK_STUDIES, {"ids": sorted(ids)})
 
 
+def lock_openings(connection: sa.Connection, commands: Sequence[Opener]) -> None:
+    """Take the locks that :func:`open_trials` takes, before any of a trial is taken."""
+    _read_sessions(connection, [c.write for c in commands if c.write is not None])
+    lock_studies(connection, {command.study_id for command in commands})
+
+
 def create_trial(
     connection: sa.Connection,
     study_id: int,

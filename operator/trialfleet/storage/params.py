@@ -78,6 +78,15 @@ class Distributions:
             self._compare(writes, errors, _claim(connection, new))
         return errors
 
+    def fit(self, connection: sa.Connection, writes: Sequence[tuple[int, Sequence[Param]]]) -> bool:
+        """Return whether nothing is wrong with any of the writes, and no name is new."""
+        keys = {(study_id, param.name) for study_id, params in writes for param in params}
+        self._learn(connection, keys)
+        return self._first.keys() >= keys and not any(
+            self._malformed(params) or self._incompatible(study_id, params, self._first)
+            for study_id, params in writes
+        )
+
     def _malformed(self, params: Iterable[Param]) -> InvalidInput | None:
         """Return what keeps a worker from getting a parameter back, None if nothing does."""
         for name, value, text in params:

@@ -12,8 +12,10 @@ from optuna.storages import RDBStorage
 
 from trialfleet.errors import SchemaMismatch
 
-SCHEMA_VERSION: Final = 1
-"""Of the ``trialfleet_`` tables; the number changes with any change of ``schema.sql``."""
+SCHEMA_VERSION: Final = 2
+"""Of the ``trialfleet_`` tables and functions; the number changes with any change of them."""
+
+_SCRIPTS: Final = ("schema.sql", "plain.sql")
 
 # Serializes proxies that start at once on an empty database. The number is arbitrary.
 _PREPARE_LOCK: Final = 0x7472_6961_6C66_6C74
@@ -52,8 +54,9 @@ def _prepare_locked(engine: sa.Engine, connection: sa.Connection) -> None:
         # comes after us waits behind us, so we wait no longer than for any other lock.
         connection.execute(sa.text("LOCK TABLE trials IN SHARE ROW EXCLUSIVE MODE"))
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        script = resources.files(__package__).joinpath("schema.sql").read_text()
-        connection.execution_options(no_parameters=True).exec_driver_sql(script)
+        for name in _SCRIPTS:
+            script = resources.files(__package__).joinpath(name).read_text()
+            connection.execution_options(no_parameters=True).exec_driver_sql(script)
         connection.execute(
             sa.text("INSERT INTO trialfleet_schema VALUES (:version)"), {"version": SCHEMA_VERSION}
         )

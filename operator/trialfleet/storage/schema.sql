@@ -165,20 +165,28 @@ $$;
 -- The rows of the counts that this transaction writes to: such as no other one writes to now, so
 -- that none waits for another, whatever the order in which they come to several studies. Only
 -- when more are under way than there are rows of a study do two share one.
-CREATE FUNCTION trialfleet_shard() RETURNS int LANGUAGE sql AS $$
-    SELECT coalesce(
-        (SELECT (pg_backend_pid() + n) % 16 FROM generate_series(0, 15) AS n
-            WHERE pg_try_advisory_xact_lock(
-                hashtext('trialfleet_counts'), (pg_backend_pid() + n) % 16) LIMIT 1),
-        pg_backend_pid() % 16)
+CREATE FUNCTION trialfleet_shard() RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    FOR n IN 0..15 LOOP
+        IF pg_try_advisory_xact_lock(
+            hashtext('trialfleet_counts'), (pg_backend_pid() + n) % 16)
+        THEN
+            RETURN (pg_backend_pid() + n) % 16;
+        END IF;
+    END LOOP;
+    RETURN pg_backend_pid() % 16;
+END
 $$;
 
 CREATE FUNCTION trialfleet_add_counts(
     ids int[], studies int[], states trialstate[], signs int[]
-) RETURNS void LANGUAGE sql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    mine int := trialfleet_shard();
+BEGIN
     INSERT INTO trialfleet_counts AS c
         (study_id, shard, complete, pruned, failed, running, waiting, lost)
-    SELECT study_id, (SELECT trialfleet_shard()),
+    SELECT study_id, mine,
         coalesce(sum(sign) FILTER (WHERE state = 'COMPLETE'), 0),
         coalesce(sum(sign) FILTER (WHERE state = 'PRUNED'), 0),
         coalesce(sum(sign) FILTER (WHERE state = 'FAIL' AND r.lost IS NOT TRUE), 0),
@@ -186,7 +194,8 @@ CREATE FUNCTION trialfleet_add_counts(
         coalesce(sum(sign) FILTER (WHERE state = 'WAITING'), 0),
         coalesce(sum(sign) FILTER (WHERE state = 'FAIL' AND r.lost), 0)
     FROM unnest(ids, studies, states, signs) AS change (trial_id, study_id, state, sign)
-    LEFT JOIN trialfleet_runs r USING (trial_id)
+    LEFT JOIN LATERAL (SELECT lost FROM trialfleet_runs r
+        WHERE r.trial_id = change.trial_id OFFSET 0) AS r ON true
     GROUP BY study_id
     ORDER BY study_id
     ON CONFLICT (study_id, shard) DO UPDATE SET
@@ -195,14 +204,19 @@ CREATE FUNCTION trialfleet_add_counts(
         failed = c.failed + excluded.failed,
         running = c.running + excluded.running,
         waiting = c.waiting + excluded.waiting,
-        lost = c.lost + excluded.lost
+        lost = c.lost + excluded.lost;
+END
 $$;
 
 -- Keeps in mind which trials were completed, until the transaction ends.
-CREATE FUNCTION trialfleet_note_completed(ids int[]) RETURNS void LANGUAGE sql AS $$
-    SELECT set_config('trialfleet.completed', concat_ws(',',
-        nullif(current_setting('trialfleet.completed', true), ''), array_to_string(ids, ',')), true)
-    WHERE ids IS NOT NULL
+CREATE FUNCTION trialfleet_note_completed(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF ids IS NOT NULL THEN
+        PERFORM set_config('trialfleet.completed', concat_ws(',',
+            nullif(current_setting('trialfleet.completed', true), ''),
+            array_to_string(ids, ',')), true);
+    END IF;
+END
 $$;
 
 CREATE FUNCTION trialfleet_trials_inserted() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -93,7 +93,8 @@ _RETURN: Final = sa.text(
 )
 
 
-def _stored_value(value: float) -> tuple[float | None, str]:
+def stored_value(value: float) -> tuple[float | None, str]:
+    """Return what Optuna's tables hold of a trial's value: a number and its kind."""
     if value == math.inf:
         return None, "INF_POS"
     if value == -math.inf:
@@ -101,8 +102,9 @@ def _stored_value(value: float) -> tuple[float | None, str]:
     return value, "FINITE"
 
 
-def _stored_intermediate(value: float) -> tuple[float | None, str]:
-    return (None, "NAN") if math.isnan(value) else _stored_value(value)
+def stored_intermediate(value: float) -> tuple[float | None, str]:
+    """Return what Optuna's tables hold of an intermediate value: a number and its kind."""
+    return (None, "NAN") if math.isnan(value) else stored_value(value)
 
 
 @dataclass(slots=True)
@@ -178,7 +180,7 @@ class TrialWrites:
                     },
                 )
         if self.steps:
-            stored = [_stored_intermediate(value) for value in self.steps.values()]
+            stored = [stored_intermediate(value) for value in self.steps.values()]
             connection.execute(
                 _STEPS,
                 {
@@ -197,7 +199,7 @@ class TrialWrites:
                 {"ids": list(self.returned), "sequences": list(self.returned.values())},
             )
         if self.values:
-            stored = [_stored_value(value) for value in self.values.values()]
+            stored = [stored_value(value) for value in self.values.values()]
             connection.execute(
                 _VALUES,
                 {

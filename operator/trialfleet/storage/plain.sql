@@ -1,0 +1,142 @@
+-- Applies a batch of plain writes in one statement: storage/plain.py says which are plain.
+--
+-- "told" is false, and nothing but locks was taken, if a write to a trial is not plain: its trial
+-- does not run, is another session's, or has a newer write. "opened" is null if an opening is not
+-- plain: a session has ended or the write was applied before, or the study has waiting trials, a
+-- goal, or too little of its budget left. Who calls goes on in the same transaction, one by one.
+--
+-- Locks are taken as everywhere: sessions, studies, trials, counts. What the trials gained is
+-- written before a trial is opened: an end that comes of it is seen.
+--
+-- A plan is made once for a connection, when the tables may still be empty: every table is reached
+-- by an index, row by row.
+CREATE FUNCTION trialfleet_apply(
+    ids int[], sessions bytea[], sequences bigint[], states text[],
+    param_ids int[], param_names text[], param_values float8[], param_texts text[],
+    user_ids int[], user_keys text[], user_texts text[],
+    system_ids int[], system_keys text[], system_texts text[],
+    step_ids int[], steps int[], step_values float8[], step_types text[],
+    value_ids int[], objectives int[], trial_values float8[], value_types text[],
+    open_studies int[], open_sessions bytea[], open_sequences bigint[],
+    OUT told boolean, OUT opened int[], OUT numbers int[], OUT moment timestamp
+) LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    found int;
+BEGIN
+    told := true;
+    moment := clock_timestamp() AT TIME ZONE 'UTC';
+    IF cardinality(open_studies) > 0 THEN
+        SELECT count(*) INTO found FROM (
+            SELECT FROM trialfleet_sessions s
+            WHERE s.session_id = ANY (open_sessions) AND s.ended_at IS NULL
+            ORDER BY s.session_id FOR KEY SHARE) AS alive;
+        PERFORM FROM studies s WHERE s.study_id = ANY (open_studies)
+            ORDER BY s.study_id FOR NO KEY UPDATE;
+    END IF;
+
+    IF cardinality(ids) > 0 THEN
+        told := cardinality(ids) = (SELECT count(*) FROM (
+            SELECT FROM trials t WHERE t.trial_id = ANY (ids) AND t.state = 'RUNNING'
+            ORDER BY t.trial_id FOR NO KEY UPDATE) AS running);
+        -- A statement of its own, for it has to see what was committed while the lock was awaited.
+        told := told AND cardinality(ids) = (SELECT count(*)
+            FROM unnest(ids, sessions, sequences, states) AS u (trial_id, session_id, sequence, state)
+            CROSS JOIN LATERAL (
+                SELECT FROM trialfleet_runs r
+                WHERE r.trial_id = u.trial_id AND r.session_id = u.session_id AND NOT r.taken_away
+                AND u.sequence > CASE WHEN u.state IS NULL THEN r.sequence ELSE r.opened END
+                OFFSET 0) AS own);
+        IF NOT told THEN
+            RETURN;
+        END IF;
+        IF cardinality(param_ids) > 0 THEN
+            INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+            SELECT * FROM unnest(param_ids, param_names, param_values, param_texts)
+            ON CONFLICT (trial_id, param_name) DO UPDATE SET param_value = excluded.param_value,
+                distribution_json = excluded.distribution_json;
+        END IF;
+        IF cardinality(user_ids) > 0 THEN
+            INSERT INTO trial_user_attributes (trial_id, key, value_json)
+            SELECT * FROM unnest(user_ids, user_keys, user_texts)
+            ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json;
+        END IF;
+        IF cardinality(system_ids) > 0 THEN
+            INSERT INTO trial_system_attributes (trial_id, key, value_json)
+            SELECT * FROM unnest(system_ids, system_keys, system_texts)
+            ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json;
+        END IF;
+        IF cardinality(step_ids) > 0 THEN
+            INSERT INTO trial_intermediate_values
+                (trial_id, step, intermediate_value, intermediate_value_type)
+            SELECT * FROM unnest(step_ids, steps, step_values,
+                step_types::trialintermediatevaluetype[])
+            ON CONFLICT (trial_id, step) DO UPDATE
+            SET intermediate_value = excluded.intermediate_value,
+                intermediate_value_type = excluded.intermediate_value_type;
+        END IF;
+        IF cardinality(value_ids) > 0 THEN
+            INSERT INTO trial_values (trial_id, objective, value, value_type)
+            SELECT * FROM unnest(value_ids, objectives, trial_values, value_types::trialvaluetype[])
+            ON CONFLICT (trial_id, objective) DO UPDATE
+            SET value = excluded.value, value_type = excluded.value_type;
+        END IF;
+        IF array_position(states, NULL) IS NOT NULL THEN
+            UPDATE trialfleet_runs r SET sequence = sequences[array_position(ids, r.trial_id)]
+            WHERE r.trial_id = ANY (ids) AND states[array_position(ids, r.trial_id)] IS NULL;
+        END IF;
+        UPDATE trials t SET datetime_complete = clock_timestamp() AT TIME ZONE 'UTC',
+            state = states[array_position(ids, t.trial_id)]::trialstate
+        WHERE t.trial_id = ANY (ids) AND states[array_position(ids, t.trial_id)] IS NOT NULL;
+    END IF;
+
+    IF cardinality(open_studies) = 0
+        OR found < (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s)
+        OR EXISTS (
+            SELECT FROM unnest(open_sessions, open_sequences) AS u (session_id, opened)
+            WHERE EXISTS (SELECT FROM trialfleet_runs r
+                    WHERE r.session_id = u.session_id AND r.opened = u.opened OFFSET 0)
+                OR EXISTS (SELECT FROM trialfleet_returns b
+                    WHERE b.session_id = u.session_id AND b.opened = u.opened OFFSET 0))
+        OR EXISTS (
+            SELECT FROM (SELECT study_id, count(*) AS asked FROM unnest(open_studies) AS study_id
+                GROUP BY study_id) AS u
+            LEFT JOIN LATERAL (SELECT * FROM trialfleet_studies d
+                WHERE d.study_id = u.study_id OFFSET 0) AS d ON true
+            CROSS JOIN LATERAL (
+                SELECT sum(complete + pruned + failed + running) AS used, sum(failed) AS failed,
+                    sum(waiting) AS waiting
+                FROM trialfleet_counts c WHERE c.study_id = u.study_id) AS c
+            WHERE d.study_id IS NULL OR d.stopped OR d.started_at IS NULL OR d.goals <> '[]'
+                OR c.waiting > 0 OR c.used + u.asked > d.max_trials OR c.failed >= d.max_failed
+                OR clock_timestamp() >= d.started_at + make_interval(secs => d.timeout_s))
+    THEN
+        RETURN;
+    END IF;
+    WITH asked AS (
+        SELECT study_id, place, row_number() OVER (PARTITION BY study_id ORDER BY place) AS k
+        FROM unnest(open_studies) WITH ORDINALITY AS u (study_id, place)
+    ), last AS MATERIALIZED (
+        SELECT u.study_id, coalesce((SELECT l.number FROM trials l
+            WHERE l.study_id = u.study_id AND l.number IS NOT NULL
+            ORDER BY l.number DESC LIMIT 1), -1) AS number
+        FROM (SELECT DISTINCT study_id FROM asked) AS u
+    ), added AS (
+        -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a lower id.
+        INSERT INTO trials (study_id, number, state, datetime_start)
+        SELECT study_id, last.number + asked.k, 'RUNNING', moment
+        FROM asked JOIN last USING (study_id) ORDER BY place
+        RETURNING trial_id, study_id, number
+    ), placed AS (
+        SELECT asked.place, added.trial_id, added.number
+        FROM asked JOIN last USING (study_id)
+        JOIN added ON added.study_id = asked.study_id AND added.number = last.number + asked.k
+    ), owned AS (
+        INSERT INTO trialfleet_runs (trial_id, session_id, opened, sequence)
+        SELECT trial_id, open_sessions[place], open_sequences[place], open_sequences[place]
+        FROM placed
+    )
+    SELECT array_agg(trial_id ORDER BY place), array_agg(number ORDER BY place)
+    INTO opened, numbers FROM placed;
+END
+$$;
