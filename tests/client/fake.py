@@ -213,13 +213,16 @@ class FakeProxy(grpc.GenericRpcHandler):
 
     def Tell(self, request: Any) -> pb.TellReply:
         if not self._update(request):
-            return pb.TellReply(fenced=True)
+            return pb.TellReply(fenced=True, next=self._next(request))
         trial = self.database.trials[request.update.trial_id]
         trial.state = request.state
         trial.values.extend(request.values)
         if request.state != pb.WAITING:
             self.database.finished.append(trial.trial_id)
-        return pb.TellReply()
+        return pb.TellReply(next=self._next(request))
+
+    def _next(self, request: Any) -> Any:
+        return self._once("Ask", request.next) if request.HasField("next") else None
 
     def GetTrials(self, request: Any) -> pb.GetTrialsReply:
         try:

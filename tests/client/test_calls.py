@@ -10,6 +10,7 @@ from optuna.trial import Trial, TrialState
 
 from tests.client.fake import FakeProxy
 from trialfleet.client import FleetStorage
+from trialfleet.errors import StudyEnded
 
 
 def _study(
@@ -50,6 +51,31 @@ def test_a_trial_costs_ask_and_tell(fake: FakeProxy, storage: FleetStorage) -> N
     for _ in range(20):
         _run(study)
     assert fake.counts() - before == {"Ask": 20, "Tell": 20}
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(seed=0), TPESampler(seed=0, n_startup_trials=2)])
+def test_a_tell_brings_the_next_trial(
+    fake: FakeProxy, storage: FleetStorage, sampler: optuna.samplers.BaseSampler
+) -> None:
+    study = _study(storage, sampler)
+    for _ in range(4):
+        _run(study)
+    before = fake.counts()
+    trial_id = storage.ask(study._study_id)
+    for number in range(4, 24):
+        assert trial_id is not None
+        study._thread_local.cached_all_trials = None
+        trial = Trial(study, trial_id)
+        assert trial.number == number
+        x = trial.suggest_float("x", 0, 1)
+        kept, trial_id = storage.tell_and_ask(trial_id, TrialState.COMPLETE, [x])
+        assert kept
+    assert fake.counts() - before == {"Ask": 1, "Tell": 20}
+    fake.database.budget = len(fake.database.trials)
+    assert trial_id is not None
+    assert storage.tell_and_ask(trial_id, TrialState.COMPLETE, [0.0]) == (True, None)
+    with pytest.raises(StudyEnded):
+        storage.ask(study._study_id)
 
 
 def test_a_parameter_new_to_the_process_is_sent_at_once(

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from tests.client.fake import UNAVAILABLE, FakeProxy
+from tests.client.fake import UNAVAILABLE, FakeProxy, Refused
 from trialfleet import errors
 from trialfleet.client import FleetStorage
 from trialfleet.client.connection import Connection
@@ -138,6 +139,44 @@ def test_a_trial_that_may_have_been_opened_is_asked_for_again(
         storage.create_new_trial(study_id)
     second = storage.create_new_trial(study_id)
     assert list(fake.database.trials) == [trial_id, second]
+
+
+def test_a_tell_whose_answer_was_lost_brings_the_trial_that_it_opened(
+    fake: FakeProxy, connect: Connect
+) -> None:
+    storage = connect(fake)
+    study_id = storage.create_new_study(MINIMIZE)
+    first = storage.ask(study_id) or 0
+    fake.lose_answer("Tell")
+    kept, second = storage.tell_and_ask(first, TrialState.COMPLETE, [1.0])
+    assert kept
+    assert len(fake.database.trials) == 2
+    # A client that gave up on the tell before it was answered.
+    impatient = connect(fake, patience_s=0.0)
+    third = impatient.ask(study_id) or 0
+    fake.lose_answer("Tell")
+    with pytest.raises(errors.StorageUnavailable):
+        impatient.tell_and_ask(third, TrialState.COMPLETE, [1.0])
+    kept, fourth = impatient.tell_and_ask(third, TrialState.COMPLETE, [1.0])
+    assert kept
+    assert (second, fourth) == (first + 1, first + 3)
+    assert len(fake.database.trials) == 4
+
+
+def test_a_tell_that_is_refused_loses_no_trial(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    first = storage.ask(study_id) or 0
+
+    def apply_next_only(_: Callable[[], Any]) -> Any:
+        fake._once("Ask", fake.requests("Tell")[-1].next)
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "not so")
+
+    fake._faults.append(("Tell", apply_next_only))
+    with pytest.raises(ValueError, match="not so"):
+        storage.tell_and_ask(first, TrialState.COMPLETE, [1.0])
+    assert storage.set_trial_state_values(first, TrialState.FAIL)
+    assert storage.ask(study_id) == first + 1
+    assert len(fake.database.trials) == 2
 
 
 def test_what_was_not_acknowledged_is_kept(fake: FakeProxy, connect: Connect) -> None:

@@ -157,6 +157,24 @@ _MIXED: dict[str, Callable[[Side, Side], tuple[str, Any]]] = {
             study_id=other.study_id,
         ),
     ),
+    "tell, and ask for a trial of another": lambda mine, other: (
+        "Tell",
+        pb.TellRequest(
+            write=mine.write(),
+            update=pb.TrialUpdate(trial_id=mine.trial_id),
+            state=pb.FAIL,
+            next=pb.AskRequest(write=mine.write(), study_id=other.study_id),
+        ),
+    ),
+    "tell, and ask with a session of another": lambda mine, other: (
+        "Tell",
+        pb.TellRequest(
+            write=mine.write(),
+            update=pb.TrialUpdate(trial_id=mine.trial_id),
+            state=pb.FAIL,
+            next=pb.AskRequest(write=other.write(), study_id=mine.study_id),
+        ),
+    ),
     "write to a trial of another": lambda mine, other: (
         "WriteTrial",
         pb.WriteTrialRequest(write=mine.write(), update=pb.TrialUpdate(trial_id=other.trial_id)),

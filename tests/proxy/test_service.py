@@ -78,6 +78,42 @@ def test_the_budget_ends_a_study(stub: TrialFleetStub) -> None:
     assert caught.value.code() == grpc.StatusCode.OUT_OF_RANGE
 
 
+def test_a_tell_brings_the_next_trial_once(stub: TrialFleetStub) -> None:
+    stub.EnsureStudy(
+        pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE], budget=pb.Budget(trials=3))
+    )
+    session = Session(stub, "s")
+
+    def telling(trial_id: int) -> pb.TellRequest:
+        return pb.TellRequest(
+            write=session.write(),
+            update=pb.TrialUpdate(trial_id=trial_id),
+            state=pb.COMPLETE,
+            values=[1.0],
+            next=pb.AskRequest(
+                write=session.write(), study_id=session.study_id, history=pb.Cursor()
+            ),
+        )
+
+    request = telling(session.open_trial().trial_id)
+    first = stub.Tell(request)
+    again = stub.Tell(request)
+    second = only(first.next.trial)
+    assert (second.number, only(again.next.trial)) == (1, second)
+    (finished,) = first.next.news.finished.trials
+    assert pb.Trial.FromString(finished).number == 0
+    third = session.open_trial()
+    reply = stub.Tell(telling(second.trial_id))
+    assert reply.next.WhichOneof("outcome") == "wait"
+    reply = stub.Tell(telling(third.trial_id))
+    assert reply.next.ended.reason == names.ENDED_TRIALS
+    stub.GiveUp(pb.GiveUpRequest(session=session.name, reason="Evicted"))
+    reply = stub.Tell(telling(third.trial_id))
+    assert (reply.fenced, reply.next.fenced) == (False, True)
+    counts = stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
+    assert counts == pb.Counts(complete=3)
+
+
 def test_an_ask_waits_for_a_trial_that_comes_back(stub: TrialFleetStub) -> None:
     stub.EnsureStudy(
         pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE], budget=pb.Budget(trials=1))

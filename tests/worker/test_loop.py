@@ -106,6 +106,24 @@ def test_a_worker_is_asked_to_leave_from_another_thread(fleet: Fleet) -> None:
     assert [trial.state for trial in fleet.trials] == [TrialState.COMPLETE]
 
 
+def test_a_worker_that_leaves_while_it_tells_hands_the_next_trial_back(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.define(trials=3)
+    with Watch(fleet.storage, handle_signals=False) as watch:
+        tell = fleet.storage.tell_and_ask
+
+        def leave_meanwhile(*args: Any) -> Any:
+            watch.leave()
+            while not watch.leaving:
+                pass
+            return tell(*args)
+
+        monkeypatch.setattr(fleet.storage, "tell_and_ask", leave_meanwhile)
+        assert fleet.run(lambda _: 1.0, watch=watch) == Outcome(End.LEFT, trials=1)
+    assert [trial.state for trial in fleet.trials] == [TrialState.COMPLETE, TrialState.WAITING]
+
+
 def test_the_objective_may_stop_the_study(fleet: Fleet) -> None:
     fleet.define(trials=10)
 

@@ -15,11 +15,8 @@ from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories, Reading, StudyHistory
-from trialfleet.client.records import (
-    Definition,
-    decode_batch,
-    encode_distribution,
-)
+from trialfleet.client.opening import Opening
+from trialfleet.client.records import Definition, encode_distribution
 from trialfleet.client.session import Sessions
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.errors import (
@@ -85,17 +82,10 @@ class RunningTrials:
 
         Raises :class:`~trialfleet.errors.StudyEnded`.
         """
-        history = self._histories.of(study_id)
         for _ in range(_REOPENINGS):
-            reading = history.begin() if history.wanted else None
-            cursor = None if reading is None else reading.cursor
+            opening = Opening(study_id, self._histories.of(study_id), wait_s)
             session, reply = self._sessions.open_trial(
-                calls.ASK,
-                study_id,
-                lambda write, cursor=cursor: pb.AskRequest(  # type: ignore[misc]
-                    write=write, study_id=study_id, wait_ms=round(wait_s * 1000), history=cursor
-                ),
-                CALL_S + wait_s,
+                calls.ASK, study_id, opening.request, CALL_S + wait_s
             )
             outcome = reply.WhichOneof("outcome")
             if outcome == "fenced":
@@ -103,17 +93,8 @@ class RunningTrials:
                 continue
             if outcome == "ended":
                 raise StudyEnded(reply.ended.reason)
-            if outcome != "trial":
-                return None
-            (frozen,) = decode_batch(reply.trial)
-            trial = RunningTrial(session, study_id, frozen)
-            if (
-                reading is not None
-                and reply.HasField("news")
-                and history.accept(reading, reply.news)
-            ):
-                trial.came_with_news()
-            return self._add(trial)
+            trial = opening.trial(session, reply)
+            return None if trial is None else self._add(trial)
         raise SessionGivenUp(f"{_REOPENINGS} sessions were given up one after the other")
 
     def create(self, study_id: int) -> int:
@@ -201,35 +182,77 @@ class RunningTrials:
 
         Raises :class:`~trialfleet.errors.TrialFinished` if another thread ended it.
         """
+        return self._tell(trial, state, values, None)[0]
+
+    def tell_and_ask(
+        self, trial: RunningTrial, state: TrialState, values: list[float] | None
+    ) -> tuple[bool, int | None]:
+        """End a trial as :meth:`tell` does, and open the next one of its study.
+
+        Returns also that one's id, None if it has to be asked for.
+        """
+        study_id = trial.study_id
+        if trial.session is not self._sessions.opened:
+            return self.tell(trial, state, values), None
+        opening = Opening(study_id, self._histories.of(study_id))
+        return self._tell(trial, state, values, opening)
+
+    def _tell(
+        self,
+        trial: RunningTrial,
+        state: TrialState,
+        values: list[float] | None,
+        opening: Opening | None,
+    ) -> tuple[bool, int | None]:
+        following = None
         if not trial.fenced:
             with trial.sending:
                 if self._trials.get(trial.trial_id) is not trial:
                     raise TrialFinished(f"trial {trial.number} has already finished")
-                unsent = trial.take()
-                request = pb.TellRequest(
-                    write=trial.session.next_write(),
-                    update=unsent.message(trial.trial_id),
-                    state=state.name,
-                    values=values,
-                )
-                try:
-                    reply = self._connection.call(calls.TELL, request.SerializeToString())
-                except NotFound:
-                    trial.fence()
-                    self._remove(trial, state, values)
-                    raise
-                except BaseException:
-                    trial.restore(unsent)
-                    raise
+                reply = self._send_tell(trial, state, values, opening)
                 if reply.fenced:
                     trial.fence()
                 self._remove(trial, state, values)
+                if opening is not None:
+                    following = opening.trial(trial.session, reply.next)
         else:
             self._remove(trial, state, values)
+        following_id = None if following is None else self._add(following)
         if trial.fenced:
             logger.info("trial %d was taken away before it ended: dropped", trial.number)
-            return False
-        return True
+            return False, following_id
+        return True, following_id
+
+    def _send_tell(
+        self,
+        trial: RunningTrial,
+        state: TrialState,
+        values: list[float] | None,
+        opening: Opening | None,
+    ) -> pb.TellReply:
+        session, unsent = trial.session, trial.take()
+        asking = None if opening is None else session.next_opening(calls.ASK.path, trial.study_id)
+        request = pb.TellRequest(
+            write=session.next_write(),
+            update=unsent.message(trial.trial_id),
+            state=state.name,
+            values=values,
+            next=None if opening is None or asking is None else opening.request(asking),
+        )
+        try:
+            reply = self._connection.call(calls.TELL, request.SerializeToString())
+        except BaseException as error:
+            if asking is not None:
+                session.doubt(calls.ASK.path, trial.study_id, asking)
+            if isinstance(error, NotFound):
+                trial.fence()
+                self._remove(trial, state, values)
+            else:
+                trial.restore(unsent)
+            raise
+        if asking is not None and not reply.HasField("next"):
+            session.doubt(calls.ASK.path, trial.study_id, asking)
+        return reply
 
     def flush_old(self, deadline_s: float) -> None:
         """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""

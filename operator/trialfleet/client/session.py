@@ -32,8 +32,8 @@ class Session:
         self.study_id = study_id
         self.ordinal = ordinal
         self.given_up = False
-        self.doubtful: dict[tuple[str, int], pb.WriteId] = {}
-        """Writes that may have opened a trial without our knowing, by call and study."""
+        # Writes that may have opened a trial without our knowing, by call and study.
+        self._doubtful: dict[tuple[str, int], pb.WriteId] = {}
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -42,6 +42,18 @@ class Session:
         with self._lock:
             self._sequence += 1
             return pb.WriteId(session=self.name, sequence=self._sequence)
+
+    def next_opening(self, path: str, study_id: int) -> pb.WriteId:
+        """Return the identity of a write that opens a trial of a study by a call.
+
+        If it is not known whether the last one opened a trial, that one is made again: else its
+        trial would run, with nobody to run it, as long as the session.
+        """
+        return self._doubtful.pop((path, study_id), None) or self.next_write()
+
+    def doubt(self, path: str, study_id: int, write: pb.WriteId) -> None:
+        """Take note that a write may have opened a trial."""
+        self._doubtful[path, study_id] = write
 
 
 class Sessions:
@@ -103,11 +115,7 @@ class Sessions:
         build: Callable[[pb.WriteId], Message],
         deadline_s: float,
     ) -> tuple[Session, _R]:
-        """Make a write that opens a trial; return also the session that runs the trial.
-
-        If it is not known whether the last one of this session opened a trial, that one is
-        made again: else its trial would run, with nobody to run it, as long as the session.
-        """
+        """Make a write that opens a trial; return also the session that runs the trial."""
         return self._write(call, build, deadline_s, study_id)
 
     def keep_alive(self) -> None:
@@ -138,10 +146,10 @@ class Sessions:
     ) -> tuple[Session, _R]:
         for _ in range(_REPLACEMENTS):
             session = self.current()
-            write = None
-            if opens is not None:
-                write = session.doubtful.pop((call.path, opens), None)
-            write = write or session.next_write()
+            if opens is None:
+                write = session.next_write()
+            else:
+                write = session.next_opening(call.path, opens)
             request = build(write).SerializeToString()
             try:
                 return session, self._connection.call(call, request, deadline_s=deadline_s)
@@ -150,7 +158,7 @@ class Sessions:
             except BaseException as error:
                 refused = isinstance(error, TrialfleetError)
                 if opens is not None and (isinstance(error, StorageUnavailable) or not refused):
-                    session.doubtful[call.path, opens] = write
+                    session.doubt(call.path, opens, write)
                 raise
         raise SessionGivenUp(
             f"{_REPLACEMENTS} sessions of worker {self._name()} were given up one after the other"

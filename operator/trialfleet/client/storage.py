@@ -12,13 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet import names
 from trialfleet.client import calls
-from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
+from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.client.core import Core
 from trialfleet.client.credentials import from_environment
-from trialfleet.client.records import (
-    decode_batch,
-    encode_attributes,
-)
+from trialfleet.client.records import decode_batch, encode_attributes
 from trialfleet.client.studies import Studies
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
@@ -145,27 +142,6 @@ class FleetStorage(Studies):
         """How many sessions the study had before this one; opens the session if needed."""
         return self._core.sessions.current().ordinal
 
-    def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
-        """Create a study or bring its definition up to date; return its id, and if it is new.
-
-        Raises:
-            InvalidInput: The study exists with other directions, or the definition is wrong.
-        """
-        reply = self._core.connection.call(
-            calls.ENSURE_STUDY, definition.message().SerializeToString()
-        )
-        return reply.study_id, reply.created
-
-    def stop_study(self, study_id: int) -> None:
-        """Have no new trial of a study opened any more, until its budget is changed.
-
-        Raises:
-            NotFound: The study does not exist.
-        """
-        self._core.connection.call(
-            calls.STOP_STUDY, pb.StopStudyRequest(study_id=study_id).SerializeToString()
-        )
-
     def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
         """Open the next trial, a waiting one first; return its id.
 
@@ -176,6 +152,18 @@ class FleetStorage(Studies):
             NotFound: The study does not exist.
         """
         return self._core.running.ask(study_id, wait_s)
+
+    def tell_and_ask(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> tuple[bool, int | None]:
+        """End a trial that runs here, and open the next one of its study in the same call.
+
+        Returns what :meth:`set_trial_state_values` does, and the next trial's id; None: ask for it.
+        """
+        trial = self._core.running.get(trial_id)
+        if trial is None:
+            return self.set_trial_state_values(trial_id, state, values), None
+        return optuna_errors(self._core.running.tell_and_ask)(trial, state, _floats(values))
 
     def hand_back(self, trial_id: int) -> None:
         """Let a trial that runs here wait again at once, for another worker, with its parameters.
@@ -273,9 +261,7 @@ class FleetStorage(Studies):
         if trial is not None:
             self._core.running.set_attr(trial, key, value, system=False)
             return
-        limit = self._core.connection.max_message_bytes
-        text = encode_attribute(f"trial {trial_id}: user", key, value, limit)
-        attributes = encode_attributes({key: text})
+        attributes = self._encode_attribute(f"trial {trial_id}: user", key, value)
         self._write_trial(pb.TrialUpdate(trial_id=trial_id, user_attrs=attributes))
 
     @optuna_errors
@@ -285,9 +271,7 @@ class FleetStorage(Studies):
         if trial is not None:
             self._core.running.set_attr(trial, key, value, system=True)
             return
-        limit = self._core.connection.max_message_bytes
-        text = encode_attribute(f"trial {trial_id}: system", key, value, limit)
-        attributes = encode_attributes({key: text})
+        attributes = self._encode_attribute(f"trial {trial_id}: system", key, value)
         self._write_trial(pb.TrialUpdate(trial_id=trial_id, system_attrs=attributes))
 
     @optuna_errors
@@ -316,17 +300,16 @@ class FleetStorage(Studies):
 
         Returns False also if the trial was taken away from this process: nothing is written.
         """
-        told = None if values is None else [float(value) for value in values]
         trial = self._core.running.get(trial_id)
         if trial is not None:
             if state == TrialState.RUNNING:
                 return False
-            return self._core.running.tell(trial, state, told)
+            return self._core.running.tell(trial, state, _floats(values))
         update = pb.TrialUpdate(trial_id=trial_id)
         return self._core.sessions.write(
             calls.WRITE_TRIAL,
             lambda write: pb.WriteTrialRequest(
-                write=write, update=update, state=state.name, values=told
+                write=write, update=update, state=state.name, values=_floats(values)
             ),
         ).updated
 
@@ -368,6 +351,10 @@ class FleetStorage(Studies):
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
+    def _encode_attribute(self, owner: str, key: str, value: Any) -> list[pb.Attribute]:
+        limit = self._core.connection.max_message_bytes
+        return encode_attributes({key: encode_attribute(owner, key, value, limit)})
+
     def _fetch(self, request: pb.GetTrialsRequest) -> FrozenTrial:
         reply = self._core.connection.call(calls.GET_TRIALS, request.SerializeToString())
         (trial,) = decode_batch(reply.trials)
@@ -377,6 +364,10 @@ class FleetStorage(Studies):
         self._core.sessions.write(
             calls.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
         )
+
+
+def _floats(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]
 
 
 _storages: Final[weakref.WeakSet[FleetStorage]] = weakref.WeakSet()

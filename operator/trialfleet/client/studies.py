@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from trialfleet.client import calls
+from trialfleet.client.answers import StudyDefinition
 from trialfleet.client.core import Core
 from trialfleet.client.records import decode_study
 from trialfleet.client.translation import optuna_errors
@@ -22,6 +23,27 @@ class Studies(BaseStorage):
     """Studies in a Trialfleet storage. Thread-safe."""
 
     _core: Core
+
+    def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
+        """Create a study or bring its definition up to date; return its id, and if it is new.
+
+        Raises:
+            InvalidInput: The study exists with other directions, or the definition is wrong.
+        """
+        reply = self._core.connection.call(
+            calls.ENSURE_STUDY, definition.message().SerializeToString()
+        )
+        return reply.study_id, reply.created
+
+    def stop_study(self, study_id: int) -> None:
+        """Have no new trial of a study opened any more, until its budget is changed.
+
+        Raises:
+            NotFound: The study does not exist.
+        """
+        self._core.connection.call(
+            calls.STOP_STUDY, pb.StopStudyRequest(study_id=study_id).SerializeToString()
+        )
 
     @optuna_errors
     def create_new_study(

@@ -146,11 +146,6 @@ async def _of_session(authorization: Authorization, request: Any, study: str) ->
     await authorization.require_session(request.session, study)
 
 
-async def _write(authorization: Authorization, request: Any, study: str) -> None:
-    # The storage refuses a session that does not run the trial: the trial needs no look.
-    await authorization.require_session(request.write.session, study)
-
-
 async def _write_to_study(authorization: Authorization, request: Any, study: str) -> None:
     await authorization.require_session(request.write.session, study)
     await authorization.require_study(request.study_id, study)
@@ -178,6 +173,13 @@ async def _open_session(
         request.study = study
     elif request.study != study:
         raise _denied(study)
+
+
+async def _tell(authorization: Authorization, request: pb.TellRequest, study: str) -> None:
+    # The storage refuses a session that does not run the trial: the trial needs no look.
+    await authorization.require_session(request.write.session, study)
+    if request.HasField("next"):
+        await _write_to_study(authorization, request.next, study)
 
 
 async def _report(authorization: Authorization, request: pb.ReportRequest, study: str) -> None:
@@ -215,7 +217,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "GiveUp": _operator,
     "Ask": _write_to_study,
     "Report": _report,
-    "Tell": _write,
+    "Tell": _tell,
     "CreateTrial": _write_to_study,
     "WriteTrial": _write_trial,
     "GetTrials": _get_trials,

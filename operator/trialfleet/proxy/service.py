@@ -49,6 +49,8 @@ _ASK_WAIT: Final = pb.AskReply(wait=pb.AskReply.Wait()).SerializeToString()
 _ASK_FENCED: Final = pb.AskReply(fenced=True).SerializeToString()
 _REPORT_NEWS: Final = tag(pb.ReportReply, "news")
 _REPORT_FENCED: Final = pb.ReportReply(fenced=True).SerializeToString()
+_TELL_NEXT: Final = tag(pb.TellReply, "next")
+_TELL_FENCED: Final = pb.TellReply(fenced=True).SerializeToString()
 _PART_NEWS: Final = tag(pb.HistoryPart, "news")
 _GET_TRIALS: Final = tag(pb.GetTrialsReply, "trials")
 _SUMMARY_BEST: Final = tag(pb.SummaryReply, "best")
@@ -61,6 +63,21 @@ _APPLIED: Final = pb.Applied()
 
 def _field(tag: bytes, encoded: bytes) -> bytes:
     return b"".join((tag, varint(len(encoded)), encoded))
+
+
+_Opened = TrialRecord | Wait | Ended | SessionGivenUp
+
+
+def _opening(request: pb.AskRequest) -> OpenTrial:
+    return OpenTrial(messages.study_id(request.study_id), messages.write_id(request.write))
+
+
+def _told(answer: Exception | None) -> bytes:
+    if isinstance(answer, SessionGivenUp):
+        return _TELL_FENCED
+    if answer is not None:
+        raise answer
+    return b""
 
 
 def _cursor(cursor: pb.Cursor) -> Cursor:
@@ -155,20 +172,25 @@ class TrialFleet:
             failed=given_up.failed,
         )
 
-    async def Ask(self, request: pb.AskRequest) -> pb.AskReply | bytes:
+    async def Ask(self, request: pb.AskRequest) -> bytes:
         """Open the next trial."""
-        command = OpenTrial(messages.study_id(request.study_id), messages.write_id(request.write))
+        opened: _Opened
         try:
             opened = await self._storage.open_trial(
-                command, min(request.wait_ms / 1000, MAX_WAIT_S)
+                _opening(request), min(request.wait_ms / 1000, MAX_WAIT_S)
             )
-        except SessionGivenUp:
+        except SessionGivenUp as error:
+            opened = error
+        return await self._asked(request, opened)
+
+    async def _asked(self, request: pb.AskRequest, opened: _Opened) -> bytes:
+        if isinstance(opened, SessionGivenUp):
             return _ASK_FENCED
         if isinstance(opened, Ended):
-            return pb.AskReply(ended=pb.AskReply.Ended(reason=opened.reason))
+            ended = pb.AskReply(ended=pb.AskReply.Ended(reason=opened.reason))
+            return ended.SerializeToString()
         if isinstance(opened, Wait):
             return _ASK_WAIT
-        assert isinstance(opened, TrialRecord)
         reply = _field(_ASK_TRIAL, encode_batch((opened,)))
         if request.HasField("history"):
             reply += _field(_ASK_NEWS, await self._news(request.study_id, request.history))
@@ -185,24 +207,28 @@ class TrialFleet:
             return _field(_REPORT_NEWS, await self._news(request.study_id, request.history))
         return b""
 
-    async def Tell(self, request: pb.TellRequest) -> pb.TellReply:
-        """End a trial."""
+    async def Tell(self, request: pb.TellRequest) -> bytes:
+        """End a trial, and open the next one if that is wanted."""
         state = messages.state(request.state)
         if state not in _TOLD:
             raise InvalidInput(
                 f"state: found {state.name}, accepted: COMPLETE, PRUNED, FAIL or WAITING"
             )
-        command = UpdateTrial(
+        tell = UpdateTrial(
             messages.write_id(request.write),
             messages.trial_update(request.update),
             state,
             messages.values(request.values),
         )
-        try:
-            await self._storage.apply(command)
-        except SessionGivenUp:
-            return pb.TellReply(fenced=True)
-        return pb.TellReply()
+        if not request.HasField("next"):
+            (told,) = await self._storage.apply_all((tell,))
+            return _told(told)
+        told, opened = await self._storage.apply_all((tell, _opening(request.next)))
+        reply = _told(told)
+        if isinstance(opened, Exception) and not isinstance(opened, SessionGivenUp):
+            # What was told is told: who asks once more hears why there is no trial.
+            return reply
+        return reply + _field(_TELL_NEXT, await self._asked(request.next, opened))
 
     async def CreateTrial(self, request: pb.CreateTrialRequest) -> pb.CreateTrialReply:
         """Add a trial."""

@@ -45,19 +45,20 @@ class Committer:
         """How many commands wait for a transaction."""
         return len(self._waiting)
 
-    async def apply(self, command: Command) -> Any:
-        """Return a command's answer when it is committed, or raise its error.
+    def submit(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
+        """Return futures of the commands' answers or errors; done when they are committed.
 
+        They are applied in their order, in one transaction as far as they can share one.
         Raises :class:`Overloaded` if too many wait already.
         """
         if self._closed:
             raise StorageUnavailable("the proxy is stopping")
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) + len(commands) > self._max_waiting:
             raise Overloaded(f"{self._max_waiting} writes are waiting already")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append((command, future))
+        submitted = [(command, self._loop.create_future()) for command in commands]
+        self._waiting.extend(submitted)  # at once: the thread takes all or none
         self._wake.release()
-        return await future
+        return [future for _, future in submitted]
 
     async def close(self) -> None:
         """Apply what waits, then end the thread."""

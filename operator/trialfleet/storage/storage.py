@@ -113,9 +113,20 @@ class Storage:
 
     async def apply(self, command: Command) -> Any:
         """Apply one command; return when it is committed. See each command for its answer."""
+        (future,) = self._submit((command,))
+        return await future
+
+    async def apply_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Apply commands of one caller in their order; return for each its answer or its error.
+
+        Updates and openings of trials share a transaction.
+        """
+        return await asyncio.gather(*self._submit(commands), return_exceptions=True)
+
+    def _submit(self, commands: Sequence[Command]) -> Sequence[asyncio.Future[Any]]:
         if self._committer is None:
             raise StorageUnavailable("the storage is not ready")
-        return await self._committer.apply(command)
+        return self._committer.submit(commands)
 
     async def open_trial(self, command: OpenTrial, wait_s: float) -> TrialRecord | Wait | Ended:
         """Open a trial, and while none may be opened wait up to ``wait_s`` seconds for one."""

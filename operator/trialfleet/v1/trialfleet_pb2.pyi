@@ -378,22 +378,26 @@ class ReportReply(_message.Message):
     def __init__(self, fenced: _Optional[bool] = ..., news: _Optional[_Union[News, _Mapping]] = ...) -> None: ...
 
 class TellRequest(_message.Message):
-    __slots__ = ("write", "update", "state", "values")
+    __slots__ = ("write", "update", "state", "values", "next")
     WRITE_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     write: WriteId
     update: TrialUpdate
     state: State
     values: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., update: _Optional[_Union[TrialUpdate, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+    next: AskRequest
+    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., update: _Optional[_Union[TrialUpdate, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., values: _Optional[_Iterable[float]] = ..., next: _Optional[_Union[AskRequest, _Mapping]] = ...) -> None: ...
 
 class TellReply(_message.Message):
-    __slots__ = ("fenced",)
+    __slots__ = ("fenced", "next")
     FENCED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     fenced: bool
-    def __init__(self, fenced: _Optional[bool] = ...) -> None: ...
+    next: AskReply
+    def __init__(self, fenced: _Optional[bool] = ..., next: _Optional[_Union[AskReply, _Mapping]] = ...) -> None: ...
 
 class CreateTrialRequest(_message.Message):
     __slots__ = ("write", "study_id", "template")

@@ -236,6 +236,11 @@ class TrialFleetServicer:
         """Ends a trial: everything not yet written, its state and values, in one
         transaction. The state WAITING hands the trial back: it is waiting again at
         once, its intermediate values are cleared. `fenced` as in Report.
+        With `next`, asks in the same transaction, after the trial has ended, so that
+        a trial of a worker that goes on costs one call. It is answered as Ask
+        answers, but never held; where it could not be answered `next` is absent,
+        and Ask with the same write is. A worker that leaves instead hands the trial
+        back, or leaves that to CloseSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -116,6 +116,11 @@ class TrialFleetStub:
     """Ends a trial: everything not yet written, its state and values, in one
     transaction. The state WAITING hands the trial back: it is waiting again at
     once, its intermediate values are cleared. `fenced` as in Report.
+    With `next`, asks in the same transaction, after the trial has ended, so that
+    a trial of a worker that goes on costs one call. It is answered as Ask
+    answers, but never held; where it could not be answered `next` is absent,
+    and Ask with the same write is. A worker that leaves instead hands the trial
+    back, or leaves that to CloseSession.
     """
     CreateTrial: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
@@ -195,6 +200,11 @@ class TrialFleetAsyncStub(TrialFleetStub):
     """Ends a trial: everything not yet written, its state and values, in one
     transaction. The state WAITING hands the trial back: it is waiting again at
     once, its intermediate values are cleared. `fenced` as in Report.
+    With `next`, asks in the same transaction, after the trial has ended, so that
+    a trial of a worker that goes on costs one call. It is answered as Ask
+    answers, but never held; where it could not be answered `next` is absent,
+    and Ask with the same write is. A worker that leaves instead hands the trial
+    back, or leaves that to CloseSession.
     """
     CreateTrial: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]  # type: ignore[assignment]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
@@ -349,6 +359,11 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         """Ends a trial: everything not yet written, its state and values, in one
         transaction. The state WAITING hands the trial back: it is waiting again at
         once, its intermediate values are cleared. `fenced` as in Report.
+        With `next`, asks in the same transaction, after the trial has ended, so that
+        a trial of a worker that goes on costs one call. It is answered as Ask
+        answers, but never held; where it could not be answered `next` is absent,
+        and Ask with the same write is. A worker that leaves instead hands the trial
+        back, or leaves that to CloseSession.
         """
 
     @_abc_1.abstractmethod

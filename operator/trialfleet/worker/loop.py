@@ -128,13 +128,17 @@ class _Worker:
         try:
             while not self.watch.leaving:
                 self.watch.asking()
-                trial_id = self.storage.ask(study_id)
+                trial_id, self.study.next_trial = self.study.next_trial, None
+                if trial_id is None:
+                    trial_id = self.storage.ask(study_id)
                 if trial_id is None:
                     continue
                 self._run(self.storage.get_trial(trial_id))
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
+            if self.study.next_trial is not None:
+                self.storage.hand_back(self.study.next_trial)
         except StudyEnded as ended:
             return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
         return Outcome(End.LEFT, trials=self.trials)
@@ -152,14 +156,17 @@ class _Worker:
                 raise Leave
             if interrupt is None and isinstance(error, STORAGE_ERRORS):
                 raise error
-            kept = self._conclude(trial, self._judge(returned, error, interrupt), started)
+            caught = interrupt is not None or error is None or isinstance(error, self.catch)
+            go_on = caught and not self.watch.leaving
+            verdict = self._judge(returned, error, interrupt)
+            kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:
             kept = False
         except KeyError as gone:
             raise NotFound(f"trial {trial.number} is gone: the study was deleted") from gone
         if kept:
             self.trials += 1
-            if interrupt is None and error is not None and not isinstance(error, self.catch):
+            if error is not None and not caught:
                 raise error
         if error is not None:
             # What the objective's frames hold, a model on a GPU, must not live into the next trial.
@@ -200,27 +207,35 @@ class _Worker:
         return values
 
     def _conclude(
-        self, trial: FrozenTrial, verdict: list[float] | Failure | None, started: float
+        self,
+        trial: FrozenTrial,
+        verdict: list[float] | Failure | None,
+        started: float,
+        go_on: bool,
     ) -> bool:
         try:
-            return self._tell(trial, verdict, started)
+            return self._tell(trial, verdict, started, go_on)
         except (ValueError, InvalidInput) as refused:
             # An attribute that the client took and the storage did not, told late.
-            return self._tell(trial, failure.raised(refused), started)
+            return self._tell(trial, failure.raised(refused), started, go_on)
 
     def _tell(
-        self, trial: FrozenTrial, verdict: list[float] | Failure | None, started: float
+        self,
+        trial: FrozenTrial,
+        verdict: list[float] | Failure | None,
+        started: float,
+        go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
         if isinstance(verdict, Failure):
             for key, value in verdict.attributes.items():
                 self.storage.set_trial_system_attr(trial._trial_id, key, value)
-            if not self.study.end(trial._trial_id, TrialState.FAIL, None):
+            if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on):
                 return False
             _log.warning("trial %d failed: %s", trial.number, verdict)
             return True
         state = TrialState.PRUNED if verdict is None else TrialState.COMPLETE
-        if not self.study.end(trial._trial_id, state, verdict):
+        if not self.study.end(trial._trial_id, state, verdict, go_on=go_on):
             return False
         shown = "" if verdict is None else ": " + ", ".join(f"{value:g}" for value in verdict)
         _log.debug("trial %d %s%s, %.2f s", trial.number, state.name.lower(), shown, seconds)

@@ -32,7 +32,10 @@ class WorkerStudy(optuna.Study):
         self, name: str, storage: FleetStorage, sampler: BaseSampler, pruner: BasePruner
     ) -> None:
         super().__init__(name, storage, sampler, pruner)
+        self._fleet = storage
         self.stopped = False
+        self.next_trial: int | None = None
+        """Id of the trial that was opened when the last one ended."""
 
     def stop(self) -> None:
         """Have no new trial opened: called by an objective, or a sampler that has tried all.
@@ -49,8 +52,12 @@ class WorkerStudy(optuna.Study):
             trial._suggest(name, distribution)
         return trial
 
-    def end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+    def end(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None, *, go_on: bool
+    ) -> bool:
         """End a trial; return False if it is this worker's no longer.
+
+        With ``go_on`` the next one is opened in the same call, unless the study was stopped.
 
         A pruned trial gets its last intermediate value, as ``Study.tell`` has it. A sampler that
         fails afterwards is logged: the trial itself is complete.
@@ -71,4 +78,7 @@ class WorkerStudy(optuna.Study):
             _log.warning(
                 "the sampler failed after trial %d: %s", frozen.number, failure.one_line(error)
             )
-        return self._storage.set_trial_state_values(trial_id, state, values)
+        if not go_on or self.stopped:
+            return self._storage.set_trial_state_values(trial_id, state, values)
+        kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
+        return kept

@@ -1,0 +1,41 @@
+"""A request for the next trial of a study, and what its answer brings."""
+
+from trialfleet.client.buffer import RunningTrial
+from trialfleet.client.history import StudyHistory
+from trialfleet.client.records import decode_batch
+from trialfleet.client.session import Session
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+
+class Opening:
+    """One Ask, alone or with a Tell: carries the study's history where that is wanted."""
+
+    def __init__(self, study_id: int, history: StudyHistory, wait_s: float = 0.0) -> None:
+        """Take the study, and for how many seconds to wait for a trial."""
+        self.study_id = study_id
+        self._history = history
+        self._wait_s = wait_s
+        self._reading = history.begin() if history.wanted else None
+
+    def request(self, write: pb.WriteId) -> pb.AskRequest:
+        """Return the message."""
+        return pb.AskRequest(
+            write=write,
+            study_id=self.study_id,
+            wait_ms=round(self._wait_s * 1000),
+            history=None if self._reading is None else self._reading.cursor,
+        )
+
+    def trial(self, session: Session, reply: pb.AskReply) -> RunningTrial | None:
+        """Return the trial that was opened, None for any other outcome."""
+        if reply.WhichOneof("outcome") != "trial":
+            return None
+        (frozen,) = decode_batch(reply.trial)
+        trial = RunningTrial(session, self.study_id, frozen)
+        if (
+            self._reading is not None
+            and reply.HasField("news")
+            and self._history.accept(self._reading, reply.news)
+        ):
+            trial.came_with_news()
+        return trial
