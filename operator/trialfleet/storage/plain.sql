@@ -9,7 +9,7 @@
 -- written before a trial is opened: an end that comes of it is seen.
 --
 -- A plan is made once for a connection, when the tables may still be empty: every table is reached
--- by an index, row by row.
+-- by an index, row by row, and a study's last number by going back from the index's end.
 CREATE FUNCTION trialfleet_apply(
     ids int[], sessions bytea[], sequences bigint[], states text[],
     param_ids int[], param_names text[], param_values float8[], param_texts text[],
@@ -19,7 +19,9 @@ CREATE FUNCTION trialfleet_apply(
     value_ids int[], objectives int[], trial_values float8[], value_types text[],
     open_studies int[], open_sessions bytea[], open_sequences bigint[],
     OUT told boolean, OUT opened int[], OUT numbers int[], OUT moment timestamp
-) LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     found int;
