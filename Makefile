@@ -45,7 +45,7 @@ verify: $(STAMP) ## Check style, types, layers and generated files
 bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
-scenarios: $(STAMP) ## Run the operator's scenarios against a stand-in for a cluster
+scenarios: $(STAMP) ## Run what may befall a study on a cluster, against a stand-in for one
 	$(BIN)/python -m pytest -m scenario tests/controller $(ARGS)
 
 soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour

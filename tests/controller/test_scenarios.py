@@ -1,8 +1,7 @@
-"""The scenarios, with the real operator process and real workers, against the stand-in."""
+"""What befalls a study, with the real operator process and real workers, against the stand-in."""
 
 import pytest
 
-from tests.scenarios.lifecycle import *  # noqa: F403
 from tests.scenarios.losses import *  # noqa: F403
 from tests.scenarios.stuck import *  # noqa: F403
 

@@ -187,6 +187,21 @@ def test_what_is_owned_goes_with_its_owner(kube: Kube) -> None:
     wait_for("gone", lambda: kube.find("configmaps", child) is None, 60)
 
 
+def test_what_is_made_for_an_owner_that_is_gone_goes_too(kube: Kube) -> None:
+    """Who had seen the owner just before it went makes such a thing."""
+    owner, name = fresh(), fresh()
+    made = kube.create("configmaps", config_map(owner, {}))
+    kube.delete("configmaps", owner)
+    reference = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": owner,
+        "uid": made["metadata"]["uid"],
+    }
+    kube.create("configmaps", config_map(name, {}, ownerReferences=[reference]))
+    wait_for("collected", lambda: kube.find("configmaps", name) is None, 60)
+
+
 def test_a_deletion_may_name_the_one_it_means(kube: Kube) -> None:
     name = fresh()
     kube.create("configmaps", config_map(name, {}))

@@ -97,8 +97,9 @@ def operator(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # It tells of every call of a handler.
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.root.level))
+    # They tell of every call of a handler, and of every probe.
+    for chatty in ("kopf", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
     options = Options(
         namespace=namespace,
         image=image,

@@ -179,7 +179,18 @@ class Objects:
         self._stored[place] = stored
         self._seal(stored)
         self._tell("ADDED", place[0], stored.object, None)
-        return copy.deepcopy(stored.object)
+        created = copy.deepcopy(stored.object)
+        if self._is_orphan(created) and place in self._stored:
+            self.delete(place)
+        return created
+
+    def _is_orphan(self, obj: Object) -> bool:
+        """Whether all owners of an object are gone: the garbage collector's business."""
+        owners = {one["uid"] for one in obj["metadata"].get("ownerReferences", ())}
+        there = (
+            {one.object["metadata"]["uid"] for one in self._stored.values()} if owners else set()
+        )
+        return bool(owners) and not owners & there
 
     def _replace(self, place: Place, stored: Stored, obj: Object, subresource: str) -> Object:
         before = stored.object
