@@ -18,12 +18,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused, timestamp
+from tests.controller.standin.probes import passes
 
 _PROBE_S = 0.3
 
@@ -289,15 +287,7 @@ class _Pod:
         ready = probe is None
         while probe is not None:
             await asyncio.sleep(_PROBE_S)
-            if "grpc" in probe:
-                passed = await _serving(f"{self._address}:{probe['grpc']['port']}")
-            else:
-                port = next(
-                    one["containerPort"]
-                    for one in container["ports"]
-                    if one["name"] == probe["tcpSocket"]["port"]
-                )
-                passed = await _listening(self._address, port)
+            passed = await passes(probe, container, self._address)
             if passed != ready:
                 ready = passed
                 self._write(container, {"running": {"startedAt": _now()}}, ready=ready)
@@ -316,18 +306,14 @@ class _Pod:
 
         def change(pod: Object) -> Object:
             status = pod.setdefault("status", {})
-            key = (
-                "containerStatuses"
-                if container in self._spec["containers"]
-                else "initContainerStatuses"
-            )
+            main = container in self._spec["containers"]
+            key = "containerStatuses" if main else "initContainerStatuses"
             others = [one for one in status.get(key, ()) if one["name"] != entry["name"]]
             status[key] = [*others, entry]
-            if key == "containerStatuses":
+            if main:
                 status["phase"] = "Running"
             status["podIP"] = self._address
-            up = key == "containerStatuses" and all(one["ready"] for one in status[key])
-            _set_condition(status, "Ready", up)
+            _set_condition(status, "Ready", main and all(one["ready"] for one in status[key]))
             return pod
 
         self._update(change)
@@ -393,31 +379,6 @@ def data_of(obj: Object) -> dict[str, bytes]:
     return data | {key: text.encode() for key, text in obj.get("data", {}).items()}
 
 
-def warn(objects: Objects, about: Object, reason: str, message: str) -> None:
-    """Write an Event as kubelets and controllers do."""
-    metadata = about["metadata"]
-    name = f"{metadata['name']}.{os.urandom(6).hex()}"
-    objects.create(
-        ("events", metadata["namespace"], name),
-        {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": name},
-            "involvedObject": {
-                "kind": about["kind"],
-                "namespace": metadata["namespace"],
-                "name": metadata["name"],
-                "uid": metadata["uid"],
-            },
-            "reason": reason,
-            "message": message,
-            "type": "Warning",
-            "lastTimestamp": _now(),
-        },
-        "kubelet",
-    )
-
-
 def _set_condition(status: Object, kind: str, value: bool) -> None:
     others = [one for one in status.get("conditions", ()) if one["type"] != kind]
     status["conditions"] = [*others, {"type": kind, "status": "True" if value else "False"}]
@@ -431,27 +392,6 @@ def _base_environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(_PACKAGE),
         "PYTHONUNBUFFERED": "1",
     }
-
-
-async def _listening(host: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
-
-
-async def _serving(address: str) -> bool:
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        try:
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _now() -> str:

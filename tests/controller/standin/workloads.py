@@ -6,7 +6,8 @@ import itertools
 import os
 from typing import Any
 
-from tests.controller.standin.kubelet import Pods, warn
+from tests.controller.standin.events import warn
+from tests.controller.standin.kubelet import Pods
 from tests.controller.standin.objects import Change, Object, Objects, Refused, timestamp
 
 NODES = ("node-1", "node-2")
