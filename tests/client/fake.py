@@ -286,5 +286,6 @@ class FakeProxy(grpc.GenericRpcHandler):
             if upto == end:
                 break
         running = [t for t in self.database.trials.values() if t.state in (pb.RUNNING, pb.WAITING)]
-        parts[-1].unfinished.CopyFrom(self._batch(*running))
+        if not cursor.finished_only:
+            parts[-1].unfinished.CopyFrom(self._batch(*running))
         return parts

@@ -110,6 +110,25 @@ def test_a_pruners_decision_costs_one_report(
     before = fake.counts()
     _run(study, steps=10)
     assert fake.counts() - before == {"Ask": 1, "Report": 10, "Tell": 1}
+    # It compares with finished trials; which others run now is of no use to it.
+    wanted = [request.history for request in fake.requests("Report") if request.HasField("history")]
+    assert all(cursor.finished_only for cursor in wanted[-10:])
+
+
+def test_unfinished_trials_are_read_by_who_wants_them(
+    fake: FakeProxy, storage: FleetStorage
+) -> None:
+    study = _study(storage, RandomSampler(seed=0), MedianPruner(n_startup_trials=1))
+    _run(study, steps=1)
+    first, second = storage.ask(study._study_id), storage.ask(study._study_id)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    assert [trial.number for trial in finished] == [0]
+    assert [trial._trial_id for trial in study.get_trials(deepcopy=False)][1:] == [first, second]
+    other = FleetStorage(fake.address)
+    assert [trial.number for trial in other.news(study._study_id)] == [0]
+    running = other.get_all_trials(study._study_id, states=(TrialState.RUNNING,))
+    assert [trial.number for trial in running] == [1, 2]
+    other.close()
 
 
 def test_each_finished_trial_is_sent_once(fake: FakeProxy, storage: FleetStorage) -> None:

@@ -189,6 +189,35 @@ def test_readers_share_a_refresh_that_starts_after_they_came(database_url: str) 
     asyncio.run(scenario())
 
 
+def test_unfinished_trials_come_to_who_wants_them(database_url: str) -> None:
+    async def main() -> None:
+        async with opened(database_url) as (storage, histories, study_id):
+            attrs = [("k", "1")]
+            done = await add(storage, study_id, TrialState.COMPLETE, user_attrs=attrs)
+            runs = await add(storage, study_id, TrialState.RUNNING, user_attrs=attrs)
+            finished_only = Cursor(0, 0, 0, finished_only=True)
+            bare, whole = await asyncio.gather(
+                histories.view(study_id, finished_only=True), histories.view(study_id)
+            )
+            (encoded,) = bare.news(finished_only, ALL)
+            news = pb.News.FromString(encoded)
+            assert [trial.trial_id for trial in trials_of(news.finished)] == [done]
+            assert not news.HasField("unfinished")
+            (encoded,) = whole.news(NONE, ALL)
+            news = pb.News.FromString(encoded)
+            assert [trial.trial_id for trial in trials_of(news.finished)] == [done]
+            (running,) = trials_of(news.unfinished)
+            assert (running.trial_id, len(running.user_attrs)) == (runs, 1)
+            update = WriteTrial(TrialUpdate(runs), TrialState.COMPLETE, [2.0])
+            assert await storage.apply(update) is True
+            bare = await histories.view(study_id, finished_only=True)
+            (encoded,) = bare.news(finished_only, ALL)
+            finished = trials_of(pb.News.FromString(encoded).finished)
+            assert [len(trial.user_attrs) for trial in finished] == [1, 1]
+
+    asyncio.run(main())
+
+
 def test_a_reader_that_gives_up_does_not_stop_the_refresh(database_url: str) -> None:
     async def scenario() -> None:
         async with opened(database_url) as (storage, histories, study):

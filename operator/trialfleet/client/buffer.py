@@ -75,6 +75,7 @@ class RunningTrial:
         self.sending = threading.Lock()
         """Held from taking what is unsent until the proxy's answer: the order of our writes."""
         self._news_until = 0.0
+        self._news_are_whole = False
         self._fenced = False
         self._lock = threading.Lock()
         self._trial = trial
@@ -91,22 +92,25 @@ class RunningTrial:
         """Take note that the trial was taken away."""
         self._fenced = True
 
-    def came_with_news(self) -> None:
+    def came_with_news(self, *, finished_only: bool) -> None:
         """Take note that the study's history came with the trial."""
         self._news_until = time.monotonic() + _NEWS_S
+        self._news_are_whole = not finished_only
 
     def news_are_over(self) -> None:
         """Take note that a write of ours made that history old."""
         self._news_until = 0.0
 
-    def use_news(self) -> bool:
-        """Return whether the history that came with the trial is recent enough to use.
+    def use_news(self, *, finished_only: bool) -> bool:
+        """Return whether the history that came with the trial is whole and recent enough to use.
 
         A pruner's decision is made from what it is when a value is reported.
         """
         now = time.monotonic()
         if now >= self._news_until or self._unsent.values:
             self._news_until = 0.0
+            return False
+        if not (finished_only or self._news_are_whole):
             return False
         self._news_until = min(self._news_until, now + _SAME_S)
         return True

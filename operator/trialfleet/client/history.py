@@ -76,14 +76,21 @@ class _Log:
 class Reading:
     """One request for what changed: the log that it continues, and when it was sent."""
 
-    def __init__(self, log: _Log, ticket: int) -> None:
+    def __init__(self, log: _Log, ticket: int, *, finished_only: bool) -> None:
         self.log = log
         self.ticket = ticket
+        self.finished_only = finished_only
 
     @property
     def cursor(self) -> pb.Cursor:
         """What to send with the request."""
-        return self.log.cursor
+        reached = self.log.cursor
+        return pb.Cursor(
+            epoch=reached.epoch,
+            trials=reached.trials,
+            definitions=reached.definitions,
+            finished_only=self.finished_only,
+        )
 
 
 class StudyHistory:
@@ -92,6 +99,8 @@ class StudyHistory:
     def __init__(self) -> None:
         self.wanted = False
         """Whether anybody in this process ever asked for the trials."""
+        self.unfinished_wanted = False
+        """Whether they asked for unfinished ones too."""
         self.known: dict[str, Definition] = {}
         """The first definition seen of each parameter: others have to be compatible."""
         self._lock = threading.Lock()
@@ -100,12 +109,13 @@ class StudyHistory:
         self._given: set[int] = set()  # numbers of the trials that `news` returned
         self._position = 0
 
-    def begin(self) -> Reading:
+    def begin(self, *, finished_only: bool = False) -> Reading:
         """Begin a request; the answer goes to :meth:`accept`."""
         with self._lock:
             self.wanted = True
+            self.unfinished_wanted |= not finished_only
             self._tickets += 1
-            return Reading(self._log, self._tickets)
+            return Reading(self._log, self._tickets, finished_only=finished_only)
 
     def accept(self, reading: Reading, news: pb.News) -> bool:
         """Add an answer, or a part of one. Returns whether it was the last part."""
@@ -114,15 +124,23 @@ class StudyHistory:
                 reading.log = _Log()
             for definition in reading.log.add(news):
                 self.known.setdefault(definition.name, definition)
-            if not news.HasField("unfinished"):
+            if news.HasField("unfinished"):
+                self._complete(reading, news.unfinished)
+            elif news.more or not reading.finished_only:
                 return False
-            self._complete(reading, news.unfinished)
+            else:
+                self._adopt(reading.log, reading.ticket)
             return True
 
     def finish(self, reading: Reading) -> None:
         """Take it that no trial is unfinished: the last part of an answer said nothing else."""
         with self._lock:
             self._complete(reading, pb.TrialBatch())
+
+    def finished(self) -> list[FrozenTrial]:
+        """Return all trials that have finished, ordered by number; some that have not, too."""
+        with self._lock:
+            return [trial for trial in self._log.slots if trial is not None]
 
     def trials(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         """Return all trials, ordered by number.
@@ -157,7 +175,11 @@ class StudyHistory:
         if reading.ticket > log.ticket:
             log.ticket = reading.ticket
             log.encoded = unfinished
-        if log is not self._log and log.ticket > self._log.ticket:
+        self._adopt(log, log.ticket)
+
+    def _adopt(self, log: _Log, ticket: int) -> None:
+        if log is not self._log and ticket > self._log.ticket:
+            log.ticket = ticket
             self._log = log
             self._position = 0
 

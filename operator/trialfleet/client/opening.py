@@ -15,7 +15,9 @@ class Opening:
         self.study_id = study_id
         self._history = history
         self._wait_s = wait_s
-        self._reading = history.begin() if history.wanted else None
+        self._reading = (
+            history.begin(finished_only=not history.unfinished_wanted) if history.wanted else None
+        )
 
     def request(self, write: pb.WriteId) -> pb.AskRequest:
         """Return the message."""
@@ -37,5 +39,5 @@ class Opening:
             and reply.HasField("news")
             and self._history.accept(self._reading, reply.news)
         ):
-            trial.came_with_news()
+            trial.came_with_news(finished_only=self._reading.finished_only)
         return trial

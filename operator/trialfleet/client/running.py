@@ -124,22 +124,30 @@ class RunningTrials:
         )
         return self._add(RunningTrial(session, study_id, frozen))
 
-    def all_trials(self, study_id: int) -> list[FrozenTrial]:
+    def all_trials(self, study_id: int, *, finished_only: bool = False) -> list[FrozenTrial]:
         """Return all trials of a study, ordered by number, with what is unsent of ours.
 
-        Raises :class:`~trialfleet.errors.NotFound`.
+        With ``finished_only`` those that have not finished may be missing, or old. Raises
+        :class:`~trialfleet.errors.NotFound`.
         """
         history = self._histories.of(study_id)
         mine = self._mine(study_id)
-        if mine is None or not mine.use_news():
-            self.read_news(study_id, history, mine)
+        if mine is None or not mine.use_news(finished_only=finished_only):
+            self.read_news(study_id, history, mine, finished_only=finished_only)
+        if finished_only:
+            return history.finished()
         return history.trials(trial.snapshot() for trial in self.of(study_id))
 
     def read_news(
-        self, study_id: int, history: StudyHistory, mine: RunningTrial | None = None
+        self,
+        study_id: int,
+        history: StudyHistory,
+        mine: RunningTrial | None = None,
+        *,
+        finished_only: bool,
     ) -> None:
         """Read what changed in a study, together with a report if there is one to make."""
-        reading = history.begin()
+        reading = history.begin(finished_only=finished_only)
         if mine is not None and mine.unsent_bytes:
             reply = self._report(mine, reading)
             if reply.HasField("news") and history.accept(reading, reply.news):

@@ -26,6 +26,8 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 _STEPS: Final = 2**31
 _NUMBERS: Final = 2**31
 
+_UNFINISHED: Final = tuple(state for state in TrialState if not state.is_finished())
+
 
 class FleetStorage(Studies):
     """Trials in a Trialfleet storage, reached through any of its proxies.
@@ -205,7 +207,7 @@ class FleetStorage(Studies):
             NotFound: The study does not exist.
         """
         history = self._core.histories.of(study_id)
-        self._core.running.read_news(study_id, history)
+        self._core.running.read_news(study_id, history, finished_only=True)
         return history.news()
 
     def close(self) -> None:
@@ -343,7 +345,8 @@ class FleetStorage(Studies):
         Fetches what changed; right after :meth:`ask` that came with the trial.
         """
         try:
-            trials = self._core.running.all_trials(study_id)
+            unfinished = states is None or any(state in states for state in _UNFINISHED)
+            trials = self._core.running.all_trials(study_id, finished_only=not unfinished)
         except NotFound:
             self._core.histories.drop(study_id)
             raise

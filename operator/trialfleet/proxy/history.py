@@ -43,6 +43,7 @@ class Cursor(NamedTuple):
     epoch: int
     trials: int
     definitions: int
+    finished_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,13 @@ class View:
     """Of each trial, how many definitions there were when it was added."""
     end: int
     """How many trials of the log are part of this view."""
-    unfinished: bytes
+    unfinished: bytes | None
+    """None if nobody wanted them."""
 
     def news(self, cursor: Cursor, bound: Bound) -> Iterator[bytes]:
         """Yield encoded ``News`` that bring a reader from its cursor to this view.
+
+        A reader that wants unfinished trials has to be given a view that has them.
 
         All but the last say that there is more.
         """
@@ -85,7 +89,8 @@ class View:
                 )
             )
             parts = [head, _FINISHED, varint(len(finished)), finished]
-            if not more:
+            if not (more or cursor.finished_only):
+                assert self.unfinished is not None
                 parts += (_UNFINISHED, varint(len(self.unfinished)), self.unfinished)
             yield b"".join(parts)
             if not more:
@@ -123,6 +128,8 @@ class _Log:
         self.refresh: Final = SharedFlight(self._refresh)
         self.used_at = 0.0
         self.view: View
+        self.wanting_unfinished = 0
+        """How many readers that want unfinished trials wait for a refresh."""
 
     @property
     def size(self) -> int:
@@ -134,7 +141,10 @@ class _Log:
         unfinished: list[TrialRecord] = []
         entries: list[bytes] = []
         marks: array[int] = array("I")
-        async for record in scan(self._storage, self._study_id, last_id, self._unfinished):
+        bare = self.wanting_unfinished == 0
+        async for record in scan(
+            self._storage, self._study_id, last_id, self._unfinished, bare_unfinished=bare
+        ):
             last_id = max(last_id, record.trial_id)
             if record.state.is_finished():
                 entries.append(encode_trial(record, self._definitions))
@@ -154,7 +164,7 @@ class _Log:
             definitions=self._definitions.entries,
             marks=self._marks,
             end=len(self._entries),
-            unfinished=encode_batch(unfinished),
+            unfinished=None if bare else encode_batch(unfinished),
         )
         self._refreshed()
 
@@ -189,8 +199,10 @@ class Histories:
         """Bytes in memory of all logs; any thread may ask."""
         return sum(log.size for log in tuple(self._logs.values()))
 
-    async def view(self, study_id: int) -> View:
+    async def view(self, study_id: int, *, finished_only: bool = False) -> View:
         """Return a study's history, with all that was committed before this call.
+
+        With ``finished_only`` unfinished trials may be missing.
 
         Raises :class:`NotFound` for a study that does not exist, and what
         :meth:`Storage.trials_since` raises.
@@ -200,11 +212,17 @@ class Histories:
             log = self._logs[study_id] = _Log(self._storage, study_id, self._bound)
         log.used_at = self._clock()
         self._logs.move_to_end(study_id)
+        wanting = 0 if finished_only else 1
+        log.wanting_unfinished += wanting
         try:
             await log.refresh()
+            while not finished_only and log.view.unfinished is None:
+                await log.refresh()  # a later one has ended by the time this one was heard of
         except NotFound:
             self.drop(study_id, log)
             raise
+        finally:
+            log.wanting_unfinished -= wanting
         return log.view
 
     def drop(self, study_id: int, log: _Log | None = None) -> None:

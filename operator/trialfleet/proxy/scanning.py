@@ -15,14 +15,21 @@ _ENCODE_TRIALS: Final = 200
 
 
 async def scan(
-    storage: Storage, study_id: int, after: int, included: Collection[int]
+    storage: Storage,
+    study_id: int,
+    after: int,
+    included: Collection[int],
+    *,
+    bare_unfinished: bool = False,
 ) -> AsyncIterator[TrialRecord]:
     """Yield a study's trials with an id over ``after`` or in ``included``, ordered by id.
 
-    Raises what :meth:`Storage.trials_since` raises.
+    ``bare_unfinished`` and what it raises are as of :meth:`Storage.trials_since`.
     """
     while True:
-        page = await storage.trials_since(study_id, after, list(included), limit=_READ_TRIALS)
+        page = await storage.trials_since(
+            study_id, after, list(included), _READ_TRIALS, bare_unfinished
+        )
         for place, record in enumerate(page, 1):
             yield record
             if place % _ENCODE_TRIALS == 0:

@@ -81,7 +81,7 @@ def _told(answer: Exception | None) -> bytes:
 
 
 def _cursor(cursor: pb.Cursor) -> Cursor:
-    return Cursor(cursor.epoch, cursor.trials, cursor.definitions)
+    return Cursor(cursor.epoch, cursor.trials, cursor.definitions, cursor.finished_only)
 
 
 class TrialFleet:
@@ -266,8 +266,9 @@ class TrialFleet:
 
     async def History(self, request: pb.HistoryRequest) -> AsyncIterator[bytes]:
         """Return what changed since a cursor, in parts."""
-        view = await self._view(request.study_id)
-        for news in view.news(_cursor(request.cursor), _PART):
+        cursor = _cursor(request.cursor)
+        view = await self._view(request.study_id, cursor)
+        for news in view.news(cursor, _PART):
             yield _field(_PART_NEWS, news)
 
     async def Summary(self, request: pb.SummaryRequest) -> bytes:
@@ -285,9 +286,12 @@ class TrialFleet:
         )
         return reply.SerializeToString() + _field(_SUMMARY_BEST, encode_batch(found.best))
 
-    async def _news(self, study_id: int, cursor: pb.Cursor) -> bytes:
-        view = await self._view(study_id)
-        return next(view.news(_cursor(cursor), _BESIDE))
+    async def _news(self, study_id: int, message: pb.Cursor) -> bytes:
+        cursor = _cursor(message)
+        view = await self._view(study_id, cursor)
+        return next(view.news(cursor, _BESIDE))
 
-    async def _view(self, study_id: int) -> View:
-        return await self._histories.view(messages.study_id(study_id))
+    async def _view(self, study_id: int, cursor: Cursor) -> View:
+        return await self._histories.view(
+            messages.study_id(study_id), finished_only=cursor.finished_only
+        )

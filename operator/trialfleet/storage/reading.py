@@ -134,10 +134,13 @@ def _utc(naive: datetime.datetime | None) -> datetime.datetime | None:
     return None if naive is None else naive.replace(tzinfo=datetime.UTC)
 
 
-def _build(connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> list[TrialRecord]:
-    ids = [row[0] for row in rows]
+def _build(
+    connection: sa.Connection, rows: Sequence[Sequence[Any]], bare_unfinished: bool = False
+) -> list[TrialRecord]:
+    ids = [row[0] for row in rows if not bare_unfinished or _STATES[row[2]].is_finished()]
     parts: dict[int, dict[str, list[Any]]] = {}
-    for kind, trial_id, place, name, number, text in connection.execute(_PARTS, {"ids": ids}):
+    found = connection.execute(_PARTS, {"ids": ids}) if ids else ()
+    for kind, trial_id, place, name, number, text in found:
         item: Any
         if kind == "p":
             item = Param(name, number, text)
@@ -175,11 +178,17 @@ def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, Tria
 
 
 def read_trials_since(
-    connection: sa.Connection, study_id: int, after: int, included: Sequence[int], limit: int
+    connection: sa.Connection,
+    study_id: int,
+    after: int,
+    included: Sequence[int],
+    limit: int,
+    bare_unfinished: bool = False,
 ) -> list[TrialRecord]:
     """Return a study's trials with an id over ``after`` or in ``included``, ordered by id.
 
-    At most ``limit`` of them; a trial and its parts are of one snapshot. Raises
+    At most ``limit`` of them; a trial and its parts are of one snapshot. With
+    ``bare_unfinished`` trials that have not finished come without their parts. Raises
     :class:`NotFound` for a study that does not exist.
     """
     connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -190,7 +199,7 @@ def read_trials_since(
     if not rows:
         require_study(connection, study_id)
         return []
-    return _build(connection, rows)
+    return _build(connection, rows, bare_unfinished)
 
 
 def require_study(connection: sa.Connection, study_id: int) -> None:

@@ -167,11 +167,17 @@ class Storage:
         return await self._reading(read)
 
     async def trials_since(
-        self, study_id: int, greater_than: int, included: Sequence[int], limit: int = 10_000
+        self,
+        study_id: int,
+        greater_than: int,
+        included: Sequence[int],
+        limit: int = 10_000,
+        bare_unfinished: bool = False,
     ) -> Sequence[TrialRecord]:
         """Return trials of a study whose id is greater or included, ordered by id.
 
-        At most ``limit``, those with the lowest ids. Raises ``NotFound`` for the study.
+        At most ``limit``, those with the lowest ids; with ``bare_unfinished`` those that have not
+        finished have an id, a number and a state only. Raises ``NotFound`` for the study.
         """
         return await self._reading(
             functools.partial(
@@ -180,6 +186,7 @@ class Storage:
                 after=greater_than,
                 included=included,
                 limit=limit,
+                bare_unfinished=bare_unfinished,
             )
         )
 

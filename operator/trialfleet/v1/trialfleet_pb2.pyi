@@ -104,14 +104,16 @@ class TrialBatch(_message.Message):
     def __init__(self, first_definition: _Optional[int] = ..., definitions: _Optional[_Iterable[_Union[Definition, _Mapping]]] = ..., trials: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Cursor(_message.Message):
-    __slots__ = ("epoch", "trials", "definitions")
+    __slots__ = ("epoch", "trials", "definitions", "finished_only")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TRIALS_FIELD_NUMBER: _ClassVar[int]
     DEFINITIONS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_ONLY_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     trials: int
     definitions: int
-    def __init__(self, epoch: _Optional[int] = ..., trials: _Optional[int] = ..., definitions: _Optional[int] = ...) -> None: ...
+    finished_only: bool
+    def __init__(self, epoch: _Optional[int] = ..., trials: _Optional[int] = ..., definitions: _Optional[int] = ..., finished_only: _Optional[bool] = ...) -> None: ...
 
 class News(_message.Message):
     __slots__ = ("restarted", "cursor", "finished", "unfinished", "more")
