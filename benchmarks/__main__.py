@@ -13,7 +13,7 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import counting
+from benchmarks import counting, fairness, growth
 from benchmarks.cases import Case, measure
 from benchmarks.ways import Direct, StockProxy, Trialfleet, Way
 from trialfleet.local.postgres import Postgres
@@ -26,15 +26,24 @@ CASES = (
     Case(workers=1, params=10),
     Case(workers=10, params=10),
     Case(workers=10, params=1, reports=50, pruner="MedianPruner"),
+    Case(workers=300, params=1),
+    Case(workers=300, params=1, proxies=30),
 )
-"""RandomSampler, whose own cost is small; the last one reports and prunes."""
+"""RandomSampler, whose own cost is small; one reports and prunes."""
+
+ALONE = {
+    f"growth, {growth.TRIALS} trials": growth.measure,
+    f"fairness, {fairness.STUDIES} studies": fairness.measure,
+}
+"""What is measured of Trialfleet alone."""
 
 
 def trials_of(way: Way, case: Case, seconds: float) -> int:
     """Return how many trials to run, so that a case takes about so long."""
     guess = 250.0 if isinstance(way, Trialfleet) else 25.0
     guess *= 1 if case.workers > 1 else 0.4
-    return max(case.workers * 5, int(seconds * guess / (1 + case.reports / 6)))
+    least = 20 if isinstance(way, Trialfleet) else 2 if case.workers > 100 else 5
+    return max(case.workers * least, int(seconds * guess / (1 + case.reports / 6)))
 
 
 def main() -> None:
@@ -46,6 +55,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     cases = [case for case in CASES if options.only in case.title]
     results: list[dict[str, Any]] = []
+    alone: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tf-") as folder:
         with Postgres(Path(folder)) as postgres:
             counting.enable(postgres.url)
@@ -57,14 +67,28 @@ def main() -> None:
                     )
                     results.append({"case": case.title, "way": way.name, **figures.plain()})
                     print(json.dumps(results[-1]), flush=True)
-    _print(results, _load_last())
+            for title, figure in ALONE.items():
+                if options.only in title:
+                    alone[title] = figure(postgres.url)
+                    print(json.dumps({title: alone[title]}, indent=1), flush=True)
+    if results:
+        _print(results, _load_last())
     if not options.only:
-        _keep(results)
+        _keep(results, alone)
 
 
 def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) -> None:
     table = Table(title=f"RandomSampler, fsync on, {os.cpu_count()} cores, one run")
-    for heading in ("", "trials/s", "ratio", "transactions", "statements", "RPCs", "WAL bytes"):
+    for heading in (
+        "",
+        "trials/s",
+        "ratio",
+        "transactions",
+        "statements",
+        "RPCs",
+        "WAL bytes",
+        "p99 ms",
+    ):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_column("last run", justify="right")
     for title in dict.fromkeys(result["case"] for result in results):
@@ -81,6 +105,7 @@ def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) ->
                 f"{row['statements']:.1f}",
                 f"{row['rpcs']:.2f}" if row["rpcs"] else "",
                 f"{row['wal_bytes']:.0f}",
+                f"{row['p99_ms']:.0f}" if row["p99_ms"] else "",
                 "" if before is None else f"{before:.1f}",
             )
     Console(width=110).print(table)
@@ -94,11 +119,16 @@ def _load_last() -> dict[tuple[str, str], float]:
     return {(result["case"], result["way"]): result["trials_per_s"] for result in results}
 
 
-def _keep(results: list[dict[str, Any]]) -> None:
+def _keep(results: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC)
     RESULTS.mkdir(exist_ok=True)
     machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-    content = {"at": now.isoformat(timespec="seconds"), **machine, "results": results}
+    content = {
+        "at": now.isoformat(timespec="seconds"),
+        **machine,
+        "results": results,
+        "alone": alone,
+    }
     file = RESULTS / f"{now:%Y-%m-%dT%H%M%S}.json"
     file.write_text(json.dumps(content, indent=1) + "\n")
 

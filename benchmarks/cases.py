@@ -19,6 +19,10 @@ _PROCESSES.set_forkserver_preload(["benchmarks.preload"])
 # A session of PostgreSQL that is idle reports what it counted within ten seconds.
 _REPORTED_S = 10.5
 
+# Of a worker: all begin at once; at the end a call is held until the last trial is told.
+_FIRST_CALLS = 6
+_LAST_CALLS = 3
+
 
 @dataclass(frozen=True)
 class Case:
@@ -56,6 +60,9 @@ class Figures:
     statements: float
     wal_bytes: float
     rpcs: float
+    p50_ms: float = 0.0
+    """Of a call, from a worker's view, once the workers are under way."""
+    p99_ms: float = 0.0
 
     def plain(self) -> dict[str, float]:
         """Return the figures for a file."""
@@ -85,7 +92,7 @@ def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, do
     pruner = getattr(optuna.pruners, case.pruner)()
     gate.wait()
     calls = way.run(storage, sampler, pruner, Objective(case.params, case.reports), trials)
-    done.put((time.monotonic(), calls))
+    done.put((time.monotonic(), calls, getattr(way, "seconds", [])[_FIRST_CALLS:-_LAST_CALLS]))
     getattr(storage, "close", lambda: None)()
 
 
@@ -114,8 +121,9 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         gate.wait()
         started = time.monotonic()
         ends = [done.get(timeout=3600) for _ in workers]
-        elapsed = max(end for end, _ in ends) - started
-        rpcs = sum(calls for _, calls in ends)
+        elapsed = max(end for end, _, _ in ends) - started
+        rpcs = sum(calls for _, calls, _ in ends)
+        latencies = sorted(second for _, _, seconds in ends for second in seconds) or [0.0]
         if isinstance(way, Trialfleet) and calls_before is not None:
             rpcs = (way.calls() - calls_before).total()
         for worker in workers:
@@ -131,6 +139,8 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         statements=cost.statements / trials,
         wal_bytes=cost.wal_bytes / trials,
         rpcs=rpcs / trials,
+        p50_ms=1000 * latencies[len(latencies) // 2],
+        p99_ms=1000 * latencies[len(latencies) * 99 // 100],
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import warnings
 from collections import Counter
@@ -153,12 +154,21 @@ class Trialfleet(Way):
                         counts[method[1] if method else ""] += int(float(found[2]))
         return counts
 
+    def memory(self) -> int:
+        """Return the memory that the first proxy has, in bytes."""
+        with urllib.request.urlopen(f"http://{self.metrics[0]}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        found = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
+        assert found is not None
+        return int(float(found[1]))
+
     def connect(self, address: str, worker: str) -> Any:
         from trialfleet.client import FleetStorage
 
         logging.disable(logging.WARNING)
         storage = FleetStorage(address, study=STUDY, worker=worker)
         assert storage.ordinal >= 0  # the session is open before the clock starts
+        self.seconds = _time_calls(storage)
         return storage
 
     def run(self, storage: Any, sampler: Any, pruner: Any, objective: Any, trials: int) -> int:
@@ -169,6 +179,23 @@ class Trialfleet(Way):
             storage, storage.get_study_id_from_name(STUDY), STUDY, objective, sampler, pruner
         )
         return 0
+
+
+def _time_calls(storage: Any) -> list[float]:
+    """Return a list that the seconds of each call of a client are put into."""
+    seconds: list[float] = []
+    connection = storage._core.connection
+    call = connection.call
+
+    def timed(*args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*args, **options)
+        finally:
+            seconds.append(time.perf_counter() - began)
+
+    connection.call = timed
+    return seconds
 
 
 WAYS: tuple[Callable[[], Way], ...] = (Direct, StockProxy, Trialfleet)
