@@ -29,7 +29,7 @@ from trialfleet.errors import (
 )
 from trialfleet.v1 import trialfleet_pb2 as pb
 
-_FLUSH_AFTER_S: Final = 0.5
+_FLUSH_AFTER_S: Final = 0.4
 _FINISHED: Final = 16
 """Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
