@@ -166,6 +166,9 @@ def test_a_database_that_someone_else_runs(own_env: Env) -> None:
     url, _, _ = base64.b64decode(secret["data"]["url"]).decode().partition("?")
     given = {"metadata": {"name": "database"}, "stringData": {"url": f"{url}?sslmode=require"}}
     own_env.kube.create("secrets", given)
+    # The test uses another storage's database, whose policy would refuse these proxies.
+    policy = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}
+    own_env.kube.create("networkpolicies", {"metadata": {"name": "open"}, "spec": policy})
     where = {"external": {"secretRef": {"name": "database", "key": "url"}}}
     storage = {"metadata": {"name": "theirs"}, "spec": {"postgres": where}}
     own_env.kube.create("studystorages", {**STORAGE, **storage})
