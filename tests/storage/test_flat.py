@@ -90,6 +90,10 @@ class Meter:
     def _count(self, *_: Any) -> None:
         self.cost.statements += 1
 
+    def _begin(self, connection: sa.Connection) -> None:
+        # What is one statement commits itself where no transaction has begun.
+        connection.connection.cursor().execute("SELECT 1")
+
     def _look(self, connection: sa.Connection) -> None:
         cursor = connection.connection.cursor()
         # What is left to the end of a transaction is part of its cost.
@@ -103,7 +107,9 @@ class Meter:
     def write(self, *commands: Command) -> tuple[Cost, list[Any]]:
         self.cost = Cost()
         writer = Writer(self.engine)
+        sa.event.listen(self.engine, "begin", self._begin)
         answers = writer.apply(commands)
+        sa.event.remove(self.engine, "begin", self._begin)
         writer.close()
         assert not any(isinstance(answer, Exception) for answer in answers)
         return self.cost, answers

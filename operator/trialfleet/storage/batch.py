@@ -1,12 +1,14 @@
 """Applying commands: which ones share a transaction, and what is done when one fails."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
 from trialfleet.storage.opening import create_trial, lock_openings, open_trials
@@ -169,7 +171,8 @@ class Writer:
             self._connection = None
 
     def _shared(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
-        answers = self._plain.apply(connection, commands)
+        with _alone(connection):
+            answers = self._plain.apply(connection, commands)
         left = [i for i, answer in enumerate(answers) if answer is LEFT]
         opens = [i for i in left if _opens(commands[i])]
         writes = [i for i in left if not _opens(commands[i])]
@@ -216,6 +219,25 @@ class Writer:
                 raise answer
             return answer
         return _SINGLE[type(command)](connection, command)
+
+
+@contextlib.contextmanager
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """Let each statement commit itself, unless a transaction has begun.
+
+    That saves two round trips. If what follows fails, what was committed is applied once more,
+    and has its effect once, as if a caller had sent it again.
+    """
+    dbapi: Any = connection.connection.dbapi_connection
+    if dbapi.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        yield
+        return
+    dbapi.autocommit = True
+    try:
+        yield
+    finally:
+        if not dbapi.closed:
+            dbapi.autocommit = False
 
 
 def _opens(command: Command) -> bool:
