@@ -40,7 +40,7 @@ def enable(url: str) -> None:
         connection.execute(
             sa.text("ALTER SYSTEM SET shared_preload_libraries = pg_stat_statements")
         )
-        connection.execute(sa.text("ALTER SYSTEM SET max_connections = 500"))
+        connection.execute(sa.text("ALTER SYSTEM SET max_connections = 1000"))
         connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_stat_statements"))
 
 

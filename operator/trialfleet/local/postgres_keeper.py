@@ -106,6 +106,8 @@ class Keeper:
                 *("-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
                 # Who can reach the socket is decided by its folder's mode, 0700.
                 *("-A", "trust", "--no-instructions"),
+                # Into its file, where ALTER SYSTEM has the last word.
+                *("-c", "max_connections=200"),
             ],
             output=subprocess.PIPE,
         )
@@ -140,7 +142,6 @@ class Keeper:
                 [
                     *("postgres", "-D", str(self.data), "-k", str(self.sockets)),
                     *("-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"),
-                    *("-c", "max_connections=200"),
                 ],
                 output=log.fileno(),
             )
