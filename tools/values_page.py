@@ -44,6 +44,9 @@ def read(source: str) -> list[Value]:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
+            if inside is not None and stripped.startswith("- "):
+                items = [inside.default, stripped.removeprefix("- ")]
+                inside = found[-1] = inside._replace(default=", ".join(filter(None, items)))
             comment = []
             continue
         depth = len(match["indent"]) // 2
