@@ -55,7 +55,8 @@ def test_threads_share_a_storage(proxies: list[Proxy], connect: Connect) -> None
     trials = study.trials
     assert [trial.number for trial in trials] == list(range(40))
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
-    assert all(trial.value == trial.params["x"] ** 2 for trial in trials)
+    # Not x ** 2: the last bit of a power may differ from the product.
+    assert all(trial.value == trial.params["x"] * trial.params["x"] for trial in trials)
     assert all(trial.user_attrs == {"kind": trial.params["kind"]} for trial in trials)
     other = optuna.load_study(study_name="threads", storage=connect(proxies[1]))
     assert other.trials == trials
