@@ -92,11 +92,14 @@ _STARTED: Final = sa.text(
     """
 )
 
+# The study comes from an array as above: for one that is named PostgreSQL plans by how many trials
+# it had when statistics were last made, and sorts all it has since.
 _INSERT_TEMPLATE: Final = sa.text(
     f"""
     INSERT INTO trials (study_id, number, state, datetime_start, datetime_complete)
-    VALUES (:study_id, {_LAST_NUMBER.format(study=":study_id")} + 1, CAST(:state AS trialstate),
-        :started, :completed)
+    SELECT u.study_id, {_LAST_NUMBER.format(study="u.study_id")} + 1, CAST(:state AS trialstate),
+        :started, :completed
+    FROM unnest(ARRAY[CAST(:study_id AS int)]) AS u (study_id)
     RETURNING trial_id, number
     """
 )

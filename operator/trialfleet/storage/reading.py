@@ -29,14 +29,18 @@ _TRIALS: Final = sa.text(
 
 # A study's trials are numbered in the order of their ids, so the number, which has an index
 # together with the study, stands for the id.
+# The study comes from an array where its trials are looked for: those of one that is named would be
+# looked for by an index of studies alone, if it had few when statistics were last made.
+_STUDY: Final = "unnest(ARRAY[CAST(:study_id AS int)]) AS u (study_id)"
+
 _TRIALS_SINCE: Final = sa.text(
     f"""
-    SELECT {_TRIAL_COLUMNS} FROM trials t
-    WHERE t.study_id = :study_id AND t.trial_id > :after AND t.number > coalesce(
-        (SELECT l.number FROM trials l WHERE l.trial_id = :after AND l.study_id = :study_id), -1)
+    SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
+    WHERE t.trial_id > :after AND t.number > coalesce((SELECT l.number
+        FROM {_STUDY} JOIN trials l ON l.study_id = u.study_id WHERE l.trial_id = :after), -1)
     UNION
-    SELECT {_TRIAL_COLUMNS} FROM trials t
-    WHERE t.trial_id = ANY(CAST(:included AS int[])) AND t.study_id = :study_id
+    SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
+    WHERE t.trial_id = ANY(CAST(:included AS int[]))
     ORDER BY trial_id LIMIT :limit
     """
 )
@@ -209,10 +213,17 @@ def require_study(connection: sa.Connection, study_id: int) -> None:
         raise NotFound(f"no study has the id {study_id}")
 
 
+_TRIAL_ID: Final = sa.text(
+    f"""
+    SELECT t.trial_id FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
+    WHERE t.number = :number
+    """
+)
+
+
 def read_trial_id(connection: sa.Connection, study_id: int, number: int) -> int:
     """Return the id of a study's trial by its number. Raises :class:`NotFound`."""
-    query = sa.text("SELECT trial_id FROM trials WHERE study_id = :study_id AND number = :number")
-    row = connection.execute(query, {"study_id": study_id, "number": number}).first()
+    row = connection.execute(_TRIAL_ID, {"study_id": study_id, "number": number}).first()
     if row is None:
         raise NotFound(f"the study with id {study_id} has no trial {number}")
     return int(row[0])

@@ -89,10 +89,10 @@ _RUNNING: Final = sa.text(
     WITH running AS MATERIALIZED (SELECT trial_id, study_id FROM trials WHERE state = 'RUNNING')
     SELECT t.trial_id, t.study_id, r.session_id, coalesce(s.retries, 0) AS retries
     FROM running t
-    CROSS JOIN LATERAL (SELECT r.session_id FROM trialfleet_runs r
-        WHERE r.trial_id = t.trial_id AND r.session_id = ANY(CAST(:sessions AS bytea[]))
-        AND NOT r.taken_away OFFSET 0) AS r
+    CROSS JOIN LATERAL (SELECT r.session_id, r.taken_away FROM trialfleet_runs r
+        WHERE r.trial_id = t.trial_id OFFSET 0) AS r
     LEFT JOIN trialfleet_studies s ON s.study_id = t.study_id
+    WHERE r.session_id = ANY(CAST(:sessions AS bytea[])) AND NOT r.taken_away
     ORDER BY t.trial_id
     """
 )
