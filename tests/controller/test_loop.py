@@ -2,13 +2,16 @@
 
 import asyncio
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from tests.controller.observations import KEYS, OPTIONS
 from trialfleet import names
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Owner, hashed
+from trialfleet.controller.cluster import Cluster
+from trialfleet.controller.controller import Controller
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.wakeups import GAP_S, Wakeups
@@ -191,3 +194,38 @@ def test_passwords_are_derived() -> None:
     assert keys.password("postgres", "ns", "a") != keys.password("postgres", "n", "sa")
     assert keys.password("postgres", "ns", "a") != Keys(b"l" * 32).password("postgres", "ns", "a")
     assert keys.password("postgres", "ns", "a").isalnum()
+
+
+def test_a_study_made_anew_while_its_trials_are_deleted_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[Any] = []
+
+    async def run() -> None:
+        controller = Controller(cast(Cluster, None), KEYS, OPTIONS)
+        looked = asyncio.Event()
+
+        async def delete(key: Key) -> None:
+            if key.kind == "Study":
+                controller.changed(study("new"))
+
+        async def look(key: Key, seen: Any, memory: Any) -> None:
+            looks.append(seen["metadata"]["uid"])
+            looked.set()
+
+        monkeypatch.setattr(controller, "_delete_trials", delete)
+        monkeypatch.setattr(controller, "_look_at_study", look)
+        controller.note(study("old"))
+        controller.gone(study("old"))
+        task = asyncio.create_task(controller.wakeups.run())
+        await asyncio.wait_for(looked.wait(), 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert looks == ["new"]
+
+
+def study(uid: str) -> dict[str, Any]:
+    metadata = {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": "7"}
+    return {"kind": "Study", "metadata": metadata, "spec": {}}

@@ -132,12 +132,18 @@ class Controller:
         obj = self.store.get(*key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             # What it owned is deleted by the cluster, with or without this operator.
-            if obj is None:
-                await self._delete_trials(key)
-                await self._forget(key)
+            if obj is not None:
+                return None
+            await self._delete_trials(key)
+            if self.store.get(*key) is not None:
+                # Made anew meanwhile.
+                return 0.0
+            await self._forget(key)
             return None
         memory = self._memories.get(key)
         if memory is None or memory.uid != obj["metadata"]["uid"]:
+            # One that was made anew before anybody looked: the trials are its predecessor's.
+            await self._delete_trials(key)
             memory = self._memories[key] = Memory(obj["metadata"]["uid"])
         look = self._look_at_study if key.kind == "Study" else self._look_at_storage
         try:

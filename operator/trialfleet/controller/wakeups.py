@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from trialfleet.controller.store import Key
+from trialfleet.errors import TrialfleetError
 
 _log = logging.getLogger(__name__)
 
@@ -16,6 +17,9 @@ GAP_S: Final = 0.1
 
 _AT_ONCE: Final = 16
 """Objects that are looked at at the same time."""
+
+_EXPECTED: Final = (ConnectionError, TrialfleetError)
+"""What a look may end with: one line says it, where of anything else it has to be known whence."""
 
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
@@ -106,7 +110,7 @@ class Wakeups:
             _log.warning(
                 "%s %s/%s: %s; again in %.0f s",
                 *(key.kind, key.namespace, key.name, error, again_s),
-                exc_info=not isinstance(error, ConnectionError) and failures == 0,
+                exc_info=not isinstance(error, _EXPECTED) and failures == 0,
             )
         finally:
             self._busy.discard(key)
