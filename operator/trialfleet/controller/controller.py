@@ -130,10 +130,10 @@ class Controller:
 
     async def _look(self, key: Key) -> float | None:
         obj = self.store.get(*key)
-        if obj is None or "deletionTimestamp" in obj["metadata"]:
-            # What it owned is deleted by the cluster, with or without this operator.
-            if obj is not None:
-                return None
+        if obj is not None and "deletionTimestamp" in obj["metadata"]:
+            # What it owns is deleted by the cluster, with or without this operator.
+            return None
+        if obj is None:
             await self._delete_trials(key)
             if self.store.get(*key) is not None:
                 # Made anew meanwhile.
