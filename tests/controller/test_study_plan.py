@@ -23,14 +23,12 @@ from tests.controller.observations import (
     subject,
     summary,
 )
-from trialfleet import names, tokens
+from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.build import access
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
-from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_plan import is_over, plan_study
 
 
@@ -377,43 +375,3 @@ def test_numbers_alone_are_not_urgent() -> None:
         subject=subject(dict(before.status)),  # type: ignore[arg-type]
     )
     assert not plan(seen).urgent
-
-
-class TestAccess:
-    """Pods of a study whose storage encrypts get a token and the authority to trust."""
-
-    def seen(self, **changes: Any) -> StudyObserved:
-        storage = StorageView("s", True, reasons.AVAILABLE, "", PROXIES, tls=True)
-        return observed(storage=storage, **changes)
-
-    def test_the_secret_is_made_once(self) -> None:
-        planned = plan(self.seen())
-        (secret,) = planned.once
-        assert secret["immutable"]
-        assert set(secret["stringData"]) == {"token", "ca.crt"}
-        name = secret["metadata"]["name"]
-        assert plan(self.seen(created=frozenset({name}))).once == ()
-
-    def test_the_token_opens_this_study_only(self) -> None:
-        (secret,) = plan(self.seen()).once
-        key = access.token_key(KEYS, access.Storage("ns", "s"))
-        assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
-
-    def test_workers_have_it(self) -> None:
-        planned = plan(self.seen())
-        (secret,) = planned.once
-        spec = planned.objects[-1]["spec"]["template"]["spec"]
-        (volume,) = [one for one in spec["volumes"] if "secret" in one]
-        assert volume["secret"]["secretName"] == secret["metadata"]["name"]
-        env = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
-        assert env[names.ENV_TOKEN_FILE] == "/run/trialfleet/token"
-        assert env[names.ENV_CA_FILE] == "/run/trialfleet/ca.crt"
-
-    def test_workers_are_replaced_if_the_operators_key_is_another(self) -> None:
-        first = plan(self.seen()).objects[-1]
-        other = plan_study(self.seen(), OPTIONS, Keys(b"1" * 32), NOW).objects[-1]
-        annotation = names.ANNOTATION_CONTRACT
-        assert (
-            first["metadata"]["annotations"][annotation]
-            != other["metadata"]["annotations"][annotation]
-        )
