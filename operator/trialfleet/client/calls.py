@@ -20,10 +20,16 @@ class Call(Generic[Reply]):
 
     path: str
     decode: Callable[[bytes], Reply]
+    stream: str = ""
+    """Path of the method that makes such calls over a stream; empty if there is none."""
 
 
-def _call(name: str, reply: type[_M]) -> Call[_M]:
-    return Call(f"/{_SERVICE.full_name}/{_SERVICE.methods_by_name[name].name}", reply.FromString)
+def _call(name: str, reply: type[_M], stream: str = "") -> Call[_M]:
+    return Call(_path(name), reply.FromString, _path(stream) if stream else "")
+
+
+def _path(name: str) -> str:
+    return f"/{_SERVICE.full_name}/{_SERVICE.methods_by_name[name].name}"
 
 
 ENSURE_STUDY: Final = _call("EnsureStudy", pb.EnsureStudyReply)
@@ -37,8 +43,8 @@ KEEP_ALIVE: Final = _call("KeepAlive", pb.KeepAliveReply)
 CLOSE_SESSION: Final = _call("CloseSession", pb.Applied)
 GIVE_UP: Final = _call("GiveUp", pb.GiveUpReply)
 ASK: Final = _call("Ask", pb.AskReply)
-REPORT: Final = _call("Report", pb.ReportReply)
-TELL: Final = _call("Tell", pb.TellReply)
+REPORT: Final = _call("Report", pb.ReportReply, "ReportStream")
+TELL: Final = _call("Tell", pb.TellReply, "TellStream")
 CREATE_TRIAL: Final = _call("CreateTrial", pb.CreateTrialReply)
 WRITE_TRIAL: Final = _call("WriteTrial", pb.WriteTrialReply)
 GET_TRIALS: Final = _call("GetTrials", pb.GetTrialsReply)

@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import grpc
 from grpc.experimental import ChannelOptions
 
 from trialfleet.client.calls import Call, Reply
-from trialfleet.client.credentials import Credentials
+from trialfleet.client.credentials import Credentials, Metadata
+from trialfleet.client.stream import AVAILABLE, Stream, StreamEnded
 from trialfleet.errors import InvalidInput
 
 _OPTIONS: Final = (
@@ -40,10 +42,51 @@ class _Channel:
         self.authorities = credentials.authorities
         self._channel = credentials.connect(address, _OPTIONS)
         self._unary: dict[Call[Any], Callable[..., Any]] = {}
+        # Those that no thread uses, of each call as many as threads made it at once.
+        self._streams: dict[Call[Any], list[Stream[Any]]] = {}
         self.closed = False
         self.answered_at = time.monotonic()
 
-    def unary(self, call: Call[Reply]) -> Callable[..., Reply]:
+    def call(
+        self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
+    ) -> Reply:
+        if not (call.stream and AVAILABLE):
+            return self._method(call)(request, timeout=deadline_s, metadata=metadata)
+        stream = self._take_idle(call, deadline_s, metadata)
+        if stream is not None:
+            try:
+                return self._ask(call, stream, request)
+            except StreamEnded as error:
+                # It may have ended while nobody used it.
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+        stream = Stream(self._channel, call.stream, call.decode, metadata, deadline_s)
+        return self._ask(call, stream, request)
+
+    def _ask(self, call: Call[Reply], stream: Stream[Reply], request: bytes) -> Reply:
+        try:
+            reply = stream.ask(request)
+        except BaseException:
+            stream.close()
+            raise
+        self._streams.setdefault(call, []).append(stream)
+        return reply
+
+    def _take_idle(
+        self, call: Call[Reply], deadline_s: float, metadata: Metadata | None
+    ) -> Stream[Reply] | None:
+        idle = self._streams.get(call)
+        while idle:
+            try:
+                stream = idle.pop()
+            except IndexError:  # another thread took the last
+                break
+            if stream.serves(metadata, deadline_s):
+                return stream
+            stream.close()
+        return None
+
+    def _method(self, call: Call[Reply]) -> Callable[..., Reply]:
         found = self._unary.get(call)
         if found is None:
             found = self._channel.unary_unary(call.path, None, call.decode)
@@ -72,12 +115,13 @@ class Endpoint:
         self._channel: _Channel | None = None
 
     def call(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
-        """Make one attempt. Raises ``grpc.RpcError`` and :class:`ChannelClosed`."""
+        """Make one attempt, which takes ``deadline_s``, over a stream twice as long, at most.
+
+        Raises ``grpc.RpcError`` and :class:`ChannelClosed`.
+        """
         channel = self._channel or self._connect()
         try:
-            reply = channel.unary(call)(
-                request, timeout=deadline_s, metadata=self._credentials.metadata
-            )
+            reply = channel.call(call, request, deadline_s, self._credentials.metadata)
         except ValueError as error:
             if channel.closed:
                 raise ChannelClosed from error

@@ -57,6 +57,10 @@ class Guard(Protocol):
         """
 
 
+_STREAM: Final = "Stream"
+"""Ends the name of a method that makes the calls of another over one stream."""
+
+
 class Calls:
     """Makes handlers of the methods of services.
 
@@ -77,38 +81,86 @@ class Calls:
         self._gate = gate
         self._limit_s = limit_s
         self._guard = guard
+        self._stopping = False
+        self._idle: set[asyncio.Task[Any]] = set()
+
+    def stop(self) -> None:
+        """End the streams on which no call is under way; the others end after their call."""
+        self._stopping = True
+        for task in self._idle:
+            task.cancel()
 
     def handlers(
         self, service: ServiceDescriptor, implementation: object
     ) -> "Mapping[str, grpc.RpcMethodHandler[Any, Any]]":
         """Return a handler for each method of a service, which all must be implemented."""
+        methods = service.methods_by_name
         return {
-            method.name: self._handler(method, getattr(implementation, method.name))
-            for method in service.methods
+            name: self._conversation(methods[name.removesuffix(_STREAM)], implementation)
+            if method.client_streaming
+            else self._handler(method, implementation)
+            for name, method in methods.items()
         }
 
     def _handler(
-        self, method: MethodDescriptor, function: Callable[[Any], Any]
+        self, method: MethodDescriptor, implementation: object
     ) -> "grpc.RpcMethodHandler[Any, Any]":
-        name = method.full_name
         request: Any = GetMessageClass(method.input_type)
         if method.server_streaming:
+            function = getattr(implementation, method.name)
 
             async def stream(message: Message, context: Context) -> None:
                 async for part in function(message):
                     await context.write(part)
 
             return grpc.unary_stream_rpc_method_handler(
-                self._answer(name, self._guarded(method, stream)), request.FromString, serialize
+                self._answer(method.full_name, self._guarded(method, stream)),
+                request.FromString,
+                serialize,
             )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, implementation), request.FromString, serialize
+        )
+
+    def _conversation(
+        self, method: MethodDescriptor, implementation: object
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Return a handler of a stream that makes a unary method's calls, one after the other.
+
+        That costs a third of what as many calls would. The first that fails ends it.
+        """
+        answer = self._unary(method, implementation)
+        request: Any = GetMessageClass(method.input_type)
+
+        async def converse(_: object, context: Context) -> None:
+            while (message := await self._next(context)) is not grpc.aio.EOF:
+                await context.write(await answer(message, context))
+
+        return grpc.stream_stream_rpc_method_handler(converse, request.FromString, serialize)
+
+    async def _next(self, context: Context) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._idle.add(task)
+        try:
+            if not self._stopping:
+                return await context.read()
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        finally:
+            self._idle.discard(task)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
+
+    def _unary(
+        self, method: MethodDescriptor, implementation: object
+    ) -> Callable[[Any, Context], Any]:
+        function: Callable[[Message], Awaitable[Any]] = getattr(implementation, method.name)
 
         def unary(message: Message, _: Context) -> Awaitable[Any]:
-            answer: Awaitable[Any] = function(message)
-            return answer
+            return function(message)
 
-        return grpc.unary_unary_rpc_method_handler(
-            self._answer(name, self._guarded(method, unary)), request.FromString, serialize
-        )
+        return self._answer(method.full_name, self._guarded(method, unary))
 
     def _guarded(
         self, method: MethodDescriptor, function: Callable[[Any, Context], Awaitable[Any]]

@@ -116,6 +116,7 @@ class Proxy:
         self.health_address = options.health
         self.metrics_address = options.metrics
         self._servers: list[grpc.aio.Server] = []
+        self._calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
 
     async def __aenter__(self) -> Self:
         options = self._options
@@ -165,6 +166,7 @@ class Proxy:
         event(_log, logging.INFO, "stopping", calls=self._metrics.waiting)
         self._health.stop()
         self._storage.release()
+        self._calls.stop()
         await self._close(self._options.grace_s)
         event(_log, logging.INFO, "stopped")
 
@@ -177,8 +179,7 @@ class Proxy:
 
     def _open_ports(self) -> None:
         options = self._options
-        calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
-        ours = calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
+        ours = self._calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
         # A stock client can't show a token: nothing checks what it calls.
         optunas = Calls(self._metrics, self._gate, options.call_limit_s).handlers(
             _OPTUNAS, StorageService(self._storage, self._histories)

@@ -99,6 +99,16 @@ class TrialFleetStub:
                 request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
                 response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
                 _registered_method=True)
+        self.ReportStream = channel.stream_stream(
+                '/trialfleet.v1.TrialFleet/ReportStream',
+                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.SerializeToString,
+                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.FromString,
+                _registered_method=True)
+        self.TellStream = channel.stream_stream(
+                '/trialfleet.v1.TrialFleet/TellStream',
+                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
+                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
+                _registered_method=True)
         self.CreateTrial = channel.unary_unary(
                 '/trialfleet.v1.TrialFleet/CreateTrial',
                 request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.CreateTrialRequest.SerializeToString,
@@ -246,6 +256,22 @@ class TrialFleetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportStream(self, request_iterator, context):
+        """Report and Tell, one after the other, over one stream: each request is answered
+        before the next is read, as the call of that name answers it. A request that
+        fails ends the stream with its status. A proxy that stops ends a stream that
+        waits for a request with UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TellStream(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateTrial(self, request, context):
         """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
         running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -351,6 +377,16 @@ def add_TrialFleetServicer_to_server(servicer, server):
             ),
             'Tell': grpc.unary_unary_rpc_method_handler(
                     servicer.Tell,
+                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.FromString,
+                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.SerializeToString,
+            ),
+            'ReportStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReportStream,
+                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.FromString,
+                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.SerializeToString,
+            ),
+            'TellStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TellStream,
                     request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.FromString,
                     response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.SerializeToString,
             ),
@@ -729,6 +765,60 @@ class TrialFleet:
             request,
             target,
             '/trialfleet.v1.TrialFleet/Tell',
+            trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
+            trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/trialfleet.v1.TrialFleet/ReportStream',
+            trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.SerializeToString,
+            trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/trialfleet.v1.TrialFleet/TellStream',
             trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
             trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
             options,

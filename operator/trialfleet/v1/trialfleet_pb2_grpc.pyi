@@ -122,6 +122,13 @@ class TrialFleetStub:
     and Ask with the same write is. A worker that leaves instead hands the trial
     back, or leaves that to CloseSession.
     """
+    ReportStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]
+    """Report and Tell, one after the other, over one stream: each request is answered
+    before the next is read, as the call of that name answers it. A request that
+    fails ends the stream with its status. A proxy that stops ends a stream that
+    waits for a request with UNAVAILABLE.
+    """
+    TellStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]
     CreateTrial: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -206,6 +213,13 @@ class TrialFleetAsyncStub(TrialFleetStub):
     and Ask with the same write is. A worker that leaves instead hands the trial
     back, or leaves that to CloseSession.
     """
+    ReportStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]  # type: ignore[assignment]
+    """Report and Tell, one after the other, over one stream: each request is answered
+    before the next is read, as the call of that name answers it. A request that
+    fails ends the stream with its status. A proxy that stops ends a stream that
+    waits for a request with UNAVAILABLE.
+    """
+    TellStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]  # type: ignore[assignment]
     CreateTrial: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]  # type: ignore[assignment]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -365,6 +379,25 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         and Ask with the same write is. A worker that leaves instead hands the trial
         back, or leaves that to CloseSession.
         """
+
+    @_abc_1.abstractmethod
+    def ReportStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.ReportRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.ReportReply], _abc.AsyncIterator[_trialfleet_pb2.ReportReply]]:
+        """Report and Tell, one after the other, over one stream: each request is answered
+        before the next is read, as the call of that name answers it. A request that
+        fails ends the stream with its status. A proxy that stops ends a stream that
+        waits for a request with UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def TellStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.TellRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.TellReply], _abc.AsyncIterator[_trialfleet_pb2.TellReply]]: ...
 
     @_abc_1.abstractmethod
     def CreateTrial(
