@@ -3,20 +3,25 @@
 import argparse
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import counting, fairness, growth
+from benchmarks import counting, fairness, growth, history
 from benchmarks.cases import Case, measure
 from benchmarks.ways import Direct, StockProxy, Trialfleet, Way
 from trialfleet.local.postgres import Postgres
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,20 +36,33 @@ CASES = (
 )
 """RandomSampler, whose own cost is small; one reports and prunes."""
 
+STEADY = Case(workers=300, params=1, reports=1, seconds=1.0)
+"""As many workers as that, at work: how long do their calls take?"""
+
+
+def measure_steady(url: str) -> dict[str, Any]:
+    """Return what calls take while workers have work of their own."""
+    return measure(Trialfleet(), STEADY, url, 12 * STEADY.workers).plain()
+
+
 ALONE = {
     f"growth, {growth.TRIALS} trials": growth.measure,
     f"fairness, {fairness.STUDIES} studies": fairness.measure,
+    f"TPESampler, {history.TRIALS} trials": history.measure,
+    f"latency, {STEADY.title}": measure_steady,
 }
 """What is measured of Trialfleet alone."""
 
 
 def trials_of(way: Way, case: Case, seconds: float) -> int:
     """Return how many trials to run, so that a case takes about so long."""
-    guess = 250.0 if isinstance(way, Trialfleet) else 25.0
+    guess = 500.0 if isinstance(way, Trialfleet) else 25.0
     guess *= 1 if case.workers > 1 else 0.4
     if case.reports:
         return 10 * case.workers  # how many reports a trial makes depends on those before it
-    least = 20 if isinstance(way, Trialfleet) else 2 if case.workers > 100 else 5
+    if case.workers > 100 and isinstance(way, Trialfleet):
+        return 10_000  # as in Optuna's own report of 300 workers
+    least = 2 if case.workers > 100 else 5
     return max(case.workers * least, int(seconds * guess))
 
 
@@ -64,19 +82,24 @@ def main() -> None:
         with Postgres(Path(folder)) as postgres:
             for case in cases:
                 for way in (Direct(), StockProxy(), Trialfleet()):
-                    figures = measure(
-                        way, case, postgres.url, trials_of(way, case, options.seconds)
-                    )
+                    trials = trials_of(way, case, options.seconds)
+                    figures = _alone(measure, way, case, postgres.url, trials)
                     results.append({"case": case.title, "way": way.name, **figures.plain()})
                     print(json.dumps(results[-1]), flush=True)
             for title, figure in ALONE.items():
                 if options.only in title:
-                    alone[title] = figure(postgres.url)
+                    alone[title] = _alone(figure, postgres.url)
                     print(json.dumps({title: alone[title]}, indent=1), flush=True)
     if results:
         _print(results, _load_last())
     if not options.only:
         _keep(results, alone)
+
+
+def _alone(function: Callable[..., T], *args: object) -> T:
+    """Call a function in a new process, and return what it returns."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) -> None:

@@ -1,8 +1,10 @@
 """One measurement: workers, proxies, parameters; and its figures."""
 
 import multiprocessing
+import random
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -13,15 +15,9 @@ from benchmarks import counting
 from benchmarks.ways import STUDY, Trialfleet, Way
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["benchmarks.preload"])
-
 
 # A session of PostgreSQL that is idle reports what it counted within ten seconds.
 _REPORTED_S = 10.5
-
-# Of a worker: all begin at once; at the end a call is held until the last trial is told.
-_FIRST_CALLS = 6
-_LAST_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,8 @@ class Case:
     params: int
     reports: int = 0
     proxies: int = 1
+    seconds: float = 0.0
+    """What a trial takes by itself, half as long to one and a half times as long."""
     sampler: str = "RandomSampler"
     pruner: str = "NopPruner"
 
@@ -43,6 +41,8 @@ class Case:
             text += f", {self.proxies} proxies"
         if self.reports:
             text += f", {self.reports} reports"
+        if self.seconds:
+            text += f", {self.seconds:g} s a trial"
         if self.sampler != "RandomSampler":
             text += f", {self.sampler}"
         if self.pruner != "NopPruner":
@@ -52,7 +52,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came out, per trial but for the first two."""
+    """What came out, per trial but for the first two and the last."""
 
     trials: int
     trials_per_s: float
@@ -60,24 +60,29 @@ class Figures:
     statements: float
     wal_bytes: float
     rpcs: float
-    p50_ms: float = 0.0
-    """Of a call, from a worker's view, once the workers are under way."""
     p99_ms: float = 0.0
+    """Of all calls."""
+    calls: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Latencies of each kind of call in milliseconds, as a worker sees them, while all work."""
 
-    def plain(self) -> dict[str, float]:
+    def plain(self) -> dict[str, Any]:
         """Return the figures for a file."""
-        return {key: round(value, 3) for key, value in asdict(self).items()}
+        figures = asdict(self)
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
 
 
 class Objective:
-    """Suggests its parameters, reports, returns a number; no work of its own."""
+    """Suggests its parameters, sleeps, reports, returns a number; no work of its own."""
 
-    def __init__(self, params: int, reports: int) -> None:
+    def __init__(self, params: int, reports: int, seconds: float = 0.0) -> None:
         self.params = params
         self.reports = reports
+        self.seconds = seconds
 
     def __call__(self, trial: optuna.Trial) -> float:
         value = sum(trial.suggest_float(f"x{k}", -1, 1) ** 2 for k in range(self.params))
+        if self.seconds:
+            time.sleep(self.seconds * random.uniform(0.5, 1.5))
         for step in range(self.reports):
             trial.report(value + 1 / (step + 1), step)
             if trial.should_prune():
@@ -90,14 +95,19 @@ def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, do
     storage = way.connect(address, f"worker-{k}")
     sampler = getattr(optuna.samplers, case.sampler)(seed=k)
     pruner = getattr(optuna.pruners, case.pruner)()
+    objective = Objective(case.params, case.reports, case.seconds)
     gate.wait()
-    calls = way.run(storage, sampler, pruner, Objective(case.params, case.reports), trials)
-    done.put((time.monotonic(), calls, getattr(way, "seconds", [])[_FIRST_CALLS:-_LAST_CALLS]))
+    calls = way.run(storage, sampler, pruner, objective, trials)
+    done.put((time.monotonic(), calls, getattr(way, "timings", [])))
     getattr(storage, "close", lambda: None)()
 
 
 def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
-    """Run a case one way on a database of its own."""
+    """Run a case one way on a database of its own.
+
+    Once in a process: what the workers have loaded before they are forked is the way's.
+    """
+    _PROCESSES.set_forkserver_preload([*way.preload])
     share = -(-trials // case.workers)
     trials = share * case.workers
     database = counting.create_database(url, f"{way.name} {case.title}")
@@ -123,7 +133,6 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         ends = [done.get(timeout=3600) for _ in workers]
         elapsed = max(end for end, _, _ in ends) - started
         rpcs = sum(calls for _, calls, _ in ends)
-        latencies = sorted(second for _, _, seconds in ends for second in seconds) or [0.0]
         if isinstance(way, Trialfleet) and calls_before is not None:
             rpcs = (way.calls() - calls_before).total()
         for worker in workers:
@@ -132,6 +141,7 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
     cost = counting.read(url).since(before)
     finished = _count(database)
     assert finished == trials, f"{way.name}: {finished} trials finished of {trials}"
+    latencies = _latencies([timings for _, _, timings in ends])
     return Figures(
         trials=trials,
         trials_per_s=trials / elapsed,
@@ -139,9 +149,37 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         statements=cost.statements / trials,
         wal_bytes=cost.wal_bytes / trials,
         rpcs=rpcs / trials,
-        p50_ms=1000 * latencies[len(latencies) // 2],
-        p99_ms=1000 * latencies[len(latencies) * 99 // 100],
+        p99_ms=latencies.pop("all", {}).get("p99_ms", 0.0),
+        calls=latencies,
     )
+
+
+def _latencies(
+    workers: Sequence[Sequence[tuple[str, float, float]]],
+) -> dict[str, dict[str, float]]:
+    """Return how long calls took that began while all workers were at work.
+
+    That is after each has told its first trial, and before the first has told its last.
+    """
+    told = [[began for name, began, _ in timings if name == "Tell"] for timings in workers]
+    if not all(told):
+        return {}
+    begin, end = max(began[0] for began in told), min(began[-1] for began in told)
+    found: dict[str, list[float]] = {"all": []}
+    for timings in workers:
+        for name, began, seconds in timings:
+            if begin < began < end:
+                found["all"].append(seconds)
+                found.setdefault(name, []).append(seconds)
+    return {
+        name: {
+            "calls": len(seconds),
+            "p50_ms": round(1000 * sorted(seconds)[len(seconds) // 2], 1),
+            "p99_ms": round(1000 * sorted(seconds)[len(seconds) * 99 // 100], 1),
+        }
+        for name, seconds in found.items()
+        if seconds
+    }
 
 
 def _create_study(way: Way, address: str, trials: int) -> None:

@@ -21,11 +21,16 @@ from optuna.storages import BaseStorage, GrpcStorageProxy
 
 STUDY = "bench"
 
+Timing = tuple[str, float, float]
+"""A call's name, when it began, and how many seconds it took."""
+
 
 class Way:
     """One way: how its servers are started, how a worker connects, how it runs trials."""
 
     name: str
+    preload: tuple[str, ...] = ("benchmarks.preload",)
+    """Modules that a worker has loaded before it is forked, in their order."""
 
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
@@ -113,6 +118,7 @@ class Trialfleet(Way):
     """Trialfleet's proxy and client, with the loop that its workers run."""
 
     name = "Trialfleet"
+    preload = ("trialfleet", "benchmarks.preload")
 
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
@@ -168,34 +174,32 @@ class Trialfleet(Way):
         logging.disable(logging.WARNING)
         storage = FleetStorage(address, study=STUDY, worker=worker)
         assert storage.ordinal >= 0  # the session is open before the clock starts
-        self.seconds = _time_calls(storage)
+        self.timings = _time_calls(storage)
         return storage
 
     def run(self, storage: Any, sampler: Any, pruner: Any, objective: Any, trials: int) -> int:
         from trialfleet.worker.loop import run_worker
 
         # A worker's share is the others' too: the budget ends the study.
-        run_worker(
-            storage, storage.get_study_id_from_name(STUDY), STUDY, objective, sampler, pruner
-        )
+        run_worker(storage, storage.study_id, STUDY, objective, sampler, pruner)
         return 0
 
 
-def _time_calls(storage: Any) -> list[float]:
-    """Return a list that the seconds of each call of a client are put into."""
-    seconds: list[float] = []
+def _time_calls(storage: Any) -> list[Timing]:
+    """Return a list that takes each call of a client."""
+    timings: list[Timing] = []
     connection = storage._core.connection
-    call = connection.call
+    original = connection.call
 
-    def timed(*args: Any, **options: Any) -> Any:
-        began = time.perf_counter()
+    def timed(call: Any, *args: Any, **options: Any) -> Any:
+        began = time.monotonic()
         try:
-            return call(*args, **options)
+            return original(call, *args, **options)
         finally:
-            seconds.append(time.perf_counter() - began)
+            timings.append((call.path.rpartition("/")[2], began, time.monotonic() - began))
 
     connection.call = timed
-    return seconds
+    return timings
 
 
 WAYS: tuple[Callable[[], Way], ...] = (Direct, StockProxy, Trialfleet)

@@ -53,6 +53,8 @@ class FakeProxy(grpc.GenericRpcHandler):
         self.database = database or Database()
         self.calls: list[tuple[str, bytes]] = []
         self.max_message_bytes = names.MAX_MESSAGE_BYTES
+        self.streams = 0
+        """Streams of calls that were opened so far."""
         self.part = 1000
         """Finished trials in one News."""
         self._epoch = id(self)
@@ -126,9 +128,17 @@ class FakeProxy(grpc.GenericRpcHandler):
             return grpc.unary_stream_rpc_method_handler(
                 lambda data, context: self._answer(name, data, context)
             )
-        return grpc.unary_unary_rpc_method_handler(
-            lambda data, context: self._answer(name, data, context).SerializeToString()
-        )
+        call = name.removesuffix("Stream")
+
+        def answer(data: bytes, context: Any) -> bytes:
+            return bytes(self._answer(call, data, context).SerializeToString())
+
+        if call != name:
+            self.streams += 1
+            return grpc.stream_stream_rpc_method_handler(
+                lambda requests, context: (answer(data, context) for data in requests)
+            )
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     def _answer(self, name: str, data: bytes, context: Any) -> Any:
         request = getattr(pb, f"{name}Request").FromString(data)

@@ -188,7 +188,7 @@ def test_what_was_not_acknowledged_is_kept(fake: FakeProxy, connect: Connect) ->
     with pytest.raises(errors.StorageUnavailable):
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
     storage.set_trial_user_attr(trial_id, "b", 2)
-    fake.refuse("Report", UNAVAILABLE)
+    fake.refuse("Report", *[UNAVAILABLE] * 2)  # over the stream that there is, and over a new one
     with pytest.raises(errors.StorageUnavailable):
         storage.set_trial_param(trial_id, "y", 0.5, FloatDistribution(0, 1))
     assert list(storage.get_trial(trial_id).params) == ["x"]

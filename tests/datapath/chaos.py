@@ -30,6 +30,8 @@ from trialfleet.errors import SessionGivenUp, StudyEnded
 
 STUDY = "chaos"
 TIME_TO_LIVE_S = 3.0
+_AHEAD = 3
+"""Kills by which the budget is ahead of those done."""
 
 # Workers are forked from a process that has imported what they need: most of a worker's life
 # would be spent importing otherwise.
@@ -81,6 +83,15 @@ def _run(storage, study, trial_id, chance, write) -> None:  # type: ignore[no-un
         pass
 
 
+def _definition(trials: int) -> StudyDefinition:
+    return StudyDefinition(
+        name=STUDY,
+        directions=[optuna.study.StudyDirection.MINIMIZE],
+        trials=trials,
+        retries=100,
+    )
+
+
 def free_port() -> int:
     """Return a port that nobody listens on now."""
     with socket.socket() as sock:
@@ -107,8 +118,8 @@ def start_proxy(url: str, port: int, log: Path) -> subprocess.Popen[bytes]:
 class Chaos:
     """One run: ``workers`` processes over ``proxies``, some of them killed all the time.
 
-    The kills are spread over the trials at random, so that their number does not depend on
-    the machine's speed.
+    The kills are spread over the trials at random. The budget grows as they are done, so that a
+    study is not over before its last kill, however fast the machine.
     """
 
     url: str
@@ -131,25 +142,23 @@ class Chaos:
         workers: dict[str, ForkServerProcess] = {}
         control = FleetStorage(self._endpoints(ports, 0), worker="control")
         try:
-            definition = StudyDefinition(
-                name=STUDY,
-                directions=[optuna.study.StudyDirection.MINIMIZE],
-                trials=self.trials,
-                retries=100,
-            )
-            study_id, _ = control.ensure_study(definition)
             started = 0
             deadline = time.monotonic() + self.timeout_s
             worker_kills = self._moments(self.worker_kills, chance)
             proxy_kills = self._moments(self.proxy_kills, chance)
+            allowed = -1
             while True:
+                former, allowed = allowed, min(self._ahead(worker_kills), self._ahead(proxy_kills))
+                if allowed != former:
+                    study_id, _ = control.ensure_study(_definition(allowed))
                 assert time.monotonic() < deadline, control.summary(study_id)
                 for name, process in list(workers.items()):
                     if process.exitcode is not None:
                         process.join()
                         del workers[name]
                 summary = control.summary(study_id)
-                if summary.ended and summary.counts.running == 0 and not workers:
+                over = summary.ended and allowed == self.trials
+                if over and summary.counts.running == 0 and not workers:
                     break
                 while not summary.ended and len(workers) < self.workers:
                     name = f"worker-{started}"
@@ -174,6 +183,10 @@ class Chaos:
                 proxy.send_signal(signal.SIGTERM)
             for proxy in proxies:
                 proxy.wait(30)
+
+    def _ahead(self, moments: Sequence[int]) -> int:
+        """Return how many trials there may be, for workers to be at work when they are killed."""
+        return moments[_AHEAD] if len(moments) > _AHEAD else self.trials
 
     def _moments(self, number: int, chance: random.Random) -> list[int]:
         return sorted(chance.randrange(self.trials * 9 // 10) for _ in range(number))

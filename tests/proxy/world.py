@@ -17,7 +17,10 @@ CALLS = sorted(method.name for method in SERVICE.methods)
 
 
 class Caller:
-    """A stub that shows a token with every call, or none; a stream is read to its end."""
+    """A stub that shows a token with every call, or none; a stream of answers is read to its end.
+
+    A call that is made over a stream is the only one on it.
+    """
 
     def __init__(self, stub: Any, token: str | None) -> None:
         self._stub = stub
@@ -25,9 +28,12 @@ class Caller:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = functools.partial(getattr(self._stub, name), metadata=self._metadata, timeout=20)
-        if not SERVICE.methods_by_name[name].server_streaming:
-            return call
-        return lambda request: list(call(request))
+        method = SERVICE.methods_by_name[name]
+        if method.client_streaming:
+            return lambda request: next(call(iter((request,))))
+        if method.server_streaming:
+            return lambda request: list(call(request))
+        return call
 
 
 class Side:
@@ -86,4 +92,7 @@ REQUESTS: dict[str, Callable[[Side], Any]] = {
     "History": lambda of: pb.HistoryRequest(study_id=of.study_id),
     "Summary": lambda of: pb.SummaryRequest(study_id=of.study_id),
 }
+STREAMS = {"ReportStream": "Report", "TellStream": "Tell"}
+"""Methods that make the calls of another over a stream."""
+REQUESTS |= {stream: REQUESTS[name] for stream, name in STREAMS.items()}
 """For each call a request about a study: a new call needs one here, and a rule."""

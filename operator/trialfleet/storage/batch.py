@@ -139,8 +139,9 @@ class Writer:
             ]
 
     def _transaction(self, work: _Work, patient: bool) -> list[Any]:
+        cut = False
         for attempt in range(1, _MAX_TRIES + 1):
-            reused, committing = self._connection is not None, False
+            committing = False
             try:
                 if self._connection is None:
                     self._connection = self._engine.connect()
@@ -151,10 +152,12 @@ class Writer:
                     committing = True
                 return answers
             except sa.exc.DBAPIError as error:
-                if error.connection_invalidated or self._connection is None or _is_gone(error):
+                connected = self._connection is not None
+                if error.connection_invalidated or not connected or _is_gone(error):
                     self._discard()
-                    if reused and not committing:
-                        # It was cut while nobody used it. Nothing was committed: begin anew.
+                    if connected and not committing and not cut:
+                        # Maybe while nobody used it. Nothing was committed: begin anew, once.
+                        cut = True
                         _log.info("the database connection is made again: %s", _one_line(error))
                         continue
                     raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error

@@ -23,7 +23,8 @@ class Committer:
     """Applies commands in batches, on a thread of its own.
 
     While one batch commits the next gathers, so a batch is as large as the load makes it and a
-    lone command never waits for company. Create and use it on one event loop.
+    lone command never waits for company but that of the commands that came at the same time.
+    Create and use it on one event loop.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Committer:
         self._on_commit = on_commit
         self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
         self._wake = threading.Semaphore(0)
+        self._waking = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
@@ -57,7 +59,10 @@ class Committer:
             raise Overloaded(f"{self._max_waiting} writes are waiting already")
         submitted = [(command, self._loop.create_future()) for command in commands]
         self._waiting.extend(submitted)  # at once: the thread takes all or none
-        self._wake.release()
+        if not self._waking:
+            # Not before the loop has read all that arrived: a batch takes it all.
+            self._waking = True
+            self._loop.call_soon(self._go)
         return [future for _, future in submitted]
 
     async def close(self) -> None:
@@ -65,6 +70,10 @@ class Committer:
         self._closed = True
         self._wake.release()
         await asyncio.to_thread(self._thread.join)
+
+    def _go(self) -> None:
+        self._waking = False
+        self._wake.release()
 
     def _run(self) -> None:
         while True:

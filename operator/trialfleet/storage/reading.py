@@ -1,7 +1,8 @@
 """Queries that change nothing."""
 
+import contextlib
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -175,6 +176,16 @@ def _build(
     return records
 
 
+@contextlib.contextmanager
+def _snapshot(connection: sa.Connection) -> Iterator[None]:
+    """Let all statements see one state, on a connection where each commits itself."""
+    connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("ROLLBACK")
+
+
 def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, TrialRecord]:
     """Return the trials that exist of those asked for."""
     rows = connection.execute(_TRIALS, {"ids": list(ids)}).all()
@@ -195,15 +206,12 @@ def read_trials_since(
     ``bare_unfinished`` trials that have not finished come without their parts. Raises
     :class:`NotFound` for a study that does not exist.
     """
-    connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-    rows = connection.execute(
-        _TRIALS_SINCE,
-        {"study_id": study_id, "after": after, "included": list(included), "limit": limit},
-    ).all()
-    if not rows:
-        require_study(connection, study_id)
-        return []
-    return _build(connection, rows, bare_unfinished)
+    values = {"study_id": study_id, "after": after, "included": list(included), "limit": limit}
+    with _snapshot(connection):
+        rows = connection.execute(_TRIALS_SINCE, values).all()
+        if not rows:
+            require_study(connection, study_id)
+        return _build(connection, rows, bare_unfinished)
 
 
 def require_study(connection: sa.Connection, study_id: int) -> None:
@@ -321,10 +329,10 @@ def read_summaries(connection: sa.Connection, ids: Sequence[int], best: int) -> 
 
     A study that does not exist is left out. The cost does not grow with the trials.
     """
-    connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-    standings = read_standings(connection, ids)
-    rows = connection.execute(_SUMMARIES, {"ids": ids, "best": best}).all()
-    trials = read_trials(connection, {trial_id for row in rows for trial_id in row[4]})
+    with _snapshot(connection):
+        standings = read_standings(connection, ids)
+        rows = connection.execute(_SUMMARIES, {"ids": ids, "best": best}).all()
+        trials = read_trials(connection, {trial_id for row in rows for trial_id in row[4]})
     return {
         study_id: Summary(
             counts=standings[study_id].counts,

@@ -64,6 +64,8 @@ class Storage:
         :class:`InvalidInput` for a URL that can't be used.
         """
         self._engine = _engine(url)
+        # A read is one statement more often than not: it needs no BEGIN and no ROLLBACK.
+        self._reading_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._max_waiting = max_waiting
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._trials = SharedReads(self._read_trials)
@@ -232,7 +234,7 @@ class Storage:
         return {key: summaries[key[0]].head(key[1]) for key in keys if key[0] in summaries}
 
     async def _reading(self, read: Callable[[sa.Connection], T]) -> T:
-        return await self._in_reader(_read, self._engine, read)
+        return await self._in_reader(_read, self._reading_engine, read)
 
     async def _in_reader(self, function: Callable[..., T], *args: Any) -> T:
         if self._closed:
@@ -261,12 +263,18 @@ def _engine(url: str) -> sa.Engine:
         parsed,
         pool_size=_READERS + 2,
         max_overflow=0,
-        pool_pre_ping=True,
         connect_args=dict(_CONNECT),
     )
 
 
 def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
+    try:
+        with engine.connect() as connection:
+            return read(connection)
+    except sa.exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    # It was cut, maybe while nobody used it: the pool has dropped all that are as old.
     with engine.connect() as connection:
         return read(connection)
 

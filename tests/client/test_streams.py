@@ -1,0 +1,223 @@
+"""Reports and tells over a stream: one is enough, and whatever ends it loses nothing."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import grpc
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from tests.client.fake import UNAVAILABLE, FakeProxy
+from trialfleet import polling
+from trialfleet.client import FleetStorage, endpoint
+from trialfleet.client.calls import TELL
+from trialfleet.client.credentials import Credentials
+from trialfleet.client.endpoint import ChannelClosed, Endpoint
+from trialfleet.client.stream import StreamEnded
+from trialfleet.v1 import trialfleet_pb2 as pb
+
+MINIMIZE = [StudyDirection.MINIMIZE]
+DEADLINE_S = 10.0
+
+Connect = Callable[..., FleetStorage]
+
+
+def _run(storage: FleetStorage, study_id: int, value: float = 1.0) -> None:
+    trial_id = storage.ask(study_id) or 0
+    storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
+    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+
+
+def _values(fake: FakeProxy) -> list[float]:
+    return [trial.values[0] for trial in fake.database.trials.values()]
+
+
+def test_all_tells_go_over_one_stream(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    for value in range(5):
+        _run(storage, study_id, value)
+    assert _values(fake) == [0, 1, 2, 3, 4]
+    assert fake.counts()["Tell"] == 5
+    assert fake.streams == 2  # the other one for the report that introduces the parameter
+
+
+def test_threads_have_streams_of_their_own(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    _run(storage, study_id)
+    first, second = storage.ask(study_id) or 0, storage.ask(study_id) or 0
+    go_on = threading.Event()
+    fake.hold("Tell", go_on)
+    held = threading.Thread(
+        target=storage.set_trial_state_values, args=(first, TrialState.COMPLETE, [2.0])
+    )
+    held.start()
+    fake.wait_for("Tell", 2)
+    assert storage.set_trial_state_values(second, TrialState.COMPLETE, [3.0])
+    go_on.set()
+    held.join()
+    assert _values(fake) == [1, 2, 3]
+    assert fake.streams == 3
+    _run(storage, study_id)
+    assert fake.streams == 3
+
+
+def test_a_stream_that_ended_while_idle_is_replaced_at_the_same_proxy(
+    start_fake: Callable[..., FakeProxy], connect: Connect
+) -> None:
+    near, far = start_fake(), start_fake()
+    far.database = near.database
+    storage = connect(near, far)
+    study_id = storage.create_new_study(MINIMIZE)
+    _run(storage, study_id)
+    near.stop()
+    again = start_fake(near.database, near.port)
+    _run(storage, study_id)
+    assert again.counts()["Tell"] == 1
+    assert not far.calls
+
+
+def test_an_answer_that_is_lost_with_its_stream(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    _run(storage, study_id, 1)
+    fake.lose_answer("Tell")
+    _run(storage, study_id, 2)
+    first, second = (request.write for request in fake.requests("Tell")[-2:])
+    assert first == second
+    assert _values(fake) == [1, 2]
+    assert fake.database.finished == [101, 102]
+
+
+def test_an_error_ends_the_call_as_it_would_alone(fake: FakeProxy, storage: FleetStorage) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    trial_id = storage.ask(study_id) or 0
+    fake.refuse("Tell", grpc.StatusCode.INVALID_ARGUMENT, details="values: found none")
+    with pytest.raises(ValueError, match=r"^values: found none$"):
+        storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+
+
+def _tell(trial_id: int) -> bytes:
+    write = pb.WriteId(session=b"s" * 16, sequence=1)
+    update = pb.TrialUpdate(trial_id=trial_id)
+    return pb.TellRequest(write=write, update=update, state=pb.COMPLETE).SerializeToString()
+
+
+@pytest.fixture
+def proxy(fake: FakeProxy) -> Endpoint:
+    """An endpoint, and a trial of the session of ``_tell``."""
+    fake.database.sessions[b"s" * 16] = True
+    fake._open(b"s" * 16)
+    return Endpoint(fake.address, Credentials("", "", ""))
+
+
+def test_a_proxy_that_does_not_answer(fake: FakeProxy, proxy: Endpoint) -> None:
+    go_on = threading.Event()
+    fake.hold("Tell", go_on)
+    with pytest.raises(grpc.RpcError) as caught:
+        proxy.call(TELL, _tell(101), 0.2)
+    go_on.set()
+    assert isinstance(caught.value, StreamEnded)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    proxy.call(TELL, _tell(101), DEADLINE_S)
+    proxy.disconnect()
+
+
+def test_a_call_gets_its_deadline_and_at_most_twice_that(fake: FakeProxy, proxy: Endpoint) -> None:
+    for deadline_s, streams in (
+        (DEADLINE_S, 1),
+        (DEADLINE_S, 1),
+        (2 * DEADLINE_S, 2),  # the stream ends too early
+        (2 * DEADLINE_S, 2),
+        (DEADLINE_S / 2, 3),  # the stream ends too late
+    ):
+        proxy.call(TELL, _tell(101), deadline_s)
+        assert fake.streams == streams
+    proxy.disconnect()
+
+
+def test_a_channel_that_is_closed_in_the_middle_of_a_call(fake: FakeProxy, proxy: Endpoint) -> None:
+    go_on = threading.Event()
+    fake.hold("Tell", go_on)
+    found: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            proxy.call(TELL, _tell(101), DEADLINE_S)
+        except (grpc.RpcError, ChannelClosed) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    fake.wait_for("Tell")
+    proxy.disconnect()
+    thread.join()
+    go_on.set()
+    (error,) = found
+    assert isinstance(error, ChannelClosed) or error.code() == grpc.StatusCode.CANCELLED  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_in_the_middle_of_a_call(
+    fake: FakeProxy, proxy: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.call(TELL, _tell(101), DEADLINE_S)
+
+    class Interrupted:
+        """A call that Ctrl-C interrupts while its answer is awaited."""
+
+        def __init__(self, call: object) -> None:
+            self._call = call
+            self._interrupted = False
+
+        def next_event(self) -> object:
+            if self._interrupted:
+                return self._call.next_event()  # type: ignore[attr-defined]
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._call, name)
+
+    channel = proxy._channel
+    assert channel is not None
+    ((stream,),) = channel._streams.values()
+    stream._call = Interrupted(stream._call)
+    with pytest.raises(KeyboardInterrupt):
+        proxy.call(TELL, _tell(101), DEADLINE_S)
+    assert not stream._under_way
+    # The answer to the request that was interrupted is not taken for that to the next.
+    proxy.call(TELL, _tell(101), DEADLINE_S)
+    assert fake.streams == 2
+    proxy.disconnect()
+
+
+def test_without_streams_calls_are_made_one_by_one(
+    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "AVAILABLE", False)
+    study_id = storage.create_new_study(MINIMIZE)
+    _run(storage, study_id, 1)
+    fake.refuse("Tell", UNAVAILABLE)
+    _run(storage, study_id, 2)
+    assert _values(fake) == [1, 2]
+    assert fake.streams == 0
+
+
+def test_grpc_is_loaded_with_callers_that_poll() -> None:
+    program = """
+import os
+before = dict(os.environ)
+import trialfleet, grpc
+from trialfleet.client.stream import AVAILABLE
+assert AVAILABLE, "this gRPC has another layer: see trialfleet/client/stream.py"
+assert dict(os.environ) == before
+grpc.insecure_channel("127.0.0.1:1").close()
+print(grpc.__version__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # gRPC would complain of a name that it does not know
+    assert done.stdout.startswith(polling.TESTED), "see trialfleet/polling.py"
