@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import counting, fairness, growth, history
-from benchmarks.cases import Case, measure
+from benchmarks.cases import STEADY, Case, measure, measure_steady
 from benchmarks.ways import Direct, StockProxy, Trialfleet, Way
 from trialfleet.local.postgres import Postgres
 
@@ -35,15 +35,6 @@ CASES = (
     Case(workers=300, params=1, proxies=30),
 )
 """RandomSampler, whose own cost is small; one reports and prunes."""
-
-STEADY = Case(workers=300, params=1, reports=1, seconds=1.0)
-"""As many workers as that, at work: how long do their calls take?"""
-
-
-def measure_steady(url: str) -> dict[str, Any]:
-    """Return what calls take while workers have work of their own."""
-    return measure(Trialfleet(), STEADY, url, 12 * STEADY.workers).plain()
-
 
 ALONE = {
     f"growth, {growth.TRIALS} trials": growth.measure,

@@ -71,6 +71,10 @@ class Figures:
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
 
 
+STEADY = Case(workers=300, params=1, reports=1, seconds=1.0)
+"""As many workers as a storage is made for, at work: how long do their calls take?"""
+
+
 class Objective:
     """Suggests its parameters, sleeps, reports, returns a number; no work of its own."""
 
@@ -152,6 +156,11 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         p99_ms=latencies.pop("all", {}).get("p99_ms", 0.0),
         calls=latencies,
     )
+
+
+def measure_steady(url: str) -> dict[str, Any]:
+    """Return what calls take while workers have work of their own."""
+    return measure(Trialfleet(), STEADY, url, 12 * STEADY.workers).plain()
 
 
 def _latencies(
