@@ -50,7 +50,7 @@ def trials_of(way: Way, case: Case, seconds: float) -> int:
     guess = 500.0 if isinstance(way, Trialfleet) else 25.0
     guess *= 1 if case.workers > 1 else 0.4
     if case.reports:
-        return 10 * case.workers  # how many reports a trial makes depends on those before it
+        return 30 * case.workers  # how many reports a trial makes depends on those before it
     if case.workers > 100 and isinstance(way, Trialfleet):
         return 10_000  # as in Optuna's own report of 300 workers
     least = 2 if case.workers > 100 else 5

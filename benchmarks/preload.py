@@ -1,7 +1,7 @@
 """What every worker has imported before it is forked: start-up is not what is measured."""
 
 import grpc
-import numpy
+import numpy.ma
 import optuna.pruners
 import optuna.samplers
 import optuna.storages

@@ -128,6 +128,8 @@ class _Log:
         self.refresh: Final = SharedFlight(self._refresh)
         self.used_at = 0.0
         self.view: View
+        self._endings = -1
+        self._viewed_at = 0.0
         self.wanting_unfinished = 0
         """How many readers that want unfinished trials wait for a refresh."""
 
@@ -136,7 +138,16 @@ class _Log:
         """Bytes in memory, without those of a refresh under way."""
         return self._bytes_of_entries + self._definitions.size
 
+    def finished_since(self, moment: float) -> bool:
+        """Whether a trial may have finished that the view lacks.
+
+        That is one that ended through this proxy after the view was begun, or in any way after
+        a moment of the monotonic clock.
+        """
+        return self._endings != self._storage.endings or self._viewed_at < moment
+
     async def _refresh(self) -> None:
+        endings, began = self._storage.endings, monotonic()
         last_id = self._last_id
         unfinished: list[TrialRecord] = []
         entries: list[bytes] = []
@@ -166,6 +177,7 @@ class _Log:
             end=len(self._entries),
             unfinished=None if bare else encode_batch(unfinished),
         )
+        self._endings, self._viewed_at = endings, began
         self._refreshed()
 
 
@@ -199,10 +211,13 @@ class Histories:
         """Bytes in memory of all logs; any thread may ask."""
         return sum(log.size for log in tuple(self._logs.values()))
 
-    async def view(self, study_id: int, *, finished_only: bool = False) -> View:
+    async def view(
+        self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
+    ) -> View:
         """Return a study's history, with all that was committed before this call.
 
-        With ``finished_only`` unfinished trials may be missing.
+        With ``finished_only`` unfinished trials may be missing, and so may trials that finished in
+        the last ``late_s`` seconds through others than this proxy.
 
         Raises :class:`NotFound` for a study that does not exist, and what
         :meth:`Storage.trials_since` raises.
@@ -212,6 +227,8 @@ class Histories:
             log = self._logs[study_id] = _Log(self._storage, study_id, self._bound)
         log.used_at = self._clock()
         self._logs.move_to_end(study_id)
+        if finished_only and late_s and not log.finished_since(monotonic() - late_s):
+            return log.view
         wanting = 0 if finished_only else 1
         log.wanting_unfinished += wanting
         try:

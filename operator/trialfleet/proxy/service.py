@@ -43,6 +43,9 @@ MAX_WAIT_S: Final = 10.0
 _BESIDE: Final = Bound(trials=5000, size=4 * 1024 * 1024)
 _PART: Final = Bound(trials=2000, size=2 * 1024 * 1024)
 
+_LATE_S: Final = 0.5
+"""By how much a pruner's view of what others than this proxy finished may be late."""
+
 _ASK_TRIAL: Final = tag(pb.AskReply, "trial")
 _ASK_NEWS: Final = tag(pb.AskReply, "news")
 _ASK_WAIT: Final = pb.AskReply(wait=pb.AskReply.Wait()).SerializeToString()
@@ -204,7 +207,8 @@ class TrialFleet:
         except SessionGivenUp:
             return _REPORT_FENCED
         if request.HasField("history"):
-            return _field(_REPORT_NEWS, await self._news(request.study_id, request.history))
+            news = await self._news(request.study_id, request.history, _LATE_S)
+            return _field(_REPORT_NEWS, news)
         return b""
 
     async def Tell(self, request: pb.TellRequest) -> bytes:
@@ -286,12 +290,12 @@ class TrialFleet:
         )
         return reply.SerializeToString() + _field(_SUMMARY_BEST, encode_batch(found.best))
 
-    async def _news(self, study_id: int, message: pb.Cursor) -> bytes:
+    async def _news(self, study_id: int, message: pb.Cursor, late_s: float = 0.0) -> bytes:
         cursor = _cursor(message)
-        view = await self._view(study_id, cursor)
+        view = await self._view(study_id, cursor, late_s)
         return next(view.news(cursor, _BESIDE))
 
-    async def _view(self, study_id: int, cursor: Cursor) -> View:
+    async def _view(self, study_id: int, cursor: Cursor, late_s: float = 0.0) -> View:
         return await self._histories.view(
-            messages.study_id(study_id), finished_only=cursor.finished_only
+            messages.study_id(study_id), finished_only=cursor.finished_only, late_s=late_s
         )

@@ -28,9 +28,9 @@ class Committer:
     """
 
     def __init__(
-        self, engine: sa.Engine, max_waiting: int, on_commit: Callable[[int], None]
+        self, engine: sa.Engine, max_waiting: int, on_commit: Callable[[Sequence[Command]], None]
     ) -> None:
-        """Start the thread. ``on_commit`` is called on the loop with each batch's size."""
+        """Start the thread. ``on_commit`` gets each batch on the loop, before its answers."""
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(engine)
         self._max_waiting = max_waiting
@@ -99,6 +99,7 @@ class Committer:
     def _answer(
         self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], answers: Sequence[Any]
     ) -> None:
+        self._on_commit([command for command, _ in batch])
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue
@@ -106,4 +107,3 @@ class Committer:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-        self._on_commit(len(batch))

@@ -24,8 +24,36 @@ from trialfleet.storage.records import (
 
 _TRIAL_COLUMNS: Final = "t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete"
 
+# Trials and all that belongs to them, in one statement, which is one round trip and one snapshot:
+# kind, trial, place in the order, name, number, text, and of the trial itself two moments.
+_WITH_PARTS: Final = """
+    WITH found AS MATERIALIZED ({found}), whole AS (
+        SELECT ARRAY(SELECT trial_id FROM found
+            WHERE NOT :bare_unfinished OR state NOT IN ('RUNNING', 'WAITING')) AS ids)
+    SELECT 't', trial_id, number, state::text, NULL::float8, NULL, datetime_start, datetime_complete
+    FROM found
+    UNION ALL
+    SELECT 'p', trial_id, param_id, param_name, param_value, distribution_json, NULL, NULL
+    FROM trial_params WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
+    UNION ALL
+    SELECT 'v', trial_id, objective, NULL, value, value_type::text, NULL, NULL
+    FROM trial_values WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
+    UNION ALL
+    SELECT 'u', trial_id, trial_user_attribute_id, key, NULL, value_json, NULL, NULL
+    FROM trial_user_attributes WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
+    UNION ALL
+    SELECT 's', trial_id, trial_system_attribute_id, key, NULL, value_json, NULL, NULL
+    FROM trial_system_attributes WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
+    UNION ALL
+    SELECT 'i', trial_id, step, NULL, intermediate_value, intermediate_value_type::text, NULL, NULL
+    FROM trial_intermediate_values WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
+    ORDER BY 3
+"""
+
 _TRIALS: Final = sa.text(
-    f"SELECT {_TRIAL_COLUMNS} FROM trials t WHERE t.trial_id = ANY(CAST(:ids AS int[]))"
+    _WITH_PARTS.format(
+        found=f"SELECT {_TRIAL_COLUMNS} FROM trials t WHERE t.trial_id = ANY(CAST(:ids AS int[]))"
+    )
 )
 
 # A study's trials are numbered in the order of their ids, so the number, which has an index
@@ -35,37 +63,18 @@ _TRIALS: Final = sa.text(
 _STUDY: Final = "unnest(ARRAY[CAST(:study_id AS int)]) AS u (study_id)"
 
 _TRIALS_SINCE: Final = sa.text(
-    f"""
-    SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
-    WHERE t.trial_id > :after AND t.number > coalesce((SELECT l.number
-        FROM {_STUDY} JOIN trials l ON l.study_id = u.study_id WHERE l.trial_id = :after), -1)
-    UNION
-    SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
-    WHERE t.trial_id = ANY(CAST(:included AS int[]))
-    ORDER BY trial_id LIMIT :limit
-    """
-)
-
-# All that belongs to trials, in one statement: kind, trial, place in the order, name, number,
-# text.
-_PARTS: Final = sa.text(
-    """
-    SELECT 'p', trial_id, param_id, param_name, param_value, distribution_json
-    FROM trial_params WHERE trial_id = ANY(CAST(:ids AS int[]))
-    UNION ALL
-    SELECT 'v', trial_id, objective, NULL, value, value_type::text
-    FROM trial_values WHERE trial_id = ANY(CAST(:ids AS int[]))
-    UNION ALL
-    SELECT 'u', trial_id, trial_user_attribute_id, key, NULL, value_json
-    FROM trial_user_attributes WHERE trial_id = ANY(CAST(:ids AS int[]))
-    UNION ALL
-    SELECT 's', trial_id, trial_system_attribute_id, key, NULL, value_json
-    FROM trial_system_attributes WHERE trial_id = ANY(CAST(:ids AS int[]))
-    UNION ALL
-    SELECT 'i', trial_id, step, NULL, intermediate_value, intermediate_value_type::text
-    FROM trial_intermediate_values WHERE trial_id = ANY(CAST(:ids AS int[]))
-    ORDER BY 3
-    """
+    _WITH_PARTS.format(
+        found=f"""
+            SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
+            WHERE t.trial_id > :after AND t.number > coalesce((SELECT l.number
+                FROM {_STUDY} JOIN trials l ON l.study_id = u.study_id WHERE l.trial_id = :after),
+                -1)
+            UNION
+            SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
+            WHERE t.trial_id = ANY(CAST(:included AS int[]))
+            ORDER BY trial_id LIMIT :limit
+        """
+    )
 )
 
 _STUDIES: Final = """
@@ -139,14 +148,15 @@ def _utc(naive: datetime.datetime | None) -> datetime.datetime | None:
     return None if naive is None else naive.replace(tzinfo=datetime.UTC)
 
 
-def _build(
-    connection: sa.Connection, rows: Sequence[Sequence[Any]], bare_unfinished: bool = False
-) -> list[TrialRecord]:
-    ids = [row[0] for row in rows if not bare_unfinished or _STATES[row[2]].is_finished()]
+def _build(found: Iterable[Sequence[Any]]) -> list[TrialRecord]:
+    """Return the trials of the rows of ``_WITH_PARTS``, ordered by number."""
+    trials = []
     parts: dict[int, dict[str, list[Any]]] = {}
-    found = connection.execute(_PARTS, {"ids": ids}) if ids else ()
-    for kind, trial_id, place, name, number, text in found:
+    for kind, trial_id, place, name, number, text, started, completed in found:
         item: Any
+        if kind == "t":
+            trials.append((trial_id, place, _STATES[name], _utc(started), _utc(completed)))
+            continue
         if kind == "p":
             item = Param(name, number, text)
         elif kind == "v":
@@ -157,16 +167,16 @@ def _build(
             item = (name, text)
         parts.setdefault(trial_id, {}).setdefault(kind, []).append(item)
     records = []
-    for trial_id, number, state, started, completed in rows:
+    for trial_id, trial_number, state, started, completed in trials:
         mine: Mapping[str, list[Any]] = parts.get(trial_id, {})
         records.append(
             TrialRecord(
                 trial_id=trial_id,
-                number=number,
-                state=_STATES[state],
+                number=trial_number,
+                state=state,
                 values=mine.get("v"),
-                started=_utc(started),
-                completed=_utc(completed),
+                started=started,
+                completed=completed,
                 params=mine.get("p", ()),
                 user_attrs=mine.get("u", ()),
                 system_attrs=mine.get("s", ()),
@@ -187,9 +197,12 @@ def _snapshot(connection: sa.Connection) -> Iterator[None]:
 
 
 def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, TrialRecord]:
-    """Return the trials that exist of those asked for."""
-    rows = connection.execute(_TRIALS, {"ids": list(ids)}).all()
-    return {record.trial_id: record for record in _build(connection, rows)} if rows else {}
+    """Return the trials that exist of those asked for; all are of one snapshot."""
+    wanted = list(ids)
+    if not wanted:
+        return {}
+    rows = connection.execute(_TRIALS, {"ids": wanted, "bare_unfinished": False})
+    return {record.trial_id: record for record in _build(rows)}
 
 
 def read_trials_since(
@@ -202,16 +215,20 @@ def read_trials_since(
 ) -> list[TrialRecord]:
     """Return a study's trials with an id over ``after`` or in ``included``, ordered by id.
 
-    At most ``limit`` of them; a trial and its parts are of one snapshot. With
-    ``bare_unfinished`` trials that have not finished come without their parts. Raises
-    :class:`NotFound` for a study that does not exist.
+    At most ``limit`` of them; all are of one snapshot. With ``bare_unfinished`` trials that have
+    not finished come without their parts. Raises :class:`NotFound` for a study that does not exist.
     """
-    values = {"study_id": study_id, "after": after, "included": list(included), "limit": limit}
-    with _snapshot(connection):
-        rows = connection.execute(_TRIALS_SINCE, values).all()
-        if not rows:
-            require_study(connection, study_id)
-        return _build(connection, rows, bare_unfinished)
+    values = {
+        "study_id": study_id,
+        "after": after,
+        "included": list(included),
+        "limit": limit,
+        "bare_unfinished": bare_unfinished,
+    }
+    trials = _build(connection.execute(_TRIALS_SINCE, values))
+    if not trials:
+        require_study(connection, study_id)
+    return trials
 
 
 def require_study(connection: sa.Connection, study_id: int) -> None:

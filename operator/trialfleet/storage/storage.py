@@ -15,10 +15,12 @@ from trialfleet.storage.parking import Parking
 from trialfleet.storage.records import (
     Command,
     Ended,
+    KeepAlive,
     OpenTrial,
     StudyRecord,
     Summary,
     TrialRecord,
+    UpdateTrial,
     Wait,
 )
 from trialfleet.storage.schema import prepare
@@ -79,6 +81,8 @@ class Storage:
         """Transactions of the committer so far."""
         self.commands = 0
         """Commands committed so far."""
+        self.endings = 0
+        """Batches committed so far in which a trial may have ended."""
 
     async def __aenter__(self) -> Self:
         """Prepare the database.
@@ -108,9 +112,10 @@ class Storage:
         """How many commands wait for a transaction."""
         return self._committer.waiting if self._committer else 0
 
-    def _committed(self, commands: int) -> None:
+    def _committed(self, commands: Sequence[Command]) -> None:
         self.batches += 1
-        self.commands += commands
+        self.commands += len(commands)
+        self.endings += not all(map(_ends_nothing, commands))
         self._parking.poke()
 
     async def apply(self, command: Command) -> Any:
@@ -245,6 +250,12 @@ class Storage:
         except sa.exc.DBAPIError as error:
             text = " ".join(str(error.orig).split())
             raise StorageUnavailable(f"the database is away: {text}") from error
+
+
+def _ends_nothing(command: Command) -> bool:
+    if isinstance(command, UpdateTrial):
+        return command.state is None
+    return isinstance(command, OpenTrial | KeepAlive)
 
 
 def _engine(url: str) -> sa.Engine:

@@ -13,7 +13,9 @@ Rules that hold for every call:
   once. A write names its session and a sequence number; the answer to a
   repeated write is the answer to the first.
 * Fresh. A read sees everything that was committed when it arrived, by this
-  proxy, by another, or by any other writer of the database.
+  proxy, by another, or by any other writer of the database; but a Report that
+  wants finished trials only may miss those that finished in the last half
+  second through others than this proxy.
 * Flat. No call's cost grows with the number of trials in the study. Only
   History and GetTrials carry trials, each finished one once.
 
