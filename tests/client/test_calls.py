@@ -6,11 +6,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tests.client.fake import FakeProxy
 from trialfleet.client import FleetStorage
 from trialfleet.errors import StudyEnded
+from trialfleet.worker.loop import run_worker
 
 
 def _study(
@@ -113,6 +114,57 @@ def test_a_pruners_decision_costs_one_report(
     # It compares with finished trials; which others run now is of no use to it.
     wanted = [request.history for request in fake.requests("Report") if request.HasField("history")]
     assert all(cursor.finished_only for cursor in wanted[-10:])
+
+
+def test_a_workers_pruner_is_answered_without_a_call_for_a_while(
+    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = storage.create_new_study([StudyDirection.MINIMIZE])
+    seen: list[int] = []
+
+    class Seeing(MedianPruner):
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            found = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            seen.append(len(found))
+            return super().prune(study, trial)
+
+    def objective(trial: Trial) -> float:
+        for step in range(20):
+            trial.report(step, step)
+            assert not trial.should_prune()
+        return 1.0
+
+    def reports(late_s: float) -> int:
+        monkeypatch.setattr("trialfleet.worker.study._LATE_S", late_s)
+        before = fake.counts()
+        fake.database.budget += 4
+        run_worker(storage, study_id, "", objective, RandomSampler(seed=0), Seeing())
+        return (fake.counts() - before)["Report"]
+
+    (study,) = fake.database.studies.values()
+    monkeypatch.setattr(storage, "get_study_id_from_name", lambda _: study.study_id)
+    fake.database.budget = 0
+    assert reports(late_s=60) == 1  # none has read anything before the first
+    # A trial comes with what finished before it: none of the worker's own is ever missing.
+    assert seen == [0] * 20 + [1] * 20 + [2] * 20 + [3] * 20
+    assert reports(late_s=0) == 80
+
+
+def test_finished_trials_may_be_late(fake: FakeProxy, storage: FleetStorage) -> None:
+    study = _study(storage, RandomSampler(seed=0))
+    other = FleetStorage(fake.address)
+
+    def found(late_s: float) -> list[int]:
+        return [trial.number for trial in other.finished_trials(study._study_id, late_s)]
+
+    _run(study)
+    assert found(60) == [0]
+    reads = fake.counts()["History"]
+    _run(study)
+    assert found(60) == [0]
+    assert fake.counts()["History"] == reads
+    assert found(0) == [0, 1]
+    other.close()
 
 
 def test_unfinished_trials_are_read_by_who_wants_them(

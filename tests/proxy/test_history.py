@@ -1,6 +1,7 @@
 """A study's history: fresh, each trial once, shared, and bounded in memory."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,10 +20,14 @@ from trialfleet.storage.records import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
+    OpenSession,
+    OpenTrial,
     Param,
     TrialCreated,
     TrialRecord,
     TrialUpdate,
+    UpdateTrial,
+    WriteId,
     WriteTrial,
 )
 from trialfleet.v1 import trialfleet_pb2 as pb
@@ -232,6 +237,47 @@ def test_a_reader_that_gives_up_does_not_stop_the_refresh(database_url: str) -> 
             assert (await patient).end == 1
             with pytest.raises(asyncio.CancelledError):
                 await impatient
+
+    asyncio.run(scenario())
+
+
+def test_a_view_that_may_be_late_is_read_when_a_trial_ended_here(database_url: str) -> None:
+    async def scenario() -> None:
+        async with (
+            opened(database_url) as (storage, histories, study),
+            Storage(database_url) as far,
+        ):
+
+            async def finished(late_s: float = 60) -> tuple[int, int]:
+                view = await histories.view(study, finished_only=True, late_s=late_s)
+                return view.end, len(storage.reads)
+
+            await add(storage, study, TrialState.COMPLETE)
+            assert await finished() == (1, 1)
+            assert await finished() == (1, 1)
+            await add(storage, study, TrialState.COMPLETE)
+            assert await finished() == (2, 2)
+            # Elsewhere: seen when the time is over, and by who wants no view that is late.
+            await add(far, study, TrialState.COMPLETE)
+            assert await finished() == (2, 2)
+            assert await finished(0) == (3, 3)
+            await add(far, study, TrialState.COMPLETE)
+            assert await finished(1e-9) == (4, 4)
+            assert (await histories.view(study, late_s=60)).unfinished is not None
+            assert len(storage.reads) == 5
+            # What ends no trial changes nothing.
+            session = os.urandom(16)
+            await storage.apply(OpenSession(session, "w", "s", 60.0))
+            await finished()
+            reads = len(storage.reads)
+            opened_trial = await storage.apply(OpenTrial(study, WriteId(session, 1)))
+            update = TrialUpdate(opened_trial.trial_id, intermediate_values=[(0, 1.0)])
+            await storage.apply(UpdateTrial(WriteId(session, 2), update))
+            await finished()
+            assert len(storage.reads) == reads
+            told = UpdateTrial(WriteId(session, 3), update, TrialState.COMPLETE, [1.0])
+            await storage.apply(told)
+            assert await finished() == (5, reads + 1)
 
     asyncio.run(scenario())
 

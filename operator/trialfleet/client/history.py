@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from itertools import islice
+from time import monotonic
 from typing import Final
 
 from optuna.trial import FrozenTrial
@@ -16,6 +17,7 @@ from trialfleet.client.records import (
     decode_definitions,
     decode_trial,
 )
+from trialfleet.errors import NotFound
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _STREAM_S: Final = 60.0
@@ -80,6 +82,7 @@ class Reading:
         self.log = log
         self.ticket = ticket
         self.finished_only = finished_only
+        self.began = monotonic()
 
     @property
     def cursor(self) -> pb.Cursor:
@@ -108,6 +111,8 @@ class StudyHistory:
         self._tickets = 0
         self._given: set[int] = set()  # numbers of the trials that `news` returned
         self._position = 0
+        self.read_at = float("-inf")
+        """When what is known was asked for, on the monotonic clock: it may be as old as that."""
 
     def begin(self, *, finished_only: bool = False) -> Reading:
         """Begin a request; the answer goes to :meth:`accept`."""
@@ -130,6 +135,8 @@ class StudyHistory:
                 return False
             else:
                 self._adopt(reading.log, reading.ticket)
+            if reading.log is self._log:
+                self.read_at = max(self.read_at, reading.began)
             return True
 
     def finish(self, reading: Reading) -> None:
@@ -217,7 +224,11 @@ class Histories:
             if not complete:
                 history.finish(reading)
 
-        self._connection.attempt(attempt)
+        try:
+            self._connection.attempt(attempt)
+        except NotFound:
+            self.drop(study_id)
+            raise
 
 
 def place(slots: list[FrozenTrial | None], trial: FrozenTrial) -> None:

@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import threading
+import time
 from typing import Any, Final
 
 import grpc
@@ -33,6 +34,7 @@ _FLUSH_AFTER_S: Final = 0.4
 _FINISHED: Final = 16
 """Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +102,7 @@ class RunningTrials:
     def create(self, study_id: int) -> int:
         """Open a new trial, as Optuna's ``create_new_trial`` does; return its id.
 
-        Raises :class:`~trialfleet.errors.NotFound` and
-        :class:`~trialfleet.errors.StudyEnded`.
+        Raises :class:`~trialfleet.errors.NotFound`, :class:`~trialfleet.errors.StudyEnded`.
         """
         session, reply = self._sessions.open_trial(
             calls.CREATE_TRIAL,
@@ -124,13 +125,17 @@ class RunningTrials:
         )
         return self._add(RunningTrial(session, study_id, frozen))
 
-    def all_trials(self, study_id: int, *, finished_only: bool = False) -> list[FrozenTrial]:
+    def all_trials(
+        self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
+    ) -> list[FrozenTrial]:
         """Return all trials of a study, ordered by number, with what is unsent of ours.
 
-        With ``finished_only`` those that have not finished may be missing, or old. Raises
-        :class:`~trialfleet.errors.NotFound`.
+        With ``finished_only`` those that have not finished, or not ``late_s`` seconds ago, may be
+        missing or old. Raises :class:`~trialfleet.errors.NotFound`.
         """
         history = self._histories.of(study_id)
+        if finished_only and late_s and history.read_at >= time.monotonic() - late_s:
+            return history.finished()
         mine = self._mine(study_id)
         if mine is None or not mine.use_news(finished_only=finished_only):
             self.read_news(study_id, history, mine, finished_only=finished_only)
@@ -142,7 +147,7 @@ class RunningTrials:
         self,
         study_id: int,
         history: StudyHistory,
-        mine: RunningTrial | None = None,
+        mine: RunningTrial | None,
         *,
         finished_only: bool,
     ) -> None:
@@ -393,6 +398,3 @@ class RunningTrials:
             history=None if reading is None else reading.cursor,
             study_id=trial.study_id,
         )
-
-
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})

@@ -207,7 +207,7 @@ class FleetStorage(Studies):
             NotFound: The study does not exist.
         """
         history = self._core.histories.of(study_id)
-        self._core.running.read_news(study_id, history, finished_only=True)
+        self._core.running.read_news(study_id, history, None, finished_only=True)
         return history.news()
 
     def close(self) -> None:
@@ -344,15 +344,21 @@ class FleetStorage(Studies):
 
         Fetches what changed; right after :meth:`ask` that came with the trial.
         """
-        try:
-            unfinished = states is None or any(state in states for state in _UNFINISHED)
-            trials = self._core.running.all_trials(study_id, finished_only=not unfinished)
-        except NotFound:
-            self._core.histories.drop(study_id)
-            raise
+        finished_only = states is not None and not any(state in states for state in _UNFINISHED)
+        trials = self._core.running.all_trials(study_id, finished_only=finished_only)
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
+
+    @optuna_errors
+    def finished_trials(self, study_id: int, late_s: float) -> list[FrozenTrial]:
+        """Return the trials that have finished, ordered by number; they must not be modified.
+
+        Those that finished in the last ``late_s`` seconds may be missing: who asks often, as a
+        pruner does, is answered without a call in between. Raises ``KeyError``.
+        """
+        trials = self._core.running.all_trials(study_id, finished_only=True, late_s=late_s)
+        return [trial for trial in trials if trial.state.is_finished()]
 
     def _encode_attribute(self, owner: str, key: str, value: Any) -> list[pb.Attribute]:
         limit = self._core.connection.max_message_bytes

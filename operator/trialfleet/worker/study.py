@@ -1,7 +1,8 @@
 """Optuna's study as a worker uses it, trial by trial."""
 
+import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import optuna
@@ -9,7 +10,7 @@ from optuna import pruners
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet.client import FleetStorage
 from trialfleet.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
@@ -18,7 +19,26 @@ from trialfleet.worker import failure
 STORAGE_ERRORS: Final = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
 """Raised by the storage in the middle of an objective or a sampler, and not their failure."""
 
+_FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+_LATE_S: Final = 0.2
+"""By how much the trials that a pruner compares with may be late.
+
+An objective that reports more often than that makes no call for each of its reports.
+"""
+
 _log = logging.getLogger(__name__)
+
+
+class _Trial(Trial):
+    def should_prune(self) -> bool:
+        study = self.study
+        assert isinstance(study, WorkerStudy)
+        study.pruning = True
+        try:
+            return super().should_prune()
+        finally:
+            study.pruning = False
 
 
 class WorkerStudy(optuna.Study):
@@ -36,6 +56,9 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
+        self.pruning = False
+        """Whether a pruner is being asked."""
+        self._finished_trials: list[FrozenTrial] | None = None
 
     def stop(self) -> None:
         """Have no new trial opened: called by an objective, or a sampler that has tried all.
@@ -46,8 +69,8 @@ class WorkerStudy(optuna.Study):
 
     def begin(self, trial_id: int, search_space: Mapping[str, BaseDistribution]) -> Trial:
         """Return a running trial, with the parameters of ``search_space`` suggested."""
-        self._thread_local.cached_all_trials = None  # as Study.ask: valid for one trial only
-        trial = Trial(self, trial_id)
+        self._forget_trials()  # as Study.ask
+        trial = _Trial(self, trial_id)
         for name, distribution in search_space.items():
             trial._suggest(name, distribution)
         return trial
@@ -62,7 +85,7 @@ class WorkerStudy(optuna.Study):
         A pruned trial gets its last intermediate value, as ``Study.tell`` has it. A sampler that
         fails afterwards is logged: the trial itself is complete.
         """
-        self._thread_local.cached_all_trials = None  # as Study.tell: valid for one trial only
+        self._forget_trials()  # as Study.tell
         frozen = self._storage.get_trial(trial_id)
         if state is TrialState.PRUNED and frozen.last_step is not None:
             last = frozen.intermediate_values[frozen.last_step]
@@ -82,3 +105,29 @@ class WorkerStudy(optuna.Study):
             return self._storage.set_trial_state_values(trial_id, state, values)
         kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
         return kept
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        # Optuna's own asks for all trials where it keeps them, those that others run too.
+        if states is None or not (use_cache or self.pruning):
+            return super()._get_trials(deepcopy, states, use_cache)
+        if any(state in states for state in TrialState if not state.is_finished()):
+            return super()._get_trials(deepcopy, states, use_cache)
+        if not use_cache:
+            trials = self._fleet.finished_trials(self._study_id, _LATE_S)
+        elif self._finished_trials is None:
+            trials = self._storage.get_all_trials(self._study_id, deepcopy=False, states=_FINISHED)
+            self._finished_trials = trials
+        else:
+            trials = self._finished_trials
+        trials = [trial for trial in trials if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def _forget_trials(self) -> None:
+        # What a sampler has read is valid for one trial only.
+        self._thread_local.cached_all_trials = None
+        self._finished_trials = None
