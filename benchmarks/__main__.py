@@ -53,7 +53,7 @@ def trials_of(way: Way, case: Case, seconds: float) -> int:
         return 30 * case.workers  # how many reports a trial makes depends on those before it
     if case.workers > 100 and isinstance(way, Trialfleet):
         return 10_000  # as in Optuna's own report of 300 workers
-    least = 2 if case.workers > 100 else 5
+    least = 4 if case.workers > 100 else 5
     return max(case.workers * least, int(seconds * guess))
 
 

@@ -192,6 +192,7 @@ def _latencies(
 
 
 def _create_study(way: Way, address: str, trials: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if isinstance(way, Trialfleet):
         from trialfleet.client import FleetStorage, StudyDefinition
 

@@ -91,6 +91,8 @@ class StockProxy(Way):
             "s = optuna.storages.get_storage(sys.argv[1]);"
             "optuna.storages.run_grpc_proxy_server(s, host='127.0.0.1', port=int(sys.argv[2]))"
         )
+        # Of proxies that make the tables at the same time all but one fail.
+        optuna.storages.RDBStorage(url).engine.dispose()
         with contextlib.ExitStack() as stack:
             addresses = []
             for _ in range(proxies):
