@@ -1,8 +1,13 @@
 """A study's history is put together from whatever order its answers come in."""
 
+import gc
+from typing import Any
+
+import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from trialfleet.client import history as history_module
 from trialfleet.client.history import StudyHistory
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -109,3 +114,29 @@ def test_own_running_trials_are_laid_over() -> None:
         trial.number = number
     assert _states(history, *ours) == "0c1w2w"
     assert _states(history) == "0c1r"
+
+
+def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode = history_module.decode_trial
+    enabled: list[bool] = []
+
+    def decode_and_look(encoded: bytes, definitions: Any) -> Any:
+        enabled.append(gc.isenabled())
+        return decode(encoded, definitions)
+
+    monkeypatch.setattr(history_module, "decode_trial", decode_and_look)
+    for trials, meanwhile in ((99, True), (100, False)):
+        history = StudyHistory()
+        batch = pb.TrialBatch(
+            trials=[
+                pb.Trial(trial_id=number, number=number, state=pb.COMPLETE).SerializeToString()
+                for number in range(trials)
+            ]
+        )
+        news = pb.News(restarted=True, cursor=pb.Cursor(epoch=1, trials=trials), finished=batch)
+        enabled.clear()
+        assert history.accept(history.begin(finished_only=True), news)
+        assert enabled == [meanwhile] * trials
+        assert gc.isenabled()

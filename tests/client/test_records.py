@@ -116,6 +116,14 @@ def test_times_are_local_and_stored_in_utc(local: datetime.datetime, utc: str) -
     assert decode_time(microseconds) == local
 
 
+@pytest.mark.parametrize("second", [0, 1_700_000_000, 2**32 - 1, 2**32, 2**33, -1])
+def test_no_microsecond_is_lost(second: int) -> None:
+    for microsecond in (0, 1, 499_999, 500_000, 500_001, 999_998, 999_999):
+        decoded = decode_time(second * 1_000_000 + microsecond)
+        assert decoded.microsecond == microsecond
+        assert decoded.replace(microsecond=0) == datetime.datetime.fromtimestamp(second)
+
+
 @pytest.mark.parametrize("distribution", [distribution for _, distribution in _PARAMS.values()])
 def test_the_text_of_a_known_distribution_is_used_again(distribution: BaseDistribution) -> None:
     known = Definition("x", distribution, "the text")

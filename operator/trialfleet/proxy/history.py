@@ -104,7 +104,8 @@ class View:
         while upto < min(self.end, trials + bound.trials):
             mark = self.marks[upto]
             size += len(self.entries[upto])
-            size += sum(map(len, self.definitions[known:mark]))
+            if mark > known:
+                size += sum(map(len, self.definitions[known:mark]))
             if size > bound.size and upto > trials:
                 break
             upto, known = upto + 1, max(known, mark)
