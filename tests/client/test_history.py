@@ -7,8 +7,8 @@ import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from trialfleet.client import history as history_module
 from trialfleet.client.history import StudyHistory
+from trialfleet.client.records import decode_trial
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
@@ -119,14 +119,13 @@ def test_own_running_trials_are_laid_over() -> None:
 def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    decode = history_module.decode_trial
     enabled: list[bool] = []
 
     def decode_and_look(encoded: bytes, definitions: Any) -> Any:
         enabled.append(gc.isenabled())
-        return decode(encoded, definitions)
+        return decode_trial(encoded, definitions)
 
-    monkeypatch.setattr(history_module, "decode_trial", decode_and_look)
+    monkeypatch.setattr("trialfleet.client.history.decode_trial", decode_and_look)
     for trials, meanwhile in ((99, True), (100, False)):
         history = StudyHistory()
         batch = pb.TrialBatch(

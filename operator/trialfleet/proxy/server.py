@@ -78,7 +78,7 @@ class Options:
     call_limit_s: float = 60.0
     """Deadline of a call whose client gave none."""
     max_calls: int = 4096
-    """Calls at once, those of parked workers among them."""
+    """Calls and streams at once, those of parked workers among them."""
     max_waiting: int = 20_000
     """Writes that may wait for a commit."""
     history_bytes: int = 64 * 1024 * 1024
