@@ -3,14 +3,11 @@
 import argparse
 import datetime
 import json
-import multiprocessing
 import os
 import platform
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from rich.console import Console
@@ -20,8 +17,6 @@ from benchmarks import counting, fairness, growth, history
 from benchmarks.cases import STEADY, Case, measure, measure_steady
 from benchmarks.ways import Direct, StockProxy, Trialfleet, Way
 from trialfleet.local.postgres import Postgres
-
-T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -74,23 +69,17 @@ def main() -> None:
             for case in cases:
                 for way in (Direct(), StockProxy(), Trialfleet()):
                     trials = trials_of(way, case, options.seconds)
-                    figures = _alone(measure, way, case, postgres.url, trials)
+                    figures = measure(way, case, postgres.url, trials)
                     results.append({"case": case.title, "way": way.name, **figures.plain()})
                     print(json.dumps(results[-1]), flush=True)
             for title, figure in ALONE.items():
                 if options.only in title:
-                    alone[title] = _alone(figure, postgres.url)
+                    alone[title] = figure(postgres.url)
                     print(json.dumps({title: alone[title]}, indent=1), flush=True)
     if results:
         _print(results, _load_last())
     if not options.only:
         _keep(results, alone)
-
-
-def _alone(function: Callable[..., T], *args: object) -> T:
-    """Call a function in a new process, and return what it returns."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
 
 
 def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) -> None:

@@ -15,6 +15,7 @@ from benchmarks import counting
 from benchmarks.ways import STUDY, Trialfleet, Way
 
 _PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.preload"])
 
 # A session of PostgreSQL that is idle reports what it counted within ten seconds.
 _REPORTED_S = 10.5
@@ -107,11 +108,7 @@ def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, do
 
 
 def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
-    """Run a case one way on a database of its own.
-
-    Once in a process: what the workers have loaded before they are forked is the way's.
-    """
-    _PROCESSES.set_forkserver_preload([*way.preload])
+    """Run a case one way on a database of its own."""
     share = -(-trials // case.workers)
     trials = share * case.workers
     database = counting.create_database(url, f"{way.name} {case.title}")

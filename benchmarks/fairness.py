@@ -17,6 +17,7 @@ STUDIES = 100
 _SECONDS = 15.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.preload"])
 
 
 def _work(address: str, name: str, gate: Any) -> None:
@@ -37,7 +38,6 @@ def measure(url: str, studies: int = STUDIES) -> dict[str, Any]:
     """Run a worker a study for a while; return how the trials are spread over the studies."""
     database = counting.create_database(url, f"fairness {studies}")
     way = Trialfleet()
-    _PROCESSES.set_forkserver_preload([*way.preload])
     with way.serve(database, 1) as (address,):
         tool = FleetStorage(address)
         gate = _PROCESSES.Barrier(studies + 1)

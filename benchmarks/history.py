@@ -19,6 +19,7 @@ PARAMS = 5
 
 _STUDY = "history"
 _PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["benchmarks.preload"])
 
 
 class _Clock:
@@ -78,7 +79,6 @@ def measure(url: str) -> dict[str, Any]:
     """Run TPE's study; return the storage's share of the workers' time, and of their CPU."""
     database = counting.create_database(url, "history")
     way = Trialfleet()
-    _PROCESSES.set_forkserver_preload([*way.preload])
     with way.serve(database, 1) as (address,):
         tool = FleetStorage(address)
         tool.ensure_study(

@@ -19,6 +19,8 @@ import grpc
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy
 
+from trialfleet import names
+
 STUDY = "bench"
 
 Timing = tuple[str, float, float]
@@ -29,8 +31,6 @@ class Way:
     """One way: how its servers are started, how a worker connects, how it runs trials."""
 
     name: str
-    preload: tuple[str, ...] = ("benchmarks.preload",)
-    """Modules that a worker has loaded before it is forked, in their order."""
 
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
@@ -120,7 +120,6 @@ class Trialfleet(Way):
     """Trialfleet's proxy and client, with the loop that its workers run."""
 
     name = "Trialfleet"
-    preload = ("trialfleet", "benchmarks.preload")
 
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
@@ -134,7 +133,11 @@ class Trialfleet(Way):
                             *(sys.executable, "-m", "trialfleet.cli.main", "proxy"),
                             *("--listen", "127.0.0.1:0", "--metrics", metrics),
                         ],
-                        env={**os.environ, "TRIALFLEET_STORAGE_URL": url},
+                        env={
+                            **os.environ,
+                            **names.PROXY_ENVIRONMENT,
+                            names.ENV_STORAGE_URL: url,
+                        },
                         stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL,
                         text=True,

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from tests.proxy.running import TIMEOUT_S, Process, Running, Session, eventually
+from trialfleet import names
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -131,3 +132,17 @@ def test_a_proxy_that_stops_ends_idle_streams(
         telling.end()
         code, _, _ = process.result()
     assert code == 0
+
+
+def test_the_environment_of_a_proxy_is_known_to_its_grpc(
+    start_process: Callable[..., Process], database_url: str
+) -> None:
+    process = start_process(
+        *("--storage", database_url, "--listen", "127.0.0.1:0"), **names.PROXY_ENVIRONMENT
+    )
+    with grpc.insecure_channel(process.listening()) as channel:
+        TrialFleetStub(channel).ListStudies(pb.ListStudiesRequest(), timeout=TIMEOUT_S)
+    process.popen.send_signal(signal.SIGTERM)
+    code, _, log = process.result()
+    assert code == 0
+    assert "experiment" not in log
