@@ -321,9 +321,10 @@ def test_a_fenced_worker_drops_the_trial_and_goes_on(
                     print("running", flush=True)
                     while not pathlib.Path({str(gate)!r}).exists():
                         time.sleep(0.01)
-                    for step in range(3):
+                    for step in range(1000):  # it hears so within a fifth of a second
                         trial.report(x, step)
                         trial.should_prune()
+                        time.sleep(0.01)
                 return x
             """
         ),
