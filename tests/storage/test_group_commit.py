@@ -47,6 +47,19 @@ def test_concurrent_commands_share_transactions(url: str) -> None:
     check(url)
 
 
+def test_more_than_a_batch_that_comes_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialfleet.storage.committer._MAX_BATCH", 3)
+
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            worker = await Worker(storage, await create(storage)).start()
+            async with asyncio.timeout(30):
+                answers = await storage.apply_all([KeepAlive(worker.session)] * 10)
+            assert answers == [True] * 10
+
+    asyncio.run(main())
+
+
 def test_what_comes_while_one_commits_goes_together(url: str) -> None:
     async def main() -> None:
         async with storages(url, 1) as (storage,):

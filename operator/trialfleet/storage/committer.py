@@ -81,6 +81,8 @@ class Committer:
             batch: list[tuple[Command, asyncio.Future[Any]]] = []
             while self._waiting and len(batch) < _MAX_BATCH:
                 batch.append(self._waiting.popleft())
+            if len(batch) == _MAX_BATCH:
+                self._wake.release()  # there may be more, which nobody will say again
             if batch:
                 answers = self._apply([command for command, _ in batch])
                 self._loop.call_soon_threadsafe(self._answer, batch, answers)
