@@ -175,6 +175,30 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_transaction(url: str, times
     check(url)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_connection_that_is_cut_in_the_middle_of_a_read(url: str, times: int) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            study_id = await create(storage)
+            # Taken by the second of the statements that see one state.
+            async with held(url, "LOCK TABLE trialfleet_best IN ACCESS EXCLUSIVE MODE") as lock:
+                call = asyncio.create_task(storage.summary(study_id))
+                for _ in range(times):
+                    await lock.waiters(1)
+                    assert query(url, CUT) == [(True,)]
+                if times == 1:
+                    await lock.waiters(1)
+                    lock.release()
+                    assert (await call).sessions == 0
+                else:
+                    with pytest.raises(StorageUnavailable, match="the database is away: "):
+                        await call
+                    lock.release()
+            assert (await storage.summary(study_id)).sessions == 0
+
+    asyncio.run(main())
+
+
 def test_a_url_that_leads_nowhere() -> None:
     async def main() -> None:
         storage = Storage("postgresql+psycopg2://postgres@/postgres?host=/nowhere")

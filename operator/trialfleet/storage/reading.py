@@ -193,7 +193,8 @@ def _snapshot(connection: sa.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        connection.exec_driver_sql("ROLLBACK")
+        if not connection.invalidated:
+            connection.exec_driver_sql("ROLLBACK")
 
 
 def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, TrialRecord]:
