@@ -1,29 +1,32 @@
-"""A study's history: fresh, each trial once, shared, and bounded in memory."""
+"""A study's history: fresh, each trial once, and shared."""
 
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from optuna.distributions import FloatDistribution, distribution_to_json
-from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from tests.proxy.histories import (
+    ALL,
+    MAX_BYTES,
+    NONE,
+    CountingStorage,
+    Reader,
+    add,
+    add_study,
+    opened,
+    params,
+)
 from tests.proxy.running import trials_of
-from trialfleet.errors import NotFound, StorageUnavailable
+from trialfleet.errors import StorageUnavailable
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
-    CreateStudy,
-    CreateTrial,
-    DeleteStudy,
     OpenSession,
     OpenTrial,
-    Param,
-    TrialCreated,
     TrialRecord,
     TrialUpdate,
     UpdateTrial,
@@ -31,87 +34,6 @@ from trialfleet.storage.records import (
     WriteTrial,
 )
 from trialfleet.v1 import trialfleet_pb2 as pb
-
-NONE = Cursor(0, 0, 0)
-ALL = Bound(trials=1_000_000, size=1 << 30)
-MAX_BYTES = 1 << 26
-
-
-class CountingStorage(Storage):
-    """Keeps the ids of the trials that were read, query by query, and can hold a query up."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.reads: list[list[int]] = []
-        self.hold: asyncio.Event | None = None
-
-    async def trials_since(self, *args: Any, **named: Any) -> Sequence[TrialRecord]:
-        records = await super().trials_since(*args, **named)
-        self.reads.append([record.trial_id for record in records])
-        if self.hold is not None:
-            await self.hold.wait()
-        return records
-
-
-@asynccontextmanager
-async def opened(
-    url: str, *, max_bytes: int = MAX_BYTES, **options: Any
-) -> AsyncIterator[tuple[CountingStorage, Histories, int]]:
-    """Yield a storage, its histories and the id of a study."""
-    async with CountingStorage(url) as storage:
-        histories = Histories(storage, max_bytes=max_bytes, **{"idle_s": 60, **options})
-        yield storage, histories, await add_study(storage, "s")
-        await histories.close()
-
-
-async def add_study(storage: Storage, name: str) -> int:
-    study_id = await storage.apply(CreateStudy(name, [StudyDirection.MINIMIZE]))
-    assert isinstance(study_id, int)
-    return study_id
-
-
-async def add(storage: Storage, study_id: int, state: TrialState, **fields: Any) -> int:
-    finished = state.is_finished()
-    template = TrialRecord(0, 0, state, values=[1.0] if finished else None, **fields)
-    created = await storage.apply(CreateTrial(study_id, template))
-    assert isinstance(created, TrialCreated)
-    return created.trial_id
-
-
-def params(*names: str, high: float = 1) -> list[Param]:
-    text = distribution_to_json(FloatDistribution(0, high))
-    return [Param(name, 0.5, text) for name in names]
-
-
-class Reader:
-    """What a client makes of the news it gets."""
-
-    def __init__(self) -> None:
-        self.cursor = NONE
-        self.definitions: list[str] = []
-        self.finished: list[int] = []
-        self.named: list[list[str]] = []
-        self.unfinished: list[int] = []
-        self.restarts = 0
-
-    def take(self, encoded: bytes) -> pb.News:
-        news = pb.News.FromString(encoded)
-        if news.restarted:
-            self.restarts += 1
-            self.definitions, self.finished, self.named = [], [], []
-        assert news.finished.first_definition == len(self.definitions)
-        self.definitions += [definition.name for definition in news.finished.definitions]
-        for trial in trials_of(news.finished):
-            self.finished.append(trial.trial_id)
-            self.named.append([self.definitions[index] for index in trial.definitions])
-        self.unfinished = [trial.trial_id for trial in trials_of(news.unfinished)]
-        self.cursor = Cursor(news.cursor.epoch, news.cursor.trials, news.cursor.definitions)
-        return news
-
-    def read(self, parts: Sequence[bytes]) -> None:
-        *first, last = [self.take(part) for part in parts]
-        assert all(news.more and not news.HasField("unfinished") for news in first)
-        assert not last.more
 
 
 def test_each_finished_trial_is_read_once(database_url: str) -> None:
@@ -334,79 +256,5 @@ def test_many_trials_are_read_in_pages(database_url: str, monkeypatch: pytest.Mo
                 assert set(reader.finished) == finished
                 assert reader.unfinished == sorted(unfinished)
             assert max(map(len, storage.reads)) == 4
-
-    asyncio.run(scenario())
-
-
-def test_evicted_logs_start_anew(database_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(database_url, max_bytes=1000) as (storage, histories, study):
-            other = await add_study(storage, "other")
-            for study_id in (study, other):
-                for _ in range(10):
-                    await add(storage, study_id, TrialState.COMPLETE)
-            reader = Reader()
-            reader.read(list((await histories.view(study)).news(NONE, ALL)))
-            await histories.view(other)
-            assert len(histories) == 1
-            reader.read(list((await histories.view(study)).news(reader.cursor, ALL)))
-            assert reader.restarts == 2
-            assert len(reader.finished) == 10
-            # The log in use stays, however large.
-            reader.read(list((await histories.view(study)).news(reader.cursor, ALL)))
-            assert reader.restarts == 2
-
-    asyncio.run(scenario())
-
-
-def test_idle_logs_are_dropped(database_url: str) -> None:
-    now = 0.0
-
-    async def scenario() -> None:
-        nonlocal now
-        timing: dict[str, Any] = {"idle_s": 10, "clock": lambda: now}
-        async with opened(database_url, **timing) as (storage, histories, study):
-            other = await add_study(storage, "other")
-            first = await histories.view(study)
-            now = 8
-            await histories.view(other)
-            histories.drop_idle()
-            assert len(histories) == 2
-            now = 11
-            histories.drop_idle()
-            assert len(histories) == 1
-            assert (await histories.view(study)).epoch != first.epoch
-
-    asyncio.run(scenario())
-
-
-def test_a_log_is_small(database_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(database_url) as (storage, histories, study):
-            names = [f"a parameter with a long name {place}" for place in range(10)]
-            await add(storage, study, TrialState.COMPLETE, params=params(*names))
-            await histories.view(study)
-            before = histories.size
-            await asyncio.gather(
-                *(
-                    add(storage, study, TrialState.COMPLETE, params=params(*names))
-                    for _ in range(100)
-                )
-            )
-            await histories.view(study)
-            assert (histories.size - before) / 100 < 250
-
-    asyncio.run(scenario())
-
-
-def test_a_deleted_study_is_forgotten(database_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(database_url) as (storage, histories, study):
-            await add(storage, study, TrialState.COMPLETE)
-            await histories.view(study)
-            await storage.apply(DeleteStudy(study))
-            with pytest.raises(NotFound):
-                await histories.view(study)
-            assert len(histories) == 0
 
     asyncio.run(scenario())

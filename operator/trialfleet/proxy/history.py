@@ -115,10 +115,17 @@ class View:
 class _Log:
     """The history of one study."""
 
-    def __init__(self, storage: Storage, study_id: int, refreshed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        study_id: int,
+        refreshed: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
         self._storage = storage
         self._study_id = study_id
         self._refreshed = refreshed
+        self._clock = clock
         self._epoch = secrets.randbits(63) + 1
         self._definitions = Definitions()
         self._entries: list[bytes] = []
@@ -143,12 +150,12 @@ class _Log:
         """Whether a trial may have finished that the view lacks.
 
         That is one that ended through this proxy after the view was begun, or in any way after
-        a moment of the monotonic clock.
+        a moment of the clock.
         """
         return self._endings != self._storage.endings or self._viewed_at < moment
 
     async def _refresh(self) -> None:
-        endings, began = self._storage.endings, monotonic()
+        endings, began = self._storage.endings, self._clock()
         last_id = self._last_id
         unfinished: list[TrialRecord] = []
         entries: list[bytes] = []
@@ -225,10 +232,10 @@ class Histories:
         """
         log = self._logs.get(study_id)
         if log is None:
-            log = self._logs[study_id] = _Log(self._storage, study_id, self._bound)
-        log.used_at = self._clock()
+            log = self._logs[study_id] = _Log(self._storage, study_id, self._bound, self._clock)
+        now = log.used_at = self._clock()
         self._logs.move_to_end(study_id)
-        if finished_only and late_s and not log.finished_since(monotonic() - late_s):
+        if finished_only and late_s and not log.finished_since(now - late_s):
             return log.view
         wanting = 0 if finished_only else 1
         log.wanting_unfinished += wanting
