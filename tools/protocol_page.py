@@ -54,13 +54,17 @@ def _service(
     yield f"## Calls of `{file.package}.{service.name}`"
     yield ""
     for index, method in enumerate(service.method):
-        stream = "stream of " if method.server_streaming else ""
-        request, reply = _link(file, method.input_type), _link(file, method.output_type)
+        request = _stream(method.client_streaming) + _link(file, method.input_type)
+        reply = _stream(method.server_streaming) + _link(file, method.output_type)
         yield f"### {method.name}"
         yield ""
-        yield f"{request} → {stream}{reply}"
+        yield f"{request} → {reply}"
         yield ""
         yield from _leading(comments, (*path, _SERVICE_METHOD, index))
+
+
+def _stream(streaming: bool) -> str:
+    return "stream of " if streaming else ""
 
 
 def _message(

@@ -65,7 +65,8 @@ class Calls:
     """Makes handlers of the methods of services.
 
     A method is a coroutine function from request to reply, or, of a streaming method, an
-    asynchronous generator function. ``gate`` is called before each and raises while the proxy
+    asynchronous generator function. One with a stream of requests is named ``METHODStream`` and
+    makes the calls of ``METHOD``. ``gate`` is called before each call and raises while the proxy
     can't serve, and so does ``guard`` if it refuses the call. A call without a deadline gets one of
     ``limit_s`` seconds.
     """

@@ -257,17 +257,17 @@ class TrialFleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportStream(self, request_iterator, context):
-        """Report and Tell, one after the other, over one stream: each request is answered
-        before the next is read, as the call of that name answers it. A request that
-        fails ends the stream with its status. A proxy that stops ends a stream that
-        waits for a request with UNAVAILABLE.
+        """Reports, one after the other: each is answered, as Report answers it, before the
+        next is read. One that fails ends the stream with its status. A proxy that stops
+        ends a stream that waits for a request with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TellStream(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """Tells, one after the other, as ReportStream takes reports.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -125,12 +125,12 @@ class TrialFleetStub:
     back, or leaves that to CloseSession.
     """
     ReportStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]
-    """Report and Tell, one after the other, over one stream: each request is answered
-    before the next is read, as the call of that name answers it. A request that
-    fails ends the stream with its status. A proxy that stops ends a stream that
-    waits for a request with UNAVAILABLE.
+    """Reports, one after the other: each is answered, as Report answers it, before the
+    next is read. One that fails ends the stream with its status. A proxy that stops
+    ends a stream that waits for a request with UNAVAILABLE.
     """
     TellStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]
+    """Tells, one after the other, as ReportStream takes reports."""
     CreateTrial: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -216,12 +216,12 @@ class TrialFleetAsyncStub(TrialFleetStub):
     back, or leaves that to CloseSession.
     """
     ReportStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]  # type: ignore[assignment]
-    """Report and Tell, one after the other, over one stream: each request is answered
-    before the next is read, as the call of that name answers it. A request that
-    fails ends the stream with its status. A proxy that stops ends a stream that
-    waits for a request with UNAVAILABLE.
+    """Reports, one after the other: each is answered, as Report answers it, before the
+    next is read. One that fails ends the stream with its status. A proxy that stops
+    ends a stream that waits for a request with UNAVAILABLE.
     """
     TellStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]  # type: ignore[assignment]
+    """Tells, one after the other, as ReportStream takes reports."""
     CreateTrial: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]  # type: ignore[assignment]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -388,10 +388,9 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.ReportRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.ReportReply], _abc.AsyncIterator[_trialfleet_pb2.ReportReply]]:
-        """Report and Tell, one after the other, over one stream: each request is answered
-        before the next is read, as the call of that name answers it. A request that
-        fails ends the stream with its status. A proxy that stops ends a stream that
-        waits for a request with UNAVAILABLE.
+        """Reports, one after the other: each is answered, as Report answers it, before the
+        next is read. One that fails ends the stream with its status. A proxy that stops
+        ends a stream that waits for a request with UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -399,7 +398,8 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.TellRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.TellReply], _abc.AsyncIterator[_trialfleet_pb2.TellReply]]: ...
+    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.TellReply], _abc.AsyncIterator[_trialfleet_pb2.TellReply]]:
+        """Tells, one after the other, as ReportStream takes reports."""
 
     @_abc_1.abstractmethod
     def CreateTrial(
