@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from optuna.study import StudyDirection
 
 from benchmarks import counting
-from benchmarks.ways import STUDY, Trialfleet, Way
+from benchmarks.ways import STUDY, Timing, Trialfleet, Way
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.preload"])
@@ -160,9 +160,7 @@ def measure_steady(url: str) -> dict[str, Any]:
     return measure(Trialfleet(), STEADY, url, 12 * STEADY.workers).plain()
 
 
-def _latencies(
-    workers: Sequence[Sequence[tuple[str, float, float]]],
-) -> dict[str, dict[str, float]]:
+def _latencies(workers: Sequence[Sequence[Timing]]) -> dict[str, dict[str, float]]:
     """Return how long calls took that began while all workers were at work.
 
     That is after each has told its first trial, and before the first has told its last.
@@ -177,14 +175,14 @@ def _latencies(
             if begin < began < end:
                 found["all"].append(seconds)
                 found.setdefault(name, []).append(seconds)
+    return {name: _spread(sorted(seconds)) for name, seconds in found.items() if seconds}
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
     return {
-        name: {
-            "calls": len(seconds),
-            "p50_ms": round(1000 * sorted(seconds)[len(seconds) // 2], 1),
-            "p99_ms": round(1000 * sorted(seconds)[len(seconds) * 99 // 100], 1),
-        }
-        for name, seconds in found.items()
-        if seconds
+        "calls": len(seconds),
+        "p50_ms": round(1000 * seconds[len(seconds) // 2], 1),
+        "p99_ms": round(1000 * seconds[len(seconds) * 99 // 100], 1),
     }
 
 
