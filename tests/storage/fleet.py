@@ -4,11 +4,12 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import optuna
+import psycopg2.extensions
 import sqlalchemy as sa
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages import RDBStorage
@@ -125,6 +126,17 @@ def database(url: str) -> Iterator[sa.Connection]:
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         yield connection
+
+
+def noting(note: Callable[[str], object]) -> dict[str, Any]:
+    """Return what psycopg2 has to be given to tell of every statement that it makes."""
+
+    class Cursor(psycopg2.extensions.cursor):
+        def execute(self, query: Any, vars: Any = None) -> None:
+            note(query)
+            super().execute(query, vars)
+
+    return {"cursor_factory": Cursor}
 
 
 def query(url: str, statement: str, **values: Any) -> Sequence[Any]:

@@ -21,6 +21,7 @@ from tests.storage.fleet import (
     Worker,
     create,
     database,
+    noting,
     param,
     storages,
 )
@@ -78,16 +79,16 @@ class Cost:
 
 
 class Meter:
-    """Says what one transaction of a new connection costs."""
+    """Says what one transaction costs, of a new connection or of one that is kept."""
 
-    def __init__(self, url: str) -> None:
-        options = {"options": "-c trialfleet.claims=on"}
-        self.engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
+    def __init__(self, url: str, *, keep: bool = False) -> None:
+        options = {"options": "-c trialfleet.claims=on", **noting(self._count)}
+        pool = sa.StaticPool if keep else sa.NullPool
+        self.engine = sa.create_engine(url, poolclass=pool, connect_args=options)
         self.cost = Cost()
-        sa.event.listen(self.engine, "before_cursor_execute", self._count)
         sa.event.listen(self.engine, "commit", self._look)
 
-    def _count(self, *_: Any) -> None:
+    def _count(self, _: str) -> None:
         self.cost.statements += 1
 
     def _begin(self, connection: sa.Connection) -> None:
@@ -122,6 +123,11 @@ class Meter:
         return self.cost
 
 
+async def create_schema(url: str) -> None:
+    async with storages(url, 1):
+        pass
+
+
 async def prepare(url: str, name: str, trials: int, objectives: int) -> Worker:
     """Make a study of many trials, all of them run by one worker."""
     async with storages(url, 1) as (storage,):
@@ -138,9 +144,6 @@ async def prepare(url: str, name: str, trials: int, objectives: int) -> Worker:
         "session": worker.session,
     }
     with database(url) as connection:
-        # When the statistics are made is what is tested.
-        for table in ("trials", "trial_params", "trial_values", "trialfleet_runs"):
-            connection.execute(sa.text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
         for statement in FILL:
             connection.execute(sa.text(statement), values)
     return worker
@@ -184,6 +187,13 @@ def measure(url: str, worker: Worker, objectives: int) -> Iterator[tuple[str, Co
     yield "give up", meter.write(GiveUp("Evicted", session=worker.session))[0]
 
 
+def keep_statistics(url: str) -> None:
+    """When they are made is what is tested; and the plans of a connection die with them."""
+    with database(url) as connection:
+        for table in ("trials", "trial_params", "trial_values", "trialfleet_runs"):
+            connection.execute(sa.text(f"ALTER TABLE {table} SET (autovacuum_enabled = false)"))
+
+
 def analyze(url: str) -> None:
     with database(url) as connection:
         connection.execute(sa.text("VACUUM ANALYZE"))
@@ -192,6 +202,8 @@ def analyze(url: str) -> None:
 @pytest.mark.parametrize(("analyzed", "objectives"), [("many", 1), ("few", 1), ("never", 2)])
 def test_the_cost_of_every_operation(url: str, analyzed: str, objectives: int) -> None:
     """Also where PostgreSQL's statistics are from before the study grew, or there are none."""
+    asyncio.run(create_schema(url))
+    keep_statistics(url)
     few = asyncio.run(prepare(url, "few", FEW, objectives))
     small = dict(measure(url, few, objectives))
     if analyzed == "few":
@@ -204,3 +216,25 @@ def test_the_cost_of_every_operation(url: str, analyzed: str, objectives: int) -
         # An index of 400 times the size is one or two levels higher.
         assert cost.blocks <= 1.8 * small[name].blocks + 20, name
         assert cost.rows <= 2 * small[name].rows + 50, name
+
+
+def test_plans_that_are_as_old_as_the_tables(url: str) -> None:
+    """A connection keeps the plans that it made while there was next to nothing to plan for."""
+    asyncio.run(create_schema(url))
+    keep_statistics(url)
+    meter = Meter(url, keep=True)
+    few = asyncio.run(prepare(url, "few", FEW, 1))
+    for _ in range(8):
+        small = _tell_and_open_ten(meter, few)
+    asyncio.run(prepare(url, "many", MANY, 1))
+    cost = _tell_and_open_ten(meter, few)
+    meter.engine.dispose()
+    assert cost.statements == small.statements
+    assert cost.blocks <= 1.8 * small.blocks + 20
+    assert cost.rows <= 2 * small.rows + 50
+
+
+def _tell_and_open_ten(meter: Meter, worker: Worker) -> Cost:
+    _, trials = meter.write(*(worker.opening() for _ in range(10)))
+    tells = [worker.telling(trial.trial_id, values=[0.0]) for trial in trials]
+    return meter.write(*tells, *(worker.opening() for _ in range(10)))[0]

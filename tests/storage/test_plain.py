@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from tests.storage.fleet import Worker, check, create, param, storages
+from tests.storage.fleet import Worker, check, create, noting, param, storages
 from trialfleet import names
 from trialfleet.errors import SessionGivenUp
 from trialfleet.storage.batch import Writer
@@ -17,18 +17,14 @@ class Counted:
     """A writer on a connection of its own, and the statements that it makes."""
 
     def __init__(self, url: str) -> None:
-        engine = sa.create_engine(url, poolclass=sa.NullPool)
-        sa.event.listen(engine, "before_cursor_execute", self._count)
-        self.writer = Writer(engine)
-        self.statements = 0
-
-    def _count(self, *_: Any) -> None:
-        self.statements += 1
+        self._made: list[str] = []
+        noted = noting(self._made.append)
+        self.writer = Writer(sa.create_engine(url, poolclass=sa.NullPool, connect_args=noted))
 
     async def apply(self, *commands: Any) -> tuple[int, list[Any]]:
-        before = self.statements
+        before = len(self._made)
         answers = await asyncio.to_thread(self.writer.apply, commands)
-        return self.statements - before, answers
+        return len(self._made) - before, answers
 
 
 def test_a_batch_of_tells_and_openings_is_one_statement(url: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_steps(shared_url: str) -> None:
             trial = await told(storage, intermediate_values=pairs[::-1])
             assert trial.intermediate_values == pairs
             for step in (2**31, -(2**31) - 1):
-                with pytest.raises(InvalidInput, match="can't be stored: integer out of range"):
+                with pytest.raises(InvalidInput, match=r"can't be stored: .*out of range"):
                     await told(storage, intermediate_values=[(step, 0.0)])
 
     asyncio.run(main())
@@ -215,9 +216,9 @@ def test_stock_optuna_reads_what_was_written(shared_url: str) -> None:
 
 
 LONG, NUL, LONE = "k" * 600, "k\0", "\ud800"
-TOO_LONG = "can't be stored: value too long for type character varying(512)"
-HAS_NUL = "can't be stored: A string literal cannot contain NUL (0x00) characters."
-ENCODING = "can't be stored: 'utf-8' codec can't encode character"
+TOO_LONG = "value too long for type character varying(512)"
+HAS_NUL = "A string literal cannot contain NUL (0x00) characters."
+ENCODING = "'utf-8' codec can't encode character"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ ENCODING = "can't be stored: 'utf-8' codec can't encode character"
         ({"system_attrs": [("k", NUL)]}, HAS_NUL),
         ({"params": [param(NUL)]}, HAS_NUL),
         ({"user_attrs": [("k", LONE)]}, ENCODING),
-        ({"intermediate_values": [(2**31, 0.0)]}, "can't be stored: integer out of range"),
+        ({"intermediate_values": [(2**31, 0.0)]}, "out of range"),
     ],
 )
 @pytest.mark.parametrize("report", [False, True])
@@ -261,7 +262,7 @@ def test_what_cannot_be_stored_fails_alone(
                     assert answer in (None, True)
                     continue
                 assert isinstance(answer, InvalidInput)
-                assert str(answer).startswith(message)
+                assert re.match(f"can't be stored: .*{re.escape(message)}", str(answer))
                 assert "\n" not in str(answer)
             assert isinstance(answers[-1], TrialRecord)
             found = await storage.trials([trial.trial_id for trial in trials])

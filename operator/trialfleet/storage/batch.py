@@ -287,7 +287,9 @@ def _is_gone(error: sa.exc.DBAPIError) -> bool:
 
 def _one_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    return " ".join(str(cause).split())[:300]
+    # What the database says without the statement that it says it of.
+    said = cause.diag.message_primary if isinstance(cause, psycopg2.Error) else None
+    return " ".join((said or str(cause)).split())[:300]
 
 
 def _is_locked(error: Exception) -> bool:

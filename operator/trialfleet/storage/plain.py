@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import psycopg2
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
@@ -23,19 +24,7 @@ from trialfleet.storage.records import (
 )
 from trialfleet.storage.writing import TrialWrites, stored_intermediate, stored_value
 
-# Types of the function's parameters, in their order.
-_TYPES: Final = (
-    *("int", "bytea", "bigint", "text"),
-    *("int", "text", "float8", "text"),
-    *("int", "text", "text"),
-    *("int", "text", "text"),
-    *("int", "int", "float8", "text"),
-    *("int", "int", "float8", "text"),
-    *("int", "bytea", "bigint"),
-)
-_APPLY: Final = "SELECT * FROM trialfleet_apply({})".format(
-    ", ".join(f"%s::{kind}[]" for kind in _TYPES)
-)
+_APPLY: Final = f"SELECT * FROM trialfleet_apply({', '.join(['%s'] * 25)})"
 _STUDIES: Final = "SELECT trial_id, study_id FROM trials WHERE trial_id = ANY(%s::int[])"
 
 _MAX_REMEMBERED: Final = 100_000
@@ -72,10 +61,10 @@ class PlainWrites:
             return answers
         if not self._fit(connection, [command for _, command in updates]):
             return answers
-        told, opened, numbers, moment = connection.exec_driver_sql(
-            _APPLY,
-            (*_of_updates([command for _, command in updates]), *_of_openings(opens)),
-        ).one()
+        told, opened, numbers, moment = _call(
+            connection,
+            map(_array, (*_of_updates([command for _, command in updates]), *_of_openings(opens))),
+        )
         if told:
             for place, command in updates:
                 answers[place] = None
@@ -105,6 +94,34 @@ class PlainWrites:
         if len(self._studies) >= _MAX_REMEMBERED:
             del self._studies[next(iter(self._studies))]
         self._studies[trial_id] = study_id
+
+
+def _call(connection: sa.Connection, arguments: Iterable[str]) -> Sequence[Any]:
+    """Return the row of the function; what SQLAlchemy adds to a statement costs as much as ours."""
+    dbapi: Any = connection.connection.dbapi_connection
+    try:
+        with dbapi.cursor() as cursor:
+            cursor.execute(_APPLY, tuple(arguments))
+            row: Sequence[Any] = cursor.fetchone()
+            return row
+    except psycopg2.Error as error:
+        raise sa.exc.DBAPIError(_APPLY, None, error) from error
+
+
+def _array(values: Iterable[Any]) -> str:
+    """Return PostgreSQL's text of an array: the server reads it ten times as fast as ARRAY[...]."""
+    return "{" + ",".join(map(_element, values)) + "}"
+
+
+def _element(value: str | bytes | float | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{value}"'
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    return str(value)
 
 
 def _of_updates(commands: Sequence[UpdateTrial]) -> Iterable[list[Any]]:

@@ -8,6 +8,8 @@
 -- Locks are taken as everywhere: sessions, studies, trials, counts. What the trials gained is
 -- written before a trial is opened: an end that comes of it is seen.
 --
+-- Counts and front are brought up to date at the end, once for all: the triggers keep out.
+--
 -- A plan is made once for a connection, when the tables may still be empty: every table is reached
 -- by an index, row by row, and a study's last number by going back from the index's end.
 CREATE FUNCTION trialfleet_apply(
@@ -20,11 +22,16 @@ CREATE FUNCTION trialfleet_apply(
     open_studies int[], open_sessions bytea[], open_sequences bigint[],
     OUT told boolean, OUT opened int[], OUT numbers int[], OUT moment timestamp
 ) LANGUAGE plpgsql
+SET trialfleet.applying = 'on'
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
+    sequence_of_ids CONSTANT regclass := pg_get_serial_sequence('trials', 'trial_id');
     found int;
+    ended int[] := '{}';
+    ended_studies int[] := '{}';
+    ended_states trialstate[] := '{}';
 BEGIN
     told := true;
     moment := clock_timestamp() AT TIME ZONE 'UTC';
@@ -87,20 +94,25 @@ BEGIN
             UPDATE trialfleet_runs r SET sequence = sequences[array_position(ids, r.trial_id)]
             WHERE r.trial_id = ANY (ids) AND states[array_position(ids, r.trial_id)] IS NULL;
         END IF;
-        UPDATE trials t SET datetime_complete = clock_timestamp() AT TIME ZONE 'UTC',
-            state = states[array_position(ids, t.trial_id)]::trialstate
-        WHERE t.trial_id = ANY (ids) AND states[array_position(ids, t.trial_id)] IS NOT NULL;
+        WITH changed AS (
+            UPDATE trials t SET datetime_complete = clock_timestamp() AT TIME ZONE 'UTC',
+                state = states[array_position(ids, t.trial_id)]::trialstate
+            WHERE t.trial_id = ANY (ids) AND states[array_position(ids, t.trial_id)] IS NOT NULL
+            RETURNING t.trial_id, t.study_id, t.state
+        )
+        SELECT coalesce(array_agg(trial_id), '{}'), coalesce(array_agg(study_id), '{}'),
+            coalesce(array_agg(state), '{}') INTO ended, ended_studies, ended_states FROM changed;
     END IF;
 
-    IF cardinality(open_studies) = 0
-        OR found < (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s)
-        OR EXISTS (
+    IF cardinality(open_studies) > 0
+        AND found = (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s)
+        AND NOT EXISTS (
             SELECT FROM unnest(open_sessions, open_sequences) AS u (session_id, opened)
             WHERE EXISTS (SELECT FROM trialfleet_runs r
                     WHERE r.session_id = u.session_id AND r.opened = u.opened OFFSET 0)
                 OR EXISTS (SELECT FROM trialfleet_returns b
                     WHERE b.session_id = u.session_id AND b.opened = u.opened OFFSET 0))
-        OR EXISTS (
+        AND NOT EXISTS (
             SELECT FROM (SELECT study_id, count(*) AS asked FROM unnest(open_studies) AS study_id
                 GROUP BY study_id) AS u
             LEFT JOIN LATERAL (SELECT * FROM trialfleet_studies d
@@ -109,36 +121,46 @@ BEGIN
                 SELECT sum(complete + pruned + failed + running) AS used, sum(failed) AS failed,
                     sum(waiting) AS waiting
                 FROM trialfleet_counts c WHERE c.study_id = u.study_id) AS c
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS failed FROM unnest(ended_studies, ended_states) AS e (study_id, state)
+                WHERE e.study_id = u.study_id AND e.state = 'FAIL') AS e
             WHERE d.study_id IS NULL OR d.stopped OR d.started_at IS NULL OR d.goals <> '[]'
-                OR c.waiting > 0 OR c.used + u.asked > d.max_trials OR c.failed >= d.max_failed
+                OR c.waiting > 0 OR c.used + u.asked > d.max_trials
+                OR c.failed + e.failed >= d.max_failed
                 OR clock_timestamp() >= d.started_at + make_interval(secs => d.timeout_s))
     THEN
-        RETURN;
-    END IF;
-    WITH asked AS (
-        SELECT study_id, place, row_number() OVER (PARTITION BY study_id ORDER BY place) AS k
-        FROM unnest(open_studies) WITH ORDINALITY AS u (study_id, place)
-    ), last AS MATERIALIZED (
-        SELECT u.study_id, coalesce((SELECT l.number FROM trials l
-            WHERE l.study_id = u.study_id AND l.number IS NOT NULL
-            ORDER BY l.number DESC LIMIT 1), -1) AS number
-        FROM (SELECT DISTINCT study_id FROM asked) AS u
-    ), added AS (
         -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a lower id.
-        INSERT INTO trials (study_id, number, state, datetime_start)
-        SELECT study_id, last.number + asked.k, 'RUNNING', moment
-        FROM asked JOIN last USING (study_id) ORDER BY place
-        RETURNING trial_id, study_id, number
-    ), placed AS (
-        SELECT asked.place, added.trial_id, added.number
-        FROM asked JOIN last USING (study_id)
-        JOIN added ON added.study_id = asked.study_id AND added.number = last.number + asked.k
-    ), owned AS (
+        opened := ARRAY(
+            SELECT nextval(sequence_of_ids) FROM generate_series(1, cardinality(open_studies)));
+        numbers := ARRAY(
+            WITH last AS MATERIALIZED (
+                SELECT s.study_id, coalesce((SELECT l.number FROM trials l
+                    WHERE l.study_id = s.study_id AND l.number IS NOT NULL
+                    ORDER BY l.number DESC LIMIT 1), -1) AS number
+                FROM (SELECT DISTINCT study_id FROM unnest(open_studies) AS study_id) AS s
+            )
+            SELECT last.number + row_number() OVER (PARTITION BY u.study_id ORDER BY place)
+            FROM unnest(open_studies) WITH ORDINALITY AS u (study_id, place)
+            JOIN last USING (study_id) ORDER BY place);
+        INSERT INTO trials (trial_id, study_id, number, state, datetime_start)
+        SELECT trial_id, study_id, number, 'RUNNING', moment
+        FROM unnest(opened, open_studies, numbers) AS u (trial_id, study_id, number);
         INSERT INTO trialfleet_runs (trial_id, session_id, opened, sequence)
-        SELECT trial_id, open_sessions[place], open_sequences[place], open_sequences[place]
-        FROM placed
-    )
-    SELECT array_agg(trial_id ORDER BY place), array_agg(number ORDER BY place)
-    INTO opened, numbers FROM placed;
+        SELECT trial_id, session_id, opening, opening
+        FROM unnest(opened, open_sessions, open_sequences) AS u (trial_id, session_id, opening);
+    END IF;
+
+    IF cardinality(ended) > 0 OR opened IS NOT NULL THEN
+        PERFORM trialfleet_add_counts(array_agg(trial_id), array_agg(study_id), array_agg(state),
+            array_agg(sign))
+        FROM (
+            SELECT *, 1 FROM unnest(ended, ended_studies, ended_states)
+            UNION ALL SELECT *, 'RUNNING', -1 FROM unnest(ended, ended_studies)
+            UNION ALL SELECT *, 'RUNNING', 1 FROM unnest(opened, open_studies) WHERE opened IS NOT NULL
+        ) AS change (trial_id, study_id, state, sign);
+        IF 'COMPLETE' = ANY (ended_states) THEN
+            PERFORM trialfleet_rank(ended);
+        END IF;
+    END IF;
 END
 $$;

@@ -121,32 +121,39 @@ $$;
 -- does one that still lacks a value. What is no number among the constraints violates nothing:
 -- Optuna stores null for a constraints_func that raised.
 -- What dominates a trial comes before it in the order of the index on the costs.
-CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
+-- A plan is made once for a connection, when the tables may still be empty: each is reached by an
+-- index, row by row.
+CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     candidate record;
 BEGIN
     FOR candidate IN
-        SELECT t.study_id, t.trial_id, array_agg(
-            CASE v.value_type WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity'
-                ELSE v.value END
-            * CASE d.direction WHEN 'MAXIMIZE' THEN -1 ELSE 1 END ORDER BY v.objective) AS costs
-        FROM unnest(ids) AS t0 (trial_id)
-        JOIN trials t USING (trial_id)
-        JOIN trial_values v USING (trial_id)
-        JOIN study_directions d ON d.study_id = t.study_id AND d.objective = v.objective
-        WHERE NOT EXISTS (
+        SELECT c.study_id, c.trial_id, c.costs
+        FROM unnest(ids) AS u (trial_id)
+        CROSS JOIN LATERAL (
+            SELECT t.study_id, t.trial_id, ARRAY(
+                SELECT CASE v.value_type WHEN 'INF_POS' THEN 'Infinity'
+                        WHEN 'INF_NEG' THEN '-Infinity' ELSE v.value END
+                    * CASE d.direction WHEN 'MAXIMIZE' THEN -1 ELSE 1 END
+                FROM study_directions d JOIN trial_values v USING (objective)
+                WHERE d.study_id = t.study_id AND v.trial_id = t.trial_id
+                ORDER BY objective) AS costs
+            FROM trials t WHERE t.trial_id = u.trial_id AND t.state = 'COMPLETE' OFFSET 0) AS c
+        WHERE NOT EXISTS (SELECT FROM trialfleet_best b
+            WHERE b.study_id = c.study_id AND b.costs <= c.costs
+            AND trialfleet_dominates(b.costs, c.costs) OFFSET 0)
+        AND cardinality(c.costs) = (SELECT count(*) FROM study_directions d
+            WHERE d.study_id = c.study_id)
+        AND NOT EXISTS (
             SELECT FROM trial_system_attributes a,
-                regexp_split_to_table(trim(BOTH '[] ' FROM a.value_json), ' *, *') AS c (text)
-            WHERE a.trial_id = t.trial_id AND (a.key = 'constraints' OR a.key LIKE 'constraints:%')
-            AND CASE WHEN c.text ~ '^(-?([0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?|Infinity)|NaN)$'
-                THEN c.text::numeric > 0 ELSE false END)
-        GROUP BY t.study_id, t.trial_id
-        HAVING count(*) = (SELECT count(*) FROM study_directions d WHERE d.study_id = t.study_id)
-        ORDER BY t.study_id, t.trial_id
+                regexp_split_to_table(trim(BOTH '[] ' FROM a.value_json), ' *, *') AS s (text)
+            WHERE a.trial_id = c.trial_id AND (a.key = 'constraints' OR a.key LIKE 'constraints:%')
+            AND CASE WHEN s.text ~ '^(-?([0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?|Infinity)|NaN)$'
+                THEN s.text::numeric > 0 ELSE false END OFFSET 0)
+        ORDER BY c.study_id, c.trial_id
     LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
-            WHERE b.study_id = candidate.study_id AND b.costs <= candidate.costs
-            AND trialfleet_dominates(b.costs, candidate.costs));
         -- Two that enter at once could each miss that the other is better.
         PERFORM pg_advisory_xact_lock(hashtext('trialfleet_best'), candidate.study_id);
         CONTINUE WHEN EXISTS (SELECT FROM trialfleet_best b
@@ -277,16 +284,21 @@ BEGIN
 END
 $$;
 
+-- trialfleet_apply counts and ranks what it writes by itself.
 CREATE TRIGGER trialfleet_inserted AFTER INSERT ON trials
-    REFERENCING NEW TABLE AS inserted
-    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_inserted();
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
+    WHEN (current_setting('trialfleet.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION trialfleet_trials_inserted();
 CREATE TRIGGER trialfleet_updated AFTER UPDATE ON trials
-    REFERENCING OLD TABLE AS before NEW TABLE AS after
-    FOR EACH STATEMENT EXECUTE FUNCTION trialfleet_trials_updated();
+    REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT
+    WHEN (current_setting('trialfleet.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION trialfleet_trials_updated();
 
 -- At the end of the transaction: stock Optuna writes a trial's state before its values.
 CREATE CONSTRAINT TRIGGER trialfleet_completed AFTER INSERT OR UPDATE ON trials
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.state = 'COMPLETE')
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (NEW.state = 'COMPLETE'
+        AND current_setting('trialfleet.applying', true) IS DISTINCT FROM 'on')
     EXECUTE FUNCTION trialfleet_trial_completed();
 
 -- For writers that don't look after the names themselves, as our proxies do.
