@@ -1,10 +1,12 @@
 """Group commit: the writes of many callers share a transaction."""
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +18,10 @@ from trialfleet.storage.records import Command
 _log = logging.getLogger(__name__)
 
 _MAX_BATCH = 1_000
-"""Commands a transaction: bounds the time for which it holds its locks."""
+"""Commands a transaction, about: bounds the time for which it holds its locks."""
+
+_Submitted = tuple[Sequence[Command], asyncio.Future[list[Any]]]
+"""One caller's commands, and the future of their answers."""
 
 
 class Committer:
@@ -35,8 +40,8 @@ class Committer:
         self._writer = Writer(engine)
         self._max_waiting = max_waiting
         self._on_commit = on_commit
-        self._waiting: deque[tuple[Command, asyncio.Future[Any]]] = deque()
-        self._wake = threading.Semaphore(0)
+        self._waiting: deque[_Submitted] = deque()
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._waking = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
@@ -44,48 +49,50 @@ class Committer:
 
     @property
     def waiting(self) -> int:
-        """How many commands wait for a transaction."""
+        """How many callers wait for a transaction."""
         return len(self._waiting)
 
-    def submit(self, commands: Sequence[Command]) -> list[asyncio.Future[Any]]:
-        """Return futures of the commands' answers or errors; done when they are committed.
+    def submit(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """Return a future of the commands' answers or errors; done when they are committed.
 
         They are applied in their order, in one transaction as far as they can share one.
-        Raises :class:`Overloaded` if too many wait already.
+        Raises :class:`Overloaded` if too many callers wait already.
         """
         if self._closed:
             raise StorageUnavailable("the proxy is stopping")
-        if len(self._waiting) + len(commands) > self._max_waiting:
+        if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} writes are waiting already")
-        submitted = [(command, self._loop.create_future()) for command in commands]
-        self._waiting.extend(submitted)  # at once: the thread takes all or none
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._waiting.append((commands, future))
         if not self._waking:
             # Not before the loop has read all that arrived: a batch takes it all.
             self._waking = True
             self._loop.call_soon(self._go)
-        return [future for _, future in submitted]
+        return future
 
     async def close(self) -> None:
         """Apply what waits, then end the thread."""
         self._closed = True
-        self._wake.release()
+        self._wake.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _go(self) -> None:
         self._waking = False
-        self._wake.release()
+        self._wake.put(None)
 
     def _run(self) -> None:
         while True:
-            self._wake.acquire()
-            batch: list[tuple[Command, asyncio.Future[Any]]] = []
-            while self._waiting and len(batch) < _MAX_BATCH:
+            self._wake.get()
+            batch: list[_Submitted] = []
+            commands: list[Command] = []
+            while self._waiting and len(commands) < _MAX_BATCH:
                 batch.append(self._waiting.popleft())
-            if len(batch) == _MAX_BATCH:
-                self._wake.release()  # there may be more, which nobody will say again
+                commands.extend(batch[-1][0])
+            if len(commands) >= _MAX_BATCH:
+                self._wake.put(None)  # there may be more, which nobody will say again
             if batch:
-                answers = self._apply([command for command, _ in batch])
-                self._loop.call_soon_threadsafe(self._answer, batch, answers)
+                answers = self._apply(commands)
+                self._loop.call_soon_threadsafe(self._answer, batch, commands, answers)
             elif self._closed:
                 self._writer.close()
                 return
@@ -99,13 +106,11 @@ class Committer:
             return [error] * len(commands)
 
     def _answer(
-        self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], answers: Sequence[Any]
+        self, batch: Sequence[_Submitted], commands: Sequence[Command], answers: Sequence[Any]
     ) -> None:
-        self._on_commit([command for command, _ in batch])
-        for (_, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+        self._on_commit(commands)
+        remaining = iter(answers)
+        for mine, future in batch:
+            given = list(itertools.islice(remaining, len(mine)))
+            if not future.done():
+                future.set_result(given)

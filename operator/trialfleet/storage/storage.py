@@ -62,7 +62,7 @@ class Storage:
     def __init__(self, url: str, *, max_waiting: int = 20_000) -> None:
         """Take the SQLAlchemy URL of a PostgreSQL database; nothing is connected yet.
 
-        ``max_waiting`` commands may wait for a commit; more raise ``Overloaded``. Raises
+        ``max_waiting`` callers may wait for a commit; more raise ``Overloaded``. Raises
         :class:`InvalidInput` for a URL that can't be used.
         """
         self._engine = _engine(url)
@@ -109,7 +109,7 @@ class Storage:
 
     @property
     def waiting(self) -> int:
-        """How many commands wait for a transaction."""
+        """How many callers wait for a transaction."""
         return self._committer.waiting if self._committer else 0
 
     def _committed(self, commands: Sequence[Command]) -> None:
@@ -120,20 +120,19 @@ class Storage:
 
     async def apply(self, command: Command) -> Any:
         """Apply one command; return when it is committed. See each command for its answer."""
-        (future,) = self._submit((command,))
-        return await future
+        (answer,) = await self.apply_all((command,))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     async def apply_all(self, commands: Sequence[Command]) -> list[Any]:
         """Apply commands of one caller in their order; return for each its answer or its error.
 
         Updates and openings of trials share a transaction.
         """
-        return await asyncio.gather(*self._submit(commands), return_exceptions=True)
-
-    def _submit(self, commands: Sequence[Command]) -> Sequence[asyncio.Future[Any]]:
         if self._committer is None:
             raise StorageUnavailable("the storage is not ready")
-        return self._committer.submit(commands)
+        return await self._committer.submit(commands)
 
     async def open_trial(self, command: OpenTrial, wait_s: float) -> TrialRecord | Wait | Ended:
         """Open a trial, and while none may be opened wait up to ``wait_s`` seconds for one."""

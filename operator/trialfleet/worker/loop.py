@@ -87,6 +87,7 @@ def run_worker(
         BaseException: What an objective raised that ``catch`` does not name; its trial has failed.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(surroundings.of_worker())
         if watch is None:
             watch = stack.enter_context(Watch(storage, handle_signals=False))
         folder = None

@@ -3,13 +3,16 @@
 import contextlib
 import os
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from optuna.trial import FrozenTrial
 
 from trialfleet import names
 from trialfleet.errors import InvalidInput
+
+_VARIABLES: Final = (names.ENV_TRIAL_NUMBER, names.ENV_TRIAL_ORIGIN, names.ENV_CHECKPOINT_DIR)
 
 
 def origin_of(trial: FrozenTrial) -> int:
@@ -31,28 +34,39 @@ def study_folder(checkpoint_root: Path, study: str) -> Path:
 
 
 @contextlib.contextmanager
+def of_worker() -> Iterator[None]:
+    """Have the environment variables of the trials in between, and afterwards what was before."""
+    former = {name: os.environ.get(name) for name in _VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def of_trial(trial: FrozenTrial, folder: Path | None) -> Iterator[None]:
     """Give a trial its environment variables, and a folder of its own in ``folder``.
 
-    The folder is gone afterwards if nothing was put into it.
+    The folder is gone afterwards if nothing was put into it. The variables stay until the next
+    trial has its own: use it inside of :func:`of_worker`.
 
     Raises:
         InvalidInput: The folder can't be made.
     """
     origin = origin_of(trial)
-    variables = {
-        names.ENV_TRIAL_NUMBER: str(trial.number),
-        names.ENV_TRIAL_ORIGIN: str(origin),
-    }
+    os.environ[names.ENV_TRIAL_NUMBER] = str(trial.number)
+    os.environ[names.ENV_TRIAL_ORIGIN] = str(origin)
     if folder is None:
-        with _environment(variables):
-            yield
+        yield
         return
     checkpoints = _made(folder / str(origin))
-    variables[names.ENV_CHECKPOINT_DIR] = str(checkpoints)
+    os.environ[names.ENV_CHECKPOINT_DIR] = str(checkpoints)
     try:
-        with _environment(variables):
-            yield
+        yield
     finally:
         with contextlib.suppress(OSError):
             checkpoints.rmdir()
@@ -66,17 +80,3 @@ def _made(folder: Path) -> Path:
             f"the checkpoint folder {folder} can't be made: {error.strerror}"
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    former = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
