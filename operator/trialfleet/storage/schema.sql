@@ -121,11 +121,9 @@ $$;
 -- does one that still lacks a value. What is no number among the constraints violates nothing:
 -- Optuna stores null for a constraints_func that raised.
 -- What dominates a trial comes before it in the order of the index on the costs.
--- A plan is made once for a connection, when the tables may still be empty: each is reached by an
--- index, row by row.
-CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+-- A plan is made once for a connection, when the tables may still be empty: who calls this sees to
+-- it that each is reached by an index, row by row.
+CREATE FUNCTION trialfleet_rank(ids int[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     candidate record;
 BEGIN
@@ -257,7 +255,9 @@ $$;
 
 -- Ranks all of them when the first is due: so two transactions that complete trials of several
 -- studies come to the studies in one order.
-CREATE FUNCTION trialfleet_trial_completed() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION trialfleet_trial_completed() RETURNS trigger LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     ids int[] := string_to_array(
         nullif(current_setting('trialfleet.completed', true), ''), ',')::int[];
