@@ -1,19 +1,34 @@
 """Reports and tells over a stream: one is enough, and whatever ends it loses nothing."""
 
+import json
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
+import hpack
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from tests.client.fake import UNAVAILABLE, FakeProxy
-from trialfleet.client import FleetStorage, endpoint, stream
+from tests.client.fake import FakeProxy
+from tests.client.peer import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    RST_STREAM,
+    Peer,
+    frame,
+    number,
+)
+from trialfleet.client import FleetStorage
 from trialfleet.client.calls import TELL
 from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed, Endpoint
+from trialfleet.client.http2 import Exchange
 from trialfleet.client.stream import StreamEnded
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -123,16 +138,10 @@ def test_a_proxy_that_does_not_answer(fake: FakeProxy, proxy: Endpoint) -> None:
     proxy.disconnect()
 
 
-def test_a_call_gets_its_deadline_and_at_most_twice_that(fake: FakeProxy, proxy: Endpoint) -> None:
-    for deadline_s, streams in (
-        (DEADLINE_S, 1),
-        (DEADLINE_S, 1),
-        (2 * DEADLINE_S, 2),  # the stream ends too early
-        (2 * DEADLINE_S, 2),
-        (DEADLINE_S / 2, 3),  # the stream ends too late
-    ):
+def test_each_call_has_a_deadline_of_its_own(fake: FakeProxy, proxy: Endpoint) -> None:
+    for deadline_s in (DEADLINE_S, 2 * DEADLINE_S, DEADLINE_S / 2):
         proxy.call(TELL, _tell(101), deadline_s)
-        assert fake.streams == streams
+        assert fake.streams == 1
     proxy.disconnect()
 
 
@@ -161,47 +170,98 @@ def test_an_interrupt_in_the_middle_of_a_call(
     fake: FakeProxy, proxy: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy.call(TELL, _tell(101), DEADLINE_S)
+    with monkeypatch.context() as patch:
 
-    class Interrupted:
-        """A call that Ctrl-C interrupts while its answer is awaited."""
-
-        def __init__(self, call: object) -> None:
-            self._call = call
-            self._interrupted = False
-
-        def next_event(self) -> object:
-            if self._interrupted:
-                return self._call.next_event()  # type: ignore[attr-defined]
-            self._interrupted = True
+        def interrupt(_: Exchange) -> None:
             raise KeyboardInterrupt
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._call, name)
-
-    channel = proxy._channel
-    assert channel is not None
-    ((idle,),) = channel._streams.values()
-    idle._call = Interrupted(idle._call)
-    with pytest.raises(KeyboardInterrupt):
-        proxy.call(TELL, _tell(101), DEADLINE_S)
-    assert not idle._under_way
+        # Ctrl-C, while the answer is awaited.
+        patch.setattr(Exchange, "receive", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            proxy.call(TELL, _tell(101), DEADLINE_S)
     # The answer to the request that was interrupted is not taken for that to the next.
     proxy.call(TELL, _tell(101), DEADLINE_S)
     assert fake.streams == 2
     proxy.disconnect()
 
 
-def test_without_streams_calls_are_made_one_by_one(
-    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(endpoint, "AVAILABLE", False)
+def test_a_request_that_is_larger_than_any_window(fake: FakeProxy, storage: FleetStorage) -> None:
     study_id = storage.create_new_study(MINIMIZE)
-    _run(storage, study_id, 1)
-    fake.refuse("Tell", UNAVAILABLE)
-    _run(storage, study_id, 2)
-    assert _values(fake) == [1, 2]
-    assert fake.streams == 0
+    trial_id = storage.ask(study_id) or 0
+    text = "x" * 4_000_000
+    storage.set_trial_user_attr(trial_id, "k", text)
+    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    (request,) = fake.requests("Tell")
+    assert json.loads(request.update.user_attrs[0].value_json) == text
 
 
-def test_the_installed_grpc_has_streams() -> None:
-    assert stream.AVAILABLE, "see trialfleet/client/stream.py"
+@contextmanager
+def _answering(*frames: bytes) -> Iterator[Endpoint]:
+    """Yield an endpoint where the first connection gets an answer of such frames."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connected, _ = server.accept()
+            peer = Peer(connected)
+            peer.preface()
+            peer.skip(DATA)
+            peer.send(*frames)
+            peer.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        proxy = Endpoint(f"127.0.0.1:{server.getsockname()[1]}", Credentials("", "", ""))
+        yield proxy
+        proxy.disconnect()
+        thread.join()
+
+
+def _headers(*pairs: tuple[str, str], flags: int = END_HEADERS) -> bytes:
+    return frame(HEADERS, flags, 1, hpack.Encoder().encode(pairs))
+
+
+@pytest.mark.parametrize(
+    ("frames", "code", "details"),
+    [
+        (
+            [_headers((":status", "503"), flags=END_HEADERS | END_STREAM)],
+            grpc.StatusCode.UNAVAILABLE,
+            "found HTTP status 503, expected gRPC",
+        ),
+        (
+            [
+                _headers(
+                    ("grpc-status", "3"),
+                    ("grpc-message", "10%25%0A"),
+                    flags=END_HEADERS | END_STREAM,
+                )
+            ],
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "10%\n",
+        ),
+        (
+            [_headers(("grpc-status", "99"), flags=END_HEADERS | END_STREAM)],
+            grpc.StatusCode.UNKNOWN,
+            "",
+        ),
+        (
+            [frame(RST_STREAM, 0, 1, number(7))],
+            grpc.StatusCode.UNAVAILABLE,
+            "the stream was reset with code 7",
+        ),
+        (
+            [_headers((":status", "200")), frame(DATA, 0, 1, b"\1\0\0\0\1x")],
+            grpc.StatusCode.INTERNAL,
+            "found a compressed message, expected a plain one",
+        ),
+        (
+            [_headers((":status", "200")), frame(DATA, 0, 1, b"\0\0\0\0\2x")],
+            grpc.StatusCode.UNAVAILABLE,
+            "the other end closed the connection",
+        ),
+    ],
+)
+def test_an_answer_that_is_none(frames: list[bytes], code: grpc.StatusCode, details: str) -> None:
+    with _answering(*frames) as proxy, pytest.raises(StreamEnded) as caught:
+        proxy.call(TELL, b"", DEADLINE_S)
+    assert (caught.value.code(), caught.value.details()) == (code, details)

@@ -1,6 +1,7 @@
 """``trialfleet proxy``."""
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import Annotated
 
@@ -120,4 +121,11 @@ def proxy(
         max_calls=max_calls,
     )
     logs.configure(log_format)
+    _allow_connections()
     asyncio.run(serve(storage, options, _announce))
+
+
+def _allow_connections() -> None:
+    """Have as many connections as the system grants: shells grant 1024 where no one asks."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

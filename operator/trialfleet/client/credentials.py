@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 
 from trialfleet import tokens
+from trialfleet.client.target import Target
 from trialfleet.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,12 @@ class Credentials:
             options = (*options, ("grpc.ssl_target_name_override", self._server_name))
         credentials = grpc.ssl_channel_credentials(self.authorities)
         return grpc.secure_channel(address, credentials, options=options)
+
+    def target(self, address: str) -> Target:
+        """Return where streams to ``host:port`` lead."""
+        host, _, port = address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        return Target(host, int(port), self.authorities, self._server_name or host)
 
     def _read(self) -> None:
         if self._token_file:

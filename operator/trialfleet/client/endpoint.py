@@ -10,7 +10,7 @@ from grpc.experimental import ChannelOptions
 
 from trialfleet.client.calls import Call, Reply
 from trialfleet.client.credentials import Credentials, Metadata
-from trialfleet.client.stream import AVAILABLE, Stream, StreamEnded
+from trialfleet.client.stream import Stream, StreamEnded
 from trialfleet.errors import InvalidInput
 
 _OPTIONS: Final = (
@@ -41,50 +41,61 @@ class _Channel:
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.authorities = credentials.authorities
         self._channel = credentials.connect(address, _OPTIONS)
+        self._target = credentials.target(address)
         self._unary: dict[Call[Any], Callable[..., Any]] = {}
+        self._streams: set[Stream[Any]] = set()
         # Those that no thread uses, of each call as many as threads made it at once.
-        self._streams: dict[Call[Any], list[Stream[Any]]] = {}
+        self._idle: dict[Call[Any], list[Stream[Any]]] = {}
         self.closed = False
         self.answered_at = time.monotonic()
 
     def call(
         self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
     ) -> Reply:
-        if not (call.stream and AVAILABLE):
+        if not call.stream:
             return self._method(call)(request, timeout=deadline_s, metadata=metadata)
-        stream = self._take_idle(call, deadline_s, metadata)
-        if stream is not None:
+        while (stream := self._take_idle(call)) is not None:
+            if not stream.serves(metadata):
+                self._end(stream)
+                continue
             try:
-                return self._ask(call, stream, request)
+                return self._ask(call, stream, request, deadline_s)
             except StreamEnded as error:
                 # It may have ended while nobody used it.
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
-        stream = Stream(self._channel, call.stream, call.decode, metadata, deadline_s)
-        return self._ask(call, stream, request)
+                break
+        stream = Stream(self._target, call.stream, call.decode, metadata)
+        return self._ask(call, stream, request, deadline_s)
 
-    def _ask(self, call: Call[Reply], stream: Stream[Reply], request: bytes) -> Reply:
+    def _ask(
+        self, call: Call[Reply], stream: Stream[Reply], request: bytes, deadline_s: float
+    ) -> Reply:
+        self._streams.add(stream)
         try:
-            reply = stream.ask(request)
+            if self.closed:  # before close() could see the stream
+                raise ChannelClosed
+            reply = stream.ask(request, deadline_s)
+            self._give_back(call, stream)
         except BaseException:
-            stream.close()
+            self._end(stream)
             raise
-        self._streams.setdefault(call, []).append(stream)
         return reply
 
-    def _take_idle(
-        self, call: Call[Reply], deadline_s: float, metadata: Metadata | None
-    ) -> Stream[Reply] | None:
-        idle = self._streams.get(call)
-        while idle:
-            try:
-                stream = idle.pop()
-            except IndexError:  # another thread took the last
-                break
-            if stream.serves(metadata, deadline_s):
-                return stream
-            stream.close()
-        return None
+    def _give_back(self, call: Call[Any], stream: Stream[Any]) -> None:
+        self._idle.setdefault(call, []).append(stream)
+        if self.closed:
+            self._close_idle()
+
+    def _end(self, stream: Stream[Any]) -> None:
+        self._streams.discard(stream)
+        stream.close()
+
+    def _take_idle(self, call: Call[Reply]) -> Stream[Reply] | None:
+        try:
+            return self._idle[call].pop()
+        except (KeyError, IndexError):
+            return None
 
     def _method(self, call: Call[Reply]) -> Callable[..., Reply]:
         found = self._unary.get(call)
@@ -98,7 +109,15 @@ class _Channel:
 
     def close(self) -> None:
         self.closed = True
+        self._close_idle()
+        for stream in list(self._streams):
+            stream.cancel()
         self._channel.close()
+
+    def _close_idle(self) -> None:
+        for call in list(self._idle):
+            while (stream := self._take_idle(call)) is not None:
+                self._end(stream)
 
 
 class Endpoint:
@@ -115,7 +134,7 @@ class Endpoint:
         self._channel: _Channel | None = None
 
     def call(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
-        """Make one attempt, which takes ``deadline_s``, over a stream twice as long, at most.
+        """Make one attempt, which takes ``deadline_s`` at most.
 
         Raises ``grpc.RpcError`` and :class:`ChannelClosed`.
         """

@@ -1,35 +1,34 @@
-"""Calls of one kind, one after the other, over one stream: half the cost of each alone.
+"""Calls of one kind, one after the other, over one stream: a fraction of the cost of each alone.
 
-gRPC's own streams hand every message over to threads and back, which costs a worker more than a
-stream saves. So this is written as gRPC's own unary calls are, on the layer beneath them, where the
-calling thread does it all. That layer is not public: where an installed gRPC has another,
-:data:`AVAILABLE` is false, and calls are made one by one.
+gRPC's client reads sockets in threads of its own and hands every message over, which costs a worker
+several times what the message itself does. Here the calling thread writes to a socket and reads
+from it: gRPC's protocol over :mod:`~trialfleet.client.http2`, one connection for each stream.
 """
 
+import contextlib
+import socket
+import struct
 import time
+import urllib.parse
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from trialfleet.client.credentials import Metadata
-
-AVAILABLE: Final = hasattr(cygrpc, "SegregatedCall") and hasattr(cygrpc.Channel, "segregated_call")
-
-_LIFE: Final = 2.0
-"""A stream lives for so many deadlines of the call that opened it.
-
-gRPC has no deadline for a message, only for a stream: what is asked in the first half of its life
-is answered, or has failed, within one to two deadlines. A stream that is idle ends by itself.
-"""
+from trialfleet.client.http2 import REFUSED_STREAM, Exchange
+from trialfleet.client.target import Target
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-# What is under way on a stream.
-_OPENED: Final = "opened"
-_ANSWERED: Final = "answered"
-_ENDED: Final = "ended"
+_PREFIX: Final = struct.Struct(">BL")
+"""Of a message: whether it is compressed, and its length."""
+
+_CANCEL: Final = 0x8
+_RESETS: Final = {
+    REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,
+    _CANCEL: grpc.StatusCode.CANCELLED,
+}
 
 _R = TypeVar("_R")
 
@@ -52,77 +51,115 @@ class StreamEnded(grpc.RpcError):
 
 
 class Stream(Generic[_R]):
-    """One stream. Belongs to one thread at a time."""
+    """One stream. Belongs to one thread at a time, but for :meth:`cancel`."""
 
     def __init__(
-        self,
-        channel: grpc.Channel,
-        path: str,
-        decode: Callable[[bytes], _R],
-        metadata: Metadata | None,
-        deadline_s: float,
+        self, target: Target, path: str, decode: Callable[[bytes], _R], metadata: Metadata | None
     ) -> None:
-        """Open it. Raises ``ValueError`` if the channel was closed."""
+        """Prepare it; it is opened by the first call."""
+        self._target = target
         self._decode = decode
         self._metadata = metadata
-        life_s = _LIFE * deadline_s
-        self._ends_at = time.monotonic() + life_s
-        self._receive: tuple[Any, ...] = (
-            cygrpc.ReceiveInitialMetadataOperation(0),
-            cygrpc.ReceiveMessageOperation(0),
+        self._headers = (
+            (":method", "POST"),
+            (":scheme", "http" if target.authorities is None else "https"),
+            (":path", path),
+            (":authority", f"{target.name}:{target.port}"),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            *(metadata or ()),
         )
-        inner: Any = channel
-        self._call: Any = inner._channel.segregated_call(
-            cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS,
-            path.encode(),
-            None,
-            time.time() + life_s,
-            metadata,
-            None,
-            (
-                ((cygrpc.SendInitialMetadataOperation(metadata, 0),), _OPENED),
-                ((cygrpc.ReceiveStatusOnClientOperation(0),), _ENDED),
-            ),
-            None,
-        )
-        self._under_way = {_OPENED, _ENDED}
-        self._status = StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed")
+        self._socket: socket.socket | None = None
+        self._exchange: Exchange | None = None
+        self._cancelled = False
 
-    def serves(self, metadata: Metadata | None, deadline_s: float) -> bool:
-        """Whether a call that may take so long, and shows such metadata, can be made over it."""
-        left_s = self._ends_at - time.monotonic()
-        return deadline_s <= left_s <= _LIFE * deadline_s and metadata == self._metadata
+    def serves(self, metadata: Metadata | None) -> bool:
+        """Whether a call that shows such metadata can be made over it."""
+        assert self._exchange is not None
+        return metadata == self._metadata and not self._exchange.going_away
 
-    def ask(self, request: bytes) -> _R:
+    def ask(self, request: bytes, deadline_s: float) -> _R:
         """Return the answer to a request. If it raises the stream is of no more use.
 
-        Raises ``grpc.RpcError``.
+        Raises :class:`StreamEnded`.
         """
-        operations = (cygrpc.SendMessageOperation(request, 0), *self._receive)
-        if self._call.operate(operations, _ANSWERED):
-            self._under_way.add(_ANSWERED)
-            self._receive = self._receive[-1:]  # the other's metadata come once
-            while _ANSWERED in self._under_way:
-                event = self._next()
-                if event.tag == _ANSWERED:
-                    message = event.batch_operations[-1].message()
-                    if message is not None:
-                        return self._decode(message)
-        while _ENDED in self._under_way:
-            self._next()
-        raise self._status
+        try:
+            return self._decode(self._ask(request, deadline_s))
+        except TimeoutError:
+            raise StreamEnded(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s"
+            ) from None
+        except OSError as error:
+            if self._cancelled:
+                raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed") from error
+            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+
+    def cancel(self) -> None:
+        """Let the call that is under way in another thread fail."""
+        self._cancelled = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of an encrypted one: that is not for two threads.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it, also in the middle of a call. Idempotent."""
-        self._call.cancel(cygrpc.StatusCode.cancelled, "the stream was closed")
-        while self._under_way:  # so that its memory is freed
-            self._next()
+        """Close the connection. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
 
-    def _next(self) -> Any:
-        event = self._call.next_event()
-        self._under_way.remove(event.tag)
-        if event.tag == _ENDED:
-            (ended,) = event.batch_operations
-            code = _CODES.get(ended.code(), grpc.StatusCode.UNKNOWN)
-            self._status = StreamEnded(code, ended.details() or "")
-        return event
+    def _ask(self, request: bytes, deadline_s: float) -> bytes:
+        ends_at = time.monotonic() + deadline_s
+        exchange = self._exchange or self._open(deadline_s)
+        assert self._socket is not None
+        self._socket.settimeout(max(ends_at - time.monotonic(), 0.001))
+        exchange.send(_PREFIX.pack(0, len(request)) + request)
+        while True:
+            message = _message(exchange.data)
+            if message is not None:
+                return message
+            if exchange.ended:
+                raise _status(exchange)
+            left_s = ends_at - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left_s)
+            exchange.receive()
+
+    def _open(self, deadline_s: float) -> Exchange:
+        self._socket = self._target.connect(deadline_s)
+        if self._cancelled:
+            raise ConnectionError("the stream was closed")
+        self._exchange = Exchange(self._socket, self._headers)
+        return self._exchange
+
+
+def _message(data: bytearray) -> bytes | None:
+    """Take a message from the beginning of what came; None if it is not whole."""
+    if len(data) < _PREFIX.size:
+        return None
+    compressed, length = _PREFIX.unpack_from(data)
+    end = _PREFIX.size + length
+    if len(data) < end:
+        return None
+    if compressed:
+        raise StreamEnded(
+            grpc.StatusCode.INTERNAL, "found a compressed message, expected a plain one"
+        )
+    message = bytes(data[_PREFIX.size : end])
+    del data[:end]
+    return message
+
+
+def _status(exchange: Exchange) -> StreamEnded:
+    """Return how an exchange ended, as gRPC says it."""
+    headers = exchange.headers
+    status = headers.get("grpc-status", "")
+    if status.isdecimal():
+        code = _CODES.get(int(status), grpc.StatusCode.UNKNOWN)
+        return StreamEnded(code, urllib.parse.unquote(headers.get("grpc-message", "")))
+    if exchange.reset is not None:
+        code = _RESETS.get(exchange.reset, grpc.StatusCode.INTERNAL)
+        return StreamEnded(code, f"the stream was reset with code {exchange.reset}")
+    # Not a proxy of ours, but one in between.
+    answered = headers.get(":status", "none")
+    return StreamEnded(grpc.StatusCode.UNAVAILABLE, f"found HTTP status {answered}, expected gRPC")
