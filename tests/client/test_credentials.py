@@ -22,6 +22,7 @@ from tests.proxy.running import TIMEOUT_S, Running
 from trialfleet import certificates, errors, names, tokens
 from trialfleet.client import FleetStorage, StudyDefinition
 from trialfleet.client.credentials import Credentials
+from trialfleet.client.target import Target
 
 KEY, NEW_KEY = "k" * 32, "n" * 32
 MINIMIZE = [StudyDirection.MINIMIZE]
@@ -202,6 +203,21 @@ def test_a_stream_shows_the_token_too(mine: FleetStorage) -> None:
     study_id = mine.get_study_id_from_name("mine")
     assert mine.get_all_trials(study_id) == []
     assert mine.news(study_id) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "server_name", "host", "authority", "name"),
+    [
+        ("proxy:1", "", "proxy", "proxy:1", "proxy"),
+        ("[::1]:1", "", "::1", "[::1]:1", "::1"),
+        ("127.0.0.1:1", "proxy", "127.0.0.1", "proxy", "proxy"),
+    ],
+)
+def test_where_a_stream_leads(
+    address: str, server_name: str, host: str, authority: str, name: str
+) -> None:
+    target = Credentials("", "", server_name).target(address)
+    assert target == Target(host, 1, authority, None, name)
 
 
 def test_an_authority_is_changed_while_a_trial_runs(secured: Secured, mine: FleetStorage) -> None:

@@ -240,6 +240,11 @@ def _headers(*pairs: tuple[str, str], flags: int = END_HEADERS) -> bytes:
             "10%\n",
         ),
         (
+            [_headers(("grpc-status", "0"), flags=END_HEADERS | END_STREAM)],
+            grpc.StatusCode.INTERNAL,
+            "the stream ended without an answer",
+        ),
+        (
             [_headers(("grpc-status", "99"), flags=END_HEADERS | END_STREAM)],
             grpc.StatusCode.UNKNOWN,
             "",

@@ -61,7 +61,8 @@ class Credentials:
         """Return where streams to ``host:port`` lead."""
         host, _, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        return Target(host, int(port), self.authorities, self._server_name or host)
+        name = self._server_name
+        return Target(host, int(port), name or address, self.authorities, name or host)
 
     def _read(self) -> None:
         if self._token_file:

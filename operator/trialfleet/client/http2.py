@@ -41,7 +41,7 @@ _DEFAULT_MAX_FRAME: Final = 16_384
 _WINDOW: Final = 2**31 - 1
 """We read all that comes: the sender need not wait for us."""
 _REPLENISH: Final = 2**30
-_READ: Final = 256 * 1024
+_READ: Final = 64 * 1024
 
 REFUSED_STREAM: Final = 0x7
 """Code of a reset of which nothing was processed."""

@@ -64,7 +64,7 @@ class Stream(Generic[_R]):
             (":method", "POST"),
             (":scheme", "http" if target.authorities is None else "https"),
             (":path", path),
-            (":authority", f"{target.name}:{target.port}"),
+            (":authority", target.authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             *(metadata or ()),
@@ -111,19 +111,14 @@ class Stream(Generic[_R]):
         ends_at = time.monotonic() + deadline_s
         exchange = self._exchange or self._open(deadline_s)
         assert self._socket is not None
-        self._socket.settimeout(max(ends_at - time.monotonic(), 0.001))
+        self._socket.settimeout(_left(ends_at))
         exchange.send(_PREFIX.pack(0, len(request)) + request)
-        while True:
-            message = _message(exchange.data)
-            if message is not None:
-                return message
+        while (message := _message(exchange.data)) is None:
             if exchange.ended:
                 raise _status(exchange)
-            left_s = ends_at - time.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left_s)
+            self._socket.settimeout(_left(ends_at))
             exchange.receive()
+        return message
 
     def _open(self, deadline_s: float) -> Exchange:
         self._socket = self._target.connect(deadline_s)
@@ -131,6 +126,14 @@ class Stream(Generic[_R]):
             raise ConnectionError("the stream was closed")
         self._exchange = Exchange(self._socket, self._headers)
         return self._exchange
+
+
+def _left(ends_at: float) -> float:
+    """Return how many seconds are left. Raises ``TimeoutError`` if there are none."""
+    left_s = ends_at - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
 
 
 def _message(data: bytearray) -> bytes | None:
@@ -156,6 +159,8 @@ def _status(exchange: Exchange) -> StreamEnded:
     status = headers.get("grpc-status", "")
     if status.isdecimal():
         code = _CODES.get(int(status), grpc.StatusCode.UNKNOWN)
+        if code is grpc.StatusCode.OK:
+            return StreamEnded(grpc.StatusCode.INTERNAL, "the stream ended without an answer")
         return StreamEnded(code, urllib.parse.unquote(headers.get("grpc-message", "")))
     if exchange.reset is not None:
         code = _RESETS.get(exchange.reset, grpc.StatusCode.INTERNAL)

@@ -11,6 +11,8 @@ class Target:
 
     host: str
     port: int
+    authority: str
+    """What it is called in requests."""
     authorities: bytes | None
     """The certificates to trust, in PEM; None: connections are not encrypted."""
     name: str

@@ -8,7 +8,8 @@
 -- Locks are taken as everywhere: sessions, studies, trials, counts. What the trials gained is
 -- written before a trial is opened: an end that comes of it is seen.
 --
--- Counts and front are brought up to date at the end, once for all: the triggers keep out.
+-- Counts and front are brought up to date at the end, once for all: the triggers keep out. (The
+-- setting that tells them can't stand with the others: that would take a superuser.)
 --
 -- A plan is made once for a connection, when the tables may still be empty: every table is reached
 -- by an index, row by row, and a study's last number by going back from the index's end.
@@ -22,12 +23,12 @@ CREATE FUNCTION trialfleet_apply(
     open_studies int[], open_sessions bytea[], open_sequences bigint[],
     OUT told boolean, OUT opened int[], OUT numbers int[], OUT moment timestamp
 ) LANGUAGE plpgsql
-SET trialfleet.applying = 'on'
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 #variable_conflict use_column
 DECLARE
     sequence_of_ids CONSTANT regclass := pg_get_serial_sequence('trials', 'trial_id');
+    applying text;
     found int;
     ended int[] := '{}';
     ended_studies int[] := '{}';
@@ -59,6 +60,7 @@ BEGIN
         IF NOT told THEN
             RETURN;
         END IF;
+        applying := set_config('trialfleet.applying', 'on', true);
         IF cardinality(param_ids) > 0 THEN
             INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
             SELECT * FROM unnest(param_ids, param_names, param_values, param_texts)
@@ -142,6 +144,7 @@ BEGIN
             SELECT last.number + row_number() OVER (PARTITION BY u.study_id ORDER BY place)
             FROM unnest(open_studies) WITH ORDINALITY AS u (study_id, place)
             JOIN last USING (study_id) ORDER BY place);
+        applying := set_config('trialfleet.applying', 'on', true);
         INSERT INTO trials (trial_id, study_id, number, state, datetime_start)
         SELECT trial_id, study_id, number, 'RUNNING', moment
         FROM unnest(opened, open_studies, numbers) AS u (trial_id, study_id, number);
@@ -150,6 +153,7 @@ BEGIN
         FROM unnest(opened, open_sessions, open_sequences) AS u (trial_id, session_id, opening);
     END IF;
 
+    applying := set_config('trialfleet.applying', 'off', true);
     IF cardinality(ended) > 0 OR opened IS NOT NULL THEN
         PERFORM trialfleet_add_counts(array_agg(trial_id), array_agg(study_id), array_agg(state),
             array_agg(sign))
