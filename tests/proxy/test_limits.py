@@ -1,14 +1,16 @@
 """What a proxy refuses, so that one caller can't take it from all others."""
 
+import resource
 import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import sqlalchemy as sa
 
-from tests.proxy.running import LOCALHOST, TIMEOUT_S, Running, Session, eventually
+from tests.proxy.running import LOCALHOST, TIMEOUT_S, Process, Running, Session, eventually
 from trialfleet import names
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -117,3 +119,17 @@ def test_an_ask_is_not_held_for_ever(
     session = Session(proxy.stub, "s")
     session.open_trial()
     assert session.ask(wait_ms=4_000_000_000).WhichOneof("outcome") == "wait"
+
+
+def test_as_many_connections_as_the_system_grants(
+    start_process: Callable[..., Process], database_url: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # as a shell may have it
+    try:
+        process = start_process("--storage", database_url, "--listen", "127.0.0.1:0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    process.listening()
+    granted = psutil.Process(process.popen.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert granted == (hard, hard)
