@@ -18,6 +18,8 @@ from benchmarks.cases import STEADY, Case, measure, measure_steady
 from benchmarks.ways import Direct, StockProxy, Trialfleet, Way
 from trialfleet.local.postgres import Postgres
 
+_WHOSE = ("workers", "proxies", "postgres")
+
 RESULTS = Path(__file__).parent / "results"
 
 CASES = (
@@ -83,7 +85,11 @@ def main() -> None:
 
 
 def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) -> None:
-    table = Table(title=f"RandomSampler, fsync on, {os.cpu_count()} cores, one run")
+    table = Table(
+        title=f"RandomSampler, fsync on, {os.cpu_count()} cores, one run",
+        caption="All but trials/s, the ratio and p99 are for a trial; CPU is that of the workers, "
+        "the proxies if there are any, and PostgreSQL.",
+    )
     for heading in (
         "",
         "trials/s",
@@ -92,6 +98,7 @@ def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) ->
         "statements",
         "RPCs",
         "WAL bytes",
+        "CPU ms",
         "p99 ms",
     ):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -110,10 +117,11 @@ def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) ->
                 f"{row['statements']:.1f}",
                 f"{row['rpcs']:.2f}" if row["rpcs"] else "",
                 f"{row['wal_bytes']:.0f}",
+                " + ".join(f"{row[f'{who}_cpu_ms']:.2f}" for who in _WHOSE if row[f"{who}_cpu_ms"]),
                 f"{row['p99_ms']:.0f}" if row["p99_ms"] else "",
                 "" if before is None else f"{before:.1f}",
             )
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
 def _load_last() -> dict[tuple[str, str], float]:

@@ -11,7 +11,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 
-from benchmarks import counting
+from benchmarks import counting, cpu
 from benchmarks.ways import STUDY, Timing, Trialfleet, Way
 
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -61,6 +61,9 @@ class Figures:
     statements: float
     wal_bytes: float
     rpcs: float
+    workers_cpu_ms: float
+    proxies_cpu_ms: float
+    postgres_cpu_ms: float
     p99_ms: float = 0.0
     """Of all calls."""
     calls: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -102,8 +105,10 @@ def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, do
     pruner = getattr(optuna.pruners, case.pruner)()
     objective = Objective(case.params, case.reports, case.seconds)
     gate.wait()
+    cpu_s = time.process_time()
     calls = way.run(storage, sampler, pruner, objective, trials)
-    done.put((time.monotonic(), calls, getattr(way, "timings", [])))
+    cpu_s = time.process_time() - cpu_s
+    done.put((time.monotonic(), calls, cpu_s, getattr(way, "timings", [])))
     getattr(storage, "close", lambda: None)()
 
 
@@ -128,12 +133,15 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
             time.sleep(0.1)
         time.sleep(_REPORTED_S)
         before = counting.read(url)
+        proxies_s, postgres_s = cpu.of_proxies(way.proxies), cpu.of_postgres(url)
         calls_before = way.calls() if isinstance(way, Trialfleet) else None
         gate.wait()
         started = time.monotonic()
         ends = [done.get(timeout=3600) for _ in workers]
-        elapsed = max(end for end, _, _ in ends) - started
-        rpcs = sum(calls for _, calls, _ in ends)
+        elapsed = max(end for end, _, _, _ in ends) - started
+        proxies_s = cpu.of_proxies(way.proxies) - proxies_s
+        postgres_s = cpu.of_postgres(url) - postgres_s
+        rpcs = sum(calls for _, calls, _, _ in ends)
         if isinstance(way, Trialfleet) and calls_before is not None:
             rpcs = (way.calls() - calls_before).total()
         for worker in workers:
@@ -142,7 +150,7 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
     cost = counting.read(url).since(before)
     finished = _count(database)
     assert finished == trials, f"{way.name}: {finished} trials finished of {trials}"
-    latencies = _latencies([timings for _, _, timings in ends])
+    latencies = _latencies([timings for _, _, _, timings in ends])
     return Figures(
         trials=trials,
         trials_per_s=trials / elapsed,
@@ -150,6 +158,9 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         statements=cost.statements / trials,
         wal_bytes=cost.wal_bytes / trials,
         rpcs=rpcs / trials,
+        workers_cpu_ms=1000 * sum(cpu_s for _, _, cpu_s, _ in ends) / trials,
+        proxies_cpu_ms=1000 * proxies_s / trials,
+        postgres_cpu_ms=1000 * postgres_s / trials,
         p99_ms=latencies.pop("all", {}).get("p99_ms", 0.0),
         calls=latencies,
     )

@@ -12,7 +12,7 @@ import time
 import urllib.request
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -31,6 +31,8 @@ class Way:
     """One way: how its servers are started, how a worker connects, how it runs trials."""
 
     name: str
+    proxies: Sequence[int] = ()
+    """Processes between workers and PostgreSQL, by their ids."""
 
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
@@ -94,12 +96,13 @@ class StockProxy(Way):
         # Of proxies that make the tables at the same time all but one fail.
         optuna.storages.RDBStorage(url).engine.dispose()
         with contextlib.ExitStack() as stack:
-            addresses = []
+            addresses, self.proxies = [], []
             for _ in range(proxies):
                 port = _free_port()
                 command = [sys.executable, "-c", program, url, str(port)]
                 process = stack.enter_context(subprocess.Popen(command))
                 stack.callback(process.kill)
+                self.proxies.append(process.pid)
                 addresses.append(f"127.0.0.1:{port}")
             yield addresses
 
@@ -124,7 +127,7 @@ class Trialfleet(Way):
     @contextlib.contextmanager
     def serve(self, url: str, proxies: int) -> Iterator[list[str]]:
         with contextlib.ExitStack() as stack:
-            addresses, self.metrics = [], []
+            addresses, self.metrics, self.proxies = [], [], []
             for _ in range(proxies):
                 metrics = f"127.0.0.1:{_free_port()}"
                 process = stack.enter_context(
@@ -133,11 +136,7 @@ class Trialfleet(Way):
                             *(sys.executable, "-m", "trialfleet.cli.main", "proxy"),
                             *("--listen", "127.0.0.1:0", "--metrics", metrics),
                         ],
-                        env={
-                            **os.environ,
-                            **names.PROXY_ENVIRONMENT,
-                            names.ENV_STORAGE_URL: url,
-                        },
+                        env={**os.environ, names.ENV_STORAGE_URL: url},
                         stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL,
                         text=True,
@@ -145,6 +144,7 @@ class Trialfleet(Way):
                 )
                 stack.callback(process.wait)
                 stack.callback(process.send_signal, signal.SIGTERM)
+                self.proxies.append(process.pid)
                 assert process.stdout is not None
                 for line in process.stdout:
                     if line.startswith("listening on "):
