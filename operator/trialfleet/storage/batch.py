@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
+from trialfleet.storage.connecting import is_gone
 from trialfleet.storage.opening import create_trial, lock_openings, open_trials
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.plain import LEFT, PlainWrites
@@ -83,12 +84,13 @@ _Work = Callable[[sa.Connection], list[Any]]
 class Writer:
     """Applies batches of commands on one connection. Belongs to one thread."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, plain: PlainWrites | None = None) -> None:
         """Take the engine; a connection is made when the first batch comes."""
         self._engine = engine
         self._connection: sa.Connection | None = None
-        self._distributions = Distributions()
-        self._plain = PlainWrites(self._distributions)
+        self._plain = plain or PlainWrites(Distributions())
+        self._distributions = self._plain.distributions
+        self._cut = False
 
     def close(self) -> None:
         """Give the connection back."""
@@ -96,14 +98,20 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def apply(self, commands: Sequence[Command]) -> list[Any]:
+    def apply(self, commands: Sequence[Command], *, cut: bool = False) -> list[Any]:
         """Apply commands and commit; return for each its answer or its error.
+
+        With ``cut`` they were tried on another connection, which broke: as on a connection of its
+        own that breaks, they are tried once more.
 
         The commands of different callers have no order among each other. All openings of
         trials and writes to trials share one transaction, all keep-alives another one, and
         each of the rare others has its own: so every transaction locks sessions, studies, trials
         and counts in this order. Trials are written to before others are opened.
         """
+        self._cut = cut
+        if cut:
+            self._discard()
         shared = [i for i, command in enumerate(commands) if _is_shared(command)]
         alive = [i for i, command in enumerate(commands) if isinstance(command, KeepAlive)]
         answers: list[Any] = [None] * len(commands)
@@ -139,7 +147,6 @@ class Writer:
             ]
 
     def _transaction(self, work: _Work, patient: bool) -> list[Any]:
-        cut = False
         for attempt in range(1, _MAX_TRIES + 1):
             committing = False
             try:
@@ -153,11 +160,11 @@ class Writer:
                 return answers
             except sa.exc.DBAPIError as error:
                 connected = self._connection is not None
-                if error.connection_invalidated or not connected or _is_gone(error):
+                if error.connection_invalidated or not connected or is_gone(error.orig):
                     self._discard()
-                    if connected and not committing and not cut:
+                    if connected and not committing and not self._cut:
                         # Maybe while nobody used it. Nothing was committed: begin anew, once.
-                        cut = True
+                        self._cut = True
                         _log.info("the database connection is made again: %s", _one_line(error))
                         continue
                     raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error
@@ -268,21 +275,6 @@ def _restored(connection: sa.Connection, command: Command, answer: int | None) -
     if isinstance(command, WriteTrial):
         return bool(answer)
     return answer
-
-
-def _is_gone(error: sa.exc.DBAPIError) -> bool:
-    # A server that starts, stops or has no connection left says so while connecting; one that
-    # is read-only is a replica that was the primary a moment ago.
-    return (
-        isinstance(error.orig, psycopg2.OperationalError)
-        and (
-            error.orig.pgcode is None
-            or (
-                error.orig.pgcode[:2] in {"08", "53", "57"}
-                and not isinstance(error.orig, psycopg2.errors.QueryCanceled)
-            )
-        )
-    ) or isinstance(error.orig, psycopg2.InterfaceError | psycopg2.errors.ReadOnlySqlTransaction)
 
 
 def _one_line(error: BaseException) -> str:

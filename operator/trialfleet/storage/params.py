@@ -1,6 +1,6 @@
 """Whether a parameter's distribution fits what the study has of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -43,12 +43,13 @@ Key = tuple[int, str]
 class Distributions:
     """The first distribution of each parameter of each study, remembered from the database.
 
-    Belongs to one thread.
+    One thread and one event loop may use it at once.
     """
 
     def __init__(self) -> None:
         """Start with none."""
         self._first: dict[Key, str] = {}
+        self._of_studies: dict[int, dict[str, str]] = {}
         self._parsed: dict[str, BaseDistribution] = {}
 
     def check(
@@ -65,7 +66,7 @@ class Distributions:
             if error is None
             for param in params
         }
-        self._learn(connection, keys)
+        self.learn(connection, keys)
         self._compare(writes, errors, self._first)
         new: dict[Key, str] = {}
         for (study_id, params), error in zip(writes, errors, strict=True):
@@ -78,11 +79,11 @@ class Distributions:
             self._compare(writes, errors, _claim(connection, new))
         return errors
 
-    def fit(self, connection: sa.Connection, writes: Sequence[tuple[int, Sequence[Param]]]) -> bool:
-        """Return whether nothing is wrong with any of the writes, and no name is new."""
-        keys = {(study_id, param.name) for study_id, params in writes for param in params}
-        self._learn(connection, keys)
-        return self._first.keys() >= keys and not any(
+    def fit(self, writes: Sequence[tuple[int, Sequence[Param]]]) -> bool:
+        """Return whether nothing is wrong with any of the writes, and no name is unknown."""
+        return all(
+            (study_id, param.name) in self._first for study_id, params in writes for param in params
+        ) and not any(
             self._malformed(params) or self._incompatible(study_id, params, self._first)
             for study_id, params in writes
         )
@@ -107,18 +108,25 @@ class Distributions:
             distribution = self._parsed[text] = json_to_distribution(text)
         return distribution
 
-    def _learn(self, connection: sa.Connection, keys: set[Key]) -> None:
+    def known(self, study_id: int) -> Mapping[str, str]:
+        """Return the first distributions, by name, that are known of a study's parameters."""
+        return self._of_studies.get(study_id, {}).copy()
+
+    def learn(self, connection: sa.Connection, keys: set[Key]) -> None:
+        """Read what the database has of parameters, given by study and name, if it is unknown."""
         missing = [key for key in keys if key not in self._first]
         if not missing:
             return
         if len(self._first) > _MAX_REMEMBERED:
             self._first.clear()
+            self._of_studies.clear()
             missing = list(keys)
         rows = connection.execute(
             _KNOWN, {"studies": [key[0] for key in missing], "names": [key[1] for key in missing]}
         )
         for study_id, name, text in rows:
             self._first[study_id, name] = text
+            self._of_studies.setdefault(study_id, {})[name] = text
 
     def _compare(
         self,

@@ -7,6 +7,7 @@ that is not plain is applied by :mod:`~trialfleet.storage.updating` and
 once more in ``plain.sql``, because there it costs one round trip instead of a dozen.
 """
 
+import contextlib
 import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -21,10 +22,12 @@ from trialfleet.storage.records import (
     OpenTrial,
     TrialRecord,
     UpdateTrial,
+    WriteId,
 )
 from trialfleet.storage.writing import TrialWrites, stored_intermediate, stored_value
 
-_APPLY: Final = f"SELECT * FROM trialfleet_apply({', '.join(['%s'] * 25)})"
+_APPLY: Final = "SELECT * FROM trialfleet_apply({})"
+_TAKE_TURN: Final = "SELECT trialfleet_take_turn({})"
 _STUDIES: Final = "SELECT trial_id, study_id FROM trials WHERE trial_id = ANY(%s::int[])"
 
 _MAX_REMEMBERED: Final = 100_000
@@ -33,12 +36,77 @@ LEFT: Final = object()
 """In place of the answer of a command that was not applied."""
 
 
+class Busy(Exception):
+    """Another transaction opens trials of the same study; nothing was done."""
+
+
+def take_turn(studies: Iterable[int]) -> str:
+    """Return the statement that waits until trials of studies may be opened.
+
+    Its row says whether it had to.
+    """
+    return _TAKE_TURN.format(_literal(sorted(studies)))
+
+
+def may_be_plain(commands: Iterable[Command]) -> bool:
+    """Return whether commands are of the kinds of which some are plain."""
+    return all(
+        isinstance(command, OpenTrial)
+        or (isinstance(command, UpdateTrial) and command.state is not TrialState.WAITING)
+        for command in commands
+    )
+
+
+class PlainBatch:
+    """Commands of the kinds of which some are plain, each of another trial or opening."""
+
+    def __init__(self) -> None:
+        self.commands: list[UpdateTrial | OpenTrial] = []
+        self._keys: set[int | WriteId] = set()
+
+    def __len__(self) -> int:
+        return len(self.commands)
+
+    def add(self, commands: Sequence[Any]) -> bool:
+        """Add one caller's commands; return False, and add none, if one has to come later."""
+        keys = {
+            command.write if isinstance(command, OpenTrial) else command.update.trial_id
+            for command in commands
+        }
+        if len(keys) < len(commands) or not self._keys.isdisjoint(keys):
+            return False
+        self._keys |= keys
+        self.commands += commands
+        return True
+
+    @property
+    def updates(self) -> list[UpdateTrial]:
+        """Those that write to trials."""
+        return [command for command in self.commands if isinstance(command, UpdateTrial)]
+
+    @property
+    def openings(self) -> list[OpenTrial]:
+        """Those that open trials."""
+        return [command for command in self.commands if isinstance(command, OpenTrial)]
+
+    def statement(self, turns: Iterable[int] = ()) -> str:
+        """Return the statement that applies what is plain, and ends turns that were taken.
+
+        Raises ``ValueError`` for a text that no database takes.
+        """
+        arrays = (*_of_updates(self.updates), *_of_openings(self.openings), turns)
+        return _APPLY.format(", ".join(map(_literal, arrays)))
+
+
 class PlainWrites:
-    """Applies what is plain of a batch. Belongs to one thread."""
+    """Knows which commands are plain, as far as that can be known before they are applied.
+
+    One thread and one event loop may use it at once.
+    """
 
     def __init__(self, distributions: Distributions) -> None:
         """Take what knows the parameters of studies."""
-        self._distributions = distributions
+        self.distributions = distributions
         self._studies: dict[int, int] = {}  # of trials; neither ever changes
 
     def apply(self, connection: sa.Connection, commands: Sequence[Command]) -> list[Any]:
@@ -46,70 +114,95 @@ class PlainWrites:
 
         The updates are applied all or none, and the openings, after them, all or none.
         """
-        answers: list[Any] = [LEFT] * len(commands)
-        updates, opens = [], []
-        for place, command in enumerate(commands):
-            if isinstance(command, UpdateTrial) and command.state is not TrialState.WAITING:
-                updates.append((place, command))
-            elif isinstance(command, OpenTrial):
-                opens.append((place, command))
-            else:
-                return answers
-        writes = {command.write for _, command in opens}
-        trials = {command.update.trial_id for _, command in updates}
-        if len(writes) < len(opens) or len(trials) < len(updates):
-            return answers
-        if not self._fit(connection, [command for _, command in updates]):
-            return answers
-        told, opened, numbers, moment = _call(
-            connection,
-            map(_array, (*_of_updates([command for _, command in updates]), *_of_openings(opens))),
-        )
-        if told:
-            for place, command in updates:
-                answers[place] = None
-                if command.state is not None:
+        batch = PlainBatch()
+        if may_be_plain(commands) and batch.add(commands):
+            self._learn(connection, batch.updates)
+            if self.fit(commands):
+                # The ways that know all cases wait for their turn by themselves.
+                with contextlib.suppress(Busy):
+                    return self.answers(batch, _execute(connection, batch.statement()))
+        return [LEFT] * len(commands)
+
+    def fit(self, commands: Sequence[Any]) -> bool:
+        """Return whether all parameters are known to be their studies', and fit."""
+        updates = [
+            command.update
+            for command in commands
+            if isinstance(command, UpdateTrial) and command.update.params
+        ]
+        # Looked up once: the other user may forget a trial at any moment.
+        found = [(self._studies.get(update.trial_id), update.params) for update in updates]
+        known = [(study_id, params) for study_id, params in found if study_id is not None]
+        return len(known) == len(found) and self.distributions.fit(known)
+
+    def answers(self, batch: PlainBatch, row: Sequence[Any]) -> list[Any]:
+        """Return the answers to a batch's commands, ``LEFT`` for each that was not applied."""
+        busy, told, opened, numbers, moment = row
+        if busy:
+            raise Busy
+        trials = iter(()) if opened is None else zip(opened, numbers, strict=True)
+        answers: list[Any] = []
+        for command in batch.commands:
+            if isinstance(command, UpdateTrial):
+                answers.append(None if told else LEFT)
+                if told and command.state is not None:
                     self._studies.pop(command.update.trial_id, None)
-        if opened is not None:
-            started = moment.replace(tzinfo=datetime.UTC)
-            for (place, command), trial_id, number in zip(opens, opened, numbers, strict=True):
-                self._remember(trial_id, command.study_id)
-                answers[place] = TrialRecord(trial_id, number, TrialState.RUNNING, started=started)
+            elif opened is None:
+                answers.append(LEFT)
+            else:
+                trial_id, number = next(trials)
+                self.remember(trial_id, command.study_id)
+                started = moment.replace(tzinfo=datetime.UTC)
+                answers.append(TrialRecord(trial_id, number, TrialState.RUNNING, started=started))
         return answers
 
-    def _fit(self, connection: sa.Connection, commands: Iterable[UpdateTrial]) -> bool:
-        """Return whether all parameters are known to their studies and fit."""
+    def remember(self, trial_id: int, study_id: int) -> None:
+        """Take note of a trial's study."""
+        while len(self._studies) >= _MAX_REMEMBERED:
+            self._studies.pop(next(iter(self._studies)), None)
+        self._studies[trial_id] = study_id
+
+    def _learn(self, connection: sa.Connection, commands: Iterable[UpdateTrial]) -> None:
         updates = [command.update for command in commands if command.update.params]
         strange = [u.trial_id for u in updates if u.trial_id not in self._studies]
         if strange:
             for trial_id, study_id in connection.exec_driver_sql(_STUDIES, (strange,)):
-                self._remember(trial_id, study_id)
-        if not all(update.trial_id in self._studies for update in updates):
-            return False
-        return self._distributions.fit(
-            connection, [(self._studies[update.trial_id], update.params) for update in updates]
+                self.remember(trial_id, study_id)
+        self.distributions.learn(
+            connection,
+            {
+                (self._studies[update.trial_id], param.name)
+                for update in updates
+                if update.trial_id in self._studies
+                for param in update.params
+            },
         )
 
-    def _remember(self, trial_id: int, study_id: int) -> None:
-        if len(self._studies) >= _MAX_REMEMBERED:
-            del self._studies[next(iter(self._studies))]
-        self._studies[trial_id] = study_id
 
-
-def _call(connection: sa.Connection, arguments: Iterable[str]) -> Sequence[Any]:
-    """Return the row of the function; what SQLAlchemy adds to a statement costs as much as ours."""
+def _execute(connection: sa.Connection, statement: str) -> Sequence[Any]:
+    """Return the row; what SQLAlchemy adds to a statement costs as much as ours."""
     dbapi: Any = connection.connection.dbapi_connection
     try:
         with dbapi.cursor() as cursor:
-            cursor.execute(_APPLY, tuple(arguments))
+            cursor.execute(statement)
             row: Sequence[Any] = cursor.fetchone()
             return row
     except psycopg2.Error as error:
         raise sa.exc.DBAPIError(_APPLY, None, error) from error
 
 
+def _literal(values: Iterable[Any]) -> str:
+    """Return an array as a literal: the server reads its text ten times as fast as ARRAY[...]."""
+    text = _array(values)
+    if "\0" in text:
+        # As psycopg2 says it of parameters.
+        raise ValueError("A string literal cannot contain NUL (0x00) characters.")
+    # A backslash in it is a backslash: see the settings of connections.
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _array(values: Iterable[Any]) -> str:
-    """Return PostgreSQL's text of an array: the server reads it ten times as fast as ARRAY[...]."""
+    """Return PostgreSQL's text of an array."""
     return "{" + ",".join(map(_element, values)) + "}"
 
 
@@ -157,9 +250,9 @@ def _of_updates(commands: Sequence[UpdateTrial]) -> Iterable[list[Any]]:
     )
 
 
-def _of_openings(opens: Sequence[tuple[int, OpenTrial]]) -> Iterable[list[Any]]:
+def _of_openings(commands: Sequence[OpenTrial]) -> Iterable[list[Any]]:
     return (
-        [command.study_id for _, command in opens],
-        [command.write.session for _, command in opens],
-        [command.write.sequence for _, command in opens],
+        [command.study_id for command in commands],
+        [command.write.session for command in commands],
+        [command.write.sequence for command in commands],
     )

@@ -22,60 +22,16 @@ from trialfleet.storage.records import (
     TrialRecord,
 )
 
-_TRIAL_COLUMNS: Final = "t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete"
-
-# Trials and all that belongs to them, in one statement, which is one round trip and one snapshot:
-# kind, trial, place in the order, name, number, text, and of the trial itself two moments.
-_WITH_PARTS: Final = """
-    WITH found AS MATERIALIZED ({found}), whole AS (
-        SELECT ARRAY(SELECT trial_id FROM found
-            WHERE NOT :bare_unfinished OR state NOT IN ('RUNNING', 'WAITING')) AS ids)
-    SELECT 't', trial_id, number, state::text, NULL::float8, NULL, datetime_start, datetime_complete
-    FROM found
-    UNION ALL
-    SELECT 'p', trial_id, param_id, param_name, param_value, distribution_json, NULL, NULL
-    FROM trial_params WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
-    UNION ALL
-    SELECT 'v', trial_id, objective, NULL, value, value_type::text, NULL, NULL
-    FROM trial_values WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
-    UNION ALL
-    SELECT 'u', trial_id, trial_user_attribute_id, key, NULL, value_json, NULL, NULL
-    FROM trial_user_attributes WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
-    UNION ALL
-    SELECT 's', trial_id, trial_system_attribute_id, key, NULL, value_json, NULL, NULL
-    FROM trial_system_attributes WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
-    UNION ALL
-    SELECT 'i', trial_id, step, NULL, intermediate_value, intermediate_value_type::text, NULL, NULL
-    FROM trial_intermediate_values WHERE trial_id = ANY((SELECT ids FROM whole)::int[])
-    ORDER BY 3
-"""
-
-_TRIALS: Final = sa.text(
-    _WITH_PARTS.format(
-        found=f"SELECT {_TRIAL_COLUMNS} FROM trials t WHERE t.trial_id = ANY(CAST(:ids AS int[]))"
-    )
+# Rows of both: see reading.sql.
+_TRIALS: Final = sa.text("SELECT * FROM trialfleet_trials(CAST(:ids AS int[]), :bare)")
+_TRIALS_SINCE: Final = sa.text(
+    "SELECT * FROM "
+    "trialfleet_trials_since(:study_id, :after, CAST(:included AS int[]), :most, :bare)"
 )
 
-# A study's trials are numbered in the order of their ids, so the number, which has an index
-# together with the study, stands for the id.
 # The study comes from an array where its trials are looked for: those of one that is named would be
 # looked for by an index of studies alone, if it had few when statistics were last made.
 _STUDY: Final = "unnest(ARRAY[CAST(:study_id AS int)]) AS u (study_id)"
-
-_TRIALS_SINCE: Final = sa.text(
-    _WITH_PARTS.format(
-        found=f"""
-            SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
-            WHERE t.trial_id > :after AND t.number > coalesce((SELECT l.number
-                FROM {_STUDY} JOIN trials l ON l.study_id = u.study_id WHERE l.trial_id = :after),
-                -1)
-            UNION
-            SELECT {_TRIAL_COLUMNS} FROM {_STUDY} JOIN trials t ON t.study_id = u.study_id
-            WHERE t.trial_id = ANY(CAST(:included AS int[]))
-            ORDER BY trial_id LIMIT :limit
-        """
-    )
-)
 
 _STUDIES: Final = """
     SELECT s.study_id, s.study_name,
@@ -149,7 +105,7 @@ def _utc(naive: datetime.datetime | None) -> datetime.datetime | None:
 
 
 def _build(found: Iterable[Sequence[Any]]) -> list[TrialRecord]:
-    """Return the trials of the rows of ``_WITH_PARTS``, ordered by number."""
+    """Return the trials of the rows of ``_TRIALS``, ordered by number."""
     trials = []
     parts: dict[int, dict[str, list[Any]]] = {}
     for kind, trial_id, place, name, number, text, started, completed in found:
@@ -202,7 +158,7 @@ def read_trials(connection: sa.Connection, ids: Iterable[int]) -> dict[int, Tria
     wanted = list(ids)
     if not wanted:
         return {}
-    rows = connection.execute(_TRIALS, {"ids": wanted, "bare_unfinished": False})
+    rows = connection.execute(_TRIALS, {"ids": wanted, "bare": False})
     return {record.trial_id: record for record in _build(rows)}
 
 
@@ -223,8 +179,8 @@ def read_trials_since(
         "study_id": study_id,
         "after": after,
         "included": list(included),
-        "limit": limit,
-        "bare_unfinished": bare_unfinished,
+        "most": limit,
+        "bare": bare_unfinished,
     }
     trials = _build(connection.execute(_TRIALS_SINCE, values))
     if not trials:

@@ -200,6 +200,8 @@ class SessionOpened(NamedTuple):
     study_id: int | None
     ordinal: int
     """Sessions that the study had before this one."""
+    directions: Sequence[StudyDirection]
+    """Of the study."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from optuna.storages import RDBStorage
 
 from trialfleet.errors import SchemaMismatch
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Of the ``trialfleet_`` tables and functions; the number changes with any change of them."""
 
-_SCRIPTS: Final = ("schema.sql", "plain.sql")
+_SCRIPTS: Final = ("schema.sql", "plain.sql", "reading.sql")
 
 # Serializes proxies that start at once on an empty database. The number is arbitrary.
 _PREPARE_LOCK: Final = 0x7472_6961_6C66_6C74

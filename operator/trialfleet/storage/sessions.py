@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from optuna.distributions import json_to_distribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
@@ -35,6 +36,9 @@ _ORDINAL: Final = sa.text(
 )
 _OPENED: Final = sa.text(
     "SELECT study_id, ordinal FROM trialfleet_sessions WHERE session_id = :session"
+)
+_DIRECTIONS: Final = sa.text(
+    "SELECT direction FROM study_directions WHERE study_id = :study_id ORDER BY objective"
 )
 _OPEN: Final = sa.text(
     """
@@ -124,7 +128,8 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
     """See :class:`OpenSession`."""
     opened = connection.execute(_OPENED, {"session": command.session}).first()
     if opened is not None:
-        return SessionOpened(*opened)
+        directions = _read_directions(connection, opened.study_id)
+        return SessionOpened(opened.study_id, opened.ordinal, directions)
     study_id, ordinal = None, 0
     if command.study:
         query = sa.text("SELECT study_id FROM studies WHERE study_name = :name")
@@ -142,7 +147,12 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
             "time_to_live_s": command.time_to_live_s,
         },
     )
-    return SessionOpened(study_id, ordinal)
+    return SessionOpened(study_id, ordinal, _read_directions(connection, study_id))
+
+
+def _read_directions(connection: sa.Connection, study_id: int | None) -> Sequence[StudyDirection]:
+    rows = connection.execute(_DIRECTIONS, {"study_id": study_id})
+    return [StudyDirection[direction] for direction in rows.scalars()]
 
 
 def keep_alive(connection: sa.Connection, commands: Sequence[KeepAlive]) -> list[bool]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
 from trialfleet.storage import reading
 from trialfleet.storage.committer import Committer
+from trialfleet.storage.express import Express
 from trialfleet.storage.parking import Parking
 from trialfleet.storage.records import (
     Command,
@@ -31,6 +33,7 @@ _READERS: Final = 4
 # Bounds every wait in the database: for a lock, for a statement, for a peer that went silent.
 _SETTINGS: Final = {
     "timezone": "UTC",
+    "standard_conforming_strings": "on",
     "lock_timeout": "10s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
@@ -65,9 +68,10 @@ class Storage:
         ``max_waiting`` callers may wait for a commit; more raise ``Overloaded``. Raises
         :class:`InvalidInput` for a URL that can't be used.
         """
-        self._engine = _engine(url)
-        # A read is one statement more often than not: it needs no BEGIN and no ROLLBACK.
-        self._reading_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = _engine(url, pool_size=2)
+        # A read is one statement more often than not: it needs no BEGIN and no ROLLBACK. Of a
+        # pool of its own: else each would be told twice how its transactions are to be.
+        self._reading_engine = _engine(url, pool_size=_READERS, isolation_level="AUTOCOMMIT")
         self._max_waiting = max_waiting
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._trials = SharedReads(self._read_trials)
@@ -77,6 +81,8 @@ class Storage:
         self._parking = Parking(self._read_standings)
         self._committer: Committer | None = None
         self._closed = False
+        self.committed_at = float("-inf")
+        """When a batch was committed last, on the monotonic clock."""
         self.batches = 0
         """Transactions of the committer so far."""
         self.commands = 0
@@ -91,7 +97,11 @@ class Storage:
         made by a version of Optuna or Trialfleet that the installed ones don't work with.
         """
         await self._in_reader(prepare, self._engine)
-        self._committer = Committer(self._engine, self._max_waiting, self._committed)
+        # SQLAlchemy's own words for what libpq is to connect to.
+        _, settings = self._engine.dialect.create_connect_args(self._engine.url)
+        express = Express({**settings, **_CONNECT}, self._readers)
+        await express.open()
+        self._committer = Committer(self._engine, express, self._max_waiting, self._committed)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -102,6 +112,7 @@ class Storage:
         self._closed = True
         await asyncio.to_thread(self._readers.shutdown)
         self._engine.dispose()
+        self._reading_engine.dispose()
 
     def release(self) -> None:
         """Send home who waits in :meth:`open_trial`, and whoever still comes: no more waiting."""
@@ -113,6 +124,7 @@ class Storage:
         return self._committer.waiting if self._committer else 0
 
     def _committed(self, commands: Sequence[Command]) -> None:
+        self.committed_at = monotonic()
         self.batches += 1
         self.commands += len(commands)
         self.endings += not all(map(_ends_nothing, commands))
@@ -141,6 +153,10 @@ class Storage:
             answer: TrialRecord | Wait | Ended = await self.apply(command)
             if answer is not Wait.WAIT or not await self._parking.wait(command.study_id, deadline):
                 return answer
+
+    def parameters(self, study_id: int) -> Mapping[str, str]:
+        """Return the first distributions of a study's parameters, by name, as far as known here."""
+        return {} if self._committer is None else self._committer.parameters(study_id)
 
     async def ready(self) -> bool:
         """Whether the database answers and its schema is right."""
@@ -257,7 +273,7 @@ def _ends_nothing(command: Command) -> bool:
     return isinstance(command, OpenTrial | KeepAlive)
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, **options: Any) -> sa.Engine:
     accepted = "a URL like postgresql+psycopg2://USER:PASSWORD@HOST:5432/DATABASE"
     try:
         parsed = sa.make_url(url)
@@ -271,9 +287,9 @@ def _engine(url: str) -> sa.Engine:
     parsed = parsed.set(drivername="postgresql+psycopg2")
     return sa.create_engine(
         parsed,
-        pool_size=_READERS + 2,
         max_overflow=0,
         connect_args=dict(_CONNECT),
+        **options,
     )
 
 
