@@ -25,12 +25,6 @@ HEALTH_PORT: Final = 13002
 ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"
 """SQLAlchemy URL of the database: a password in it is not for everyone's eyes in argv."""
 
-PROXY_ENVIRONMENT: Final = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
-"""Has gRPC wait for sockets in the threads that use them, which halves what a call costs a proxy.
-
-Not for a worker: a process that waits so must not be forked, as loaders of data do.
-"""
-
 # -- environment of whoever calls a proxy ----------------------------------------------
 
 ENV_TOKEN_FILE: Final = "TRIALFLEET_TOKEN_FILE"

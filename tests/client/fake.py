@@ -128,15 +128,23 @@ class FakeProxy(grpc.GenericRpcHandler):
             return grpc.unary_stream_rpc_method_handler(
                 lambda data, context: self._answer(name, data, context)
             )
-        call = name.removesuffix("Stream")
 
         def answer(data: bytes, context: Any) -> bytes:
-            return bytes(self._answer(call, data, context).SerializeToString())
+            return bytes(self._answer(name, data, context).SerializeToString())
 
-        if call != name:
+        def work(data: bytes, context: Any) -> bytes:
+            asked = pb.WorkRequest.FromString(data)
+            field = asked.WhichOneof("call")
+            assert field is not None
+            call = "".join(word.capitalize() for word in field.split("_"))
+            reply = self._answer(call, getattr(asked, field).SerializeToString(), context)
+            answered: Any = {field: reply}
+            return pb.WorkReply(**answered).SerializeToString()
+
+        if name == "Work":
             self.streams += 1
             return grpc.stream_stream_rpc_method_handler(
-                lambda requests, context: (answer(data, context) for data in requests)
+                lambda requests, context: (work(data, context) for data in requests)
             )
         return grpc.unary_unary_rpc_method_handler(answer)
 

@@ -1,4 +1,4 @@
-"""Reports and tells over a stream: one is enough, and whatever ends it loses nothing."""
+"""A worker's calls over a stream: one is enough, and whatever ends it loses nothing."""
 
 import json
 import socket
@@ -48,13 +48,14 @@ def _values(fake: FakeProxy) -> list[float]:
     return [trial.values[0] for trial in fake.database.trials.values()]
 
 
-def test_all_tells_go_over_one_stream(fake: FakeProxy, storage: FleetStorage) -> None:
+def test_all_calls_of_a_worker_go_over_one_stream(fake: FakeProxy, storage: FleetStorage) -> None:
     study_id = storage.create_new_study(MINIMIZE)
     for value in range(5):
         _run(storage, study_id, value)
     assert _values(fake) == [0, 1, 2, 3, 4]
     assert fake.counts()["Tell"] == 5
-    assert fake.streams == 2  # the other one for the report that introduces the parameter
+    assert fake.counts()["Report"] == 1  # it introduces the parameter
+    assert fake.streams == 1
 
 
 def test_threads_have_streams_of_their_own(fake: FakeProxy, storage: FleetStorage) -> None:
@@ -72,9 +73,9 @@ def test_threads_have_streams_of_their_own(fake: FakeProxy, storage: FleetStorag
     go_on.set()
     held.join()
     assert _values(fake) == [1, 2, 3]
-    assert fake.streams == 3
+    assert fake.streams == 2
     _run(storage, study_id)
-    assert fake.streams == 3
+    assert fake.streams == 2
 
 
 def test_a_stream_that_ended_while_idle_is_replaced_at_the_same_proxy(

@@ -13,10 +13,10 @@ from trialfleet.proxy.batches import (
     encode_trial,
     microseconds,
     moment,
-    varint,
 )
 from trialfleet.storage.records import Param, TrialRecord
 from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import varint
 
 RECORD = TrialRecord(
     trial_id=7,

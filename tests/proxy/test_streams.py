@@ -1,4 +1,4 @@
-"""Reports and tells over a stream: each answered as alone, until one fails or the proxy stops."""
+"""A worker's calls over one stream: each answered as alone, until one fails or it is to end."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
 
 from tests.proxy.running import TIMEOUT_S, Process, Running, Session, eventually
-from trialfleet import names
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -21,17 +21,21 @@ class Conversation:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self.call = call(iter(self._requests.get, None), timeout=TIMEOUT_S)
 
-    def ask(self, request: Any) -> Any:
-        self._requests.put(request)
-        return next(self.call)
+    def ask(self, **request: Any) -> Any:
+        """Make the call that a field of the request names."""
+        ((field, _),) = request.items()
+        self._requests.put(pb.WorkRequest(**request))
+        reply = next(self.call)
+        assert reply.WhichOneof("answer") == field
+        return getattr(reply, field)
 
     def end(self) -> None:
         self._requests.put(None)
 
 
 @pytest.fixture
-def telling(proxy: Running) -> Iterator[Conversation]:
-    conversation = Conversation(proxy.stub.TellStream)
+def working(proxy: Running) -> Iterator[Conversation]:
+    conversation = Conversation(proxy.stub.Work)
     yield conversation
     conversation.end()
 
@@ -51,30 +55,29 @@ def _trial_id(reply: pb.TellReply) -> int:
     return pb.Trial.FromString(reply.next.trial.trials[0]).trial_id
 
 
-def test_one_tell_after_the_other(session: Session, telling: Conversation) -> None:
+def test_one_tell_after_the_other(session: Session, working: Conversation) -> None:
     trial_id = session.open_trial().trial_id
     for _ in range(5):
-        trial_id = _trial_id(telling.ask(_tell(session, trial_id, more=True)))
-    telling.ask(_tell(session, trial_id))
-    telling.end()
-    assert list(telling.call) == []
-    assert telling.call.code() == grpc.StatusCode.OK
+        trial_id = _trial_id(working.ask(tell=_tell(session, trial_id, more=True)))
+    working.ask(tell=_tell(session, trial_id))
+    working.end()
+    assert list(working.call) == []
+    assert working.call.code() == grpc.StatusCode.OK
     counts = session.stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
     assert counts == pb.Counts(complete=6)
 
 
-def test_a_repeated_write_is_answered_as_the_first(session: Session, telling: Conversation) -> None:
+def test_a_repeated_write_is_answered_as_the_first(session: Session, working: Conversation) -> None:
     told = _tell(session, session.open_trial().trial_id, more=True)
-    assert _trial_id(telling.ask(told)) == _trial_id(telling.ask(told))
+    assert _trial_id(working.ask(tell=told)) == _trial_id(working.ask(tell=told))
 
 
-def test_reports(proxy: Running, session: Session) -> None:
-    reporting = Conversation(proxy.stub.ReportStream)
+def test_reports(session: Session, working: Conversation) -> None:
     trial_id = session.open_trial().trial_id
     for step in range(3):
         update = pb.TrialUpdate(trial_id=trial_id, steps=[step], intermediate_values=[step / 2])
-        reply = reporting.ask(
-            pb.ReportRequest(
+        reply = working.ask(
+            report=pb.ReportRequest(
                 write=session.write(),
                 update=update,
                 history=pb.Cursor(),
@@ -83,22 +86,21 @@ def test_reports(proxy: Running, session: Session) -> None:
         )
         (batch,) = reply.news.unfinished.trials
         assert list(pb.Trial.FromString(batch).steps) == list(range(step + 1))
-    reporting.end()
 
 
-def test_a_request_that_fails_ends_the_stream(session: Session, telling: Conversation) -> None:
+def test_a_request_that_fails_ends_the_stream(session: Session, working: Conversation) -> None:
     trial_id = session.open_trial().trial_id
     refused = _tell(session, trial_id)
     refused.state = pb.RUNNING
     with pytest.raises(grpc.RpcError) as caught:
-        telling.ask(refused)
+        working.ask(tell=refused)
     error: Any = caught.value
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error.details().startswith("state: found RUNNING, accepted: ")
 
 
 def test_it_is_counted_by_its_calls(
-    proxy: Running, session: Session, telling: Conversation
+    proxy: Running, session: Session, working: Conversation
 ) -> None:
 
     def counted() -> float:
@@ -108,8 +110,8 @@ def test_it_is_counted_by_its_calls(
 
     before = counted()
     trial_id = session.open_trial().trial_id
-    trial_id = _trial_id(telling.ask(_tell(session, trial_id, more=True)))
-    telling.ask(_tell(session, trial_id))
+    trial_id = _trial_id(working.ask(tell=_tell(session, trial_id, more=True)))
+    working.ask(tell=_tell(session, trial_id))
     assert counted() == before + 2
 
 
@@ -123,26 +125,52 @@ def test_a_proxy_that_stops_ends_idle_streams(
         stub = TrialFleetStub(channel)
         stub.EnsureStudy(pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE]))
         session = Session(stub, "s")
-        telling = Conversation(stub.TellStream)
-        telling.ask(_tell(session, session.open_trial().trial_id))
+        working = Conversation(stub.Work)
+        working.ask(tell=_tell(session, session.open_trial().trial_id))
         process.popen.send_signal(signal.SIGTERM)
-        eventually(telling.call.done)
-        assert telling.call.code() == grpc.StatusCode.UNAVAILABLE
-        assert telling.call.details() == "the proxy is stopping"
-        telling.end()
+        eventually(working.call.done)
+        assert working.call.code() == grpc.StatusCode.UNAVAILABLE
+        assert working.call.details() == "the proxy is stopping"
+        working.end()
         code, _, _ = process.result()
     assert code == 0
 
 
-def test_the_environment_of_a_proxy_is_known_to_its_grpc(
-    start_process: Callable[..., Process], database_url: str
-) -> None:
-    process = start_process(
-        *("--storage", database_url, "--listen", "127.0.0.1:0"), **names.PROXY_ENVIRONMENT
-    )
-    with grpc.insecure_channel(process.listening()) as channel:
-        TrialFleetStub(channel).ListStudies(pb.ListStudiesRequest(), timeout=TIMEOUT_S)
-    process.popen.send_signal(signal.SIGTERM)
-    code, _, log = process.result()
-    assert code == 0
-    assert "experiment" not in log
+def test_a_worker_lives_over_one_stream(session: Session, working: Conversation) -> None:
+    name = bytes(range(16))
+    opening = pb.OpenSessionRequest(session=name, worker="w", study="study", time_to_live_s=60)
+    opened = working.ask(open_session=opening)
+    assert opened == working.ask(open_session=opening)
+    assert opened.study_id == session.study_id
+    assert list(opened.directions) == [pb.MINIMIZE]
+    write = pb.WriteId(session=name, sequence=1)
+    asked = working.ask(ask=pb.AskRequest(write=write, study_id=opened.study_id))
+    trial = pb.Trial.FromString(asked.trial.trials[0])
+    assert working.ask(keep_alive=pb.KeepAliveRequest(session=name)).alive
+    assert working.ask(close_session=pb.CloseSessionRequest(session=name)) == pb.Applied()
+    assert not working.ask(keep_alive=pb.KeepAliveRequest(session=name)).alive
+    # Its trial went back to waiting: the other session gets it.
+    assert session.open_trial().trial_id == trial.trial_id
+
+
+def test_a_request_that_holds_none(proxy: Running) -> None:
+    call = proxy.stub.Work(iter([pb.WorkRequest()]), timeout=TIMEOUT_S)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "call: found none"
+
+
+def test_an_opening_brings_the_parameters_that_the_study_has(session: Session) -> None:
+    def definitions() -> list[pb.Definition]:
+        request = pb.AskRequest(write=session.write(), study_id=session.study_id, definitions=True)
+        return list(session.stub.Ask(request).definitions)
+
+    assert definitions() == []
+    text = distribution_to_json(FloatDistribution(0, 1))
+    param = pb.Param(name="x", value=0.5, distribution_json=text)
+    for _ in range(2):  # the first is new, the second is read back
+        session.tell(session.open_trial().trial_id, 1.0, params=[param])
+    assert definitions() == [pb.Definition(name="x", distribution_json=text)]
+    assert not session.ask().definitions

@@ -13,7 +13,14 @@ from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 KEY = "k" * 32
 SERVICE = pb.DESCRIPTOR.services_by_name["TrialFleet"]
-CALLS = sorted(method.name for method in SERVICE.methods)
+WORK = {
+    f"Work.{field.name}": next(
+        method.name for method in SERVICE.methods if method.input_type == field.message_type
+    )
+    for field in pb.WorkRequest.DESCRIPTOR.fields
+}
+"""The calls that are made over the stream of a worker, and each one's own method."""
+CALLS = sorted({*SERVICE.methods_by_name, *WORK} - {"Work"})
 
 
 class Caller:
@@ -27,11 +34,13 @@ class Caller:
         self._metadata = None if token is None else (tokens.metadata(token),)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        name, _, field = name.partition(".")
         call = functools.partial(getattr(self._stub, name), metadata=self._metadata, timeout=20)
-        method = SERVICE.methods_by_name[name]
-        if method.client_streaming:
-            return lambda request: next(call(iter((request,))))
-        if method.server_streaming:
+        if field:
+            return lambda request: getattr(
+                next(call(iter((pb.WorkRequest(**{field: request}),)))), field
+            )
+        if SERVICE.methods_by_name[name].server_streaming:
             return lambda request: list(call(request))
         return call
 
@@ -92,7 +101,5 @@ REQUESTS: dict[str, Callable[[Side], Any]] = {
     "History": lambda of: pb.HistoryRequest(study_id=of.study_id),
     "Summary": lambda of: pb.SummaryRequest(study_id=of.study_id),
 }
-STREAMS = {"ReportStream": "Report", "TellStream": "Tell"}
-"""Methods that make the calls of another over a stream."""
-REQUESTS |= {stream: REQUESTS[name] for stream, name in STREAMS.items()}
+REQUESTS |= {call: REQUESTS[name] for call, name in WORK.items()}
 """For each call a request about a study: a new call needs one here, and a rule."""

@@ -1,11 +1,11 @@
 """``trialfleet proxy``."""
 
-import asyncio
 import resource
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from trialfleet import names
 from trialfleet.errors import InvalidInput
@@ -122,7 +122,7 @@ def proxy(
     )
     logs.configure(log_format)
     _allow_connections()
-    asyncio.run(serve(storage, options, _announce))
+    uvloop.run(serve(storage, options, _announce))
 
 
 def _allow_connections() -> None:

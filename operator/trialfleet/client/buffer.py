@@ -172,15 +172,13 @@ class RunningTrial:
         with self._lock:
             return self._copy()
 
-    def finished(self, state: TrialState, values: list[float] | None) -> FrozenTrial:
-        """Return the trial as it is when it ended just now."""
+    def end(self, state: TrialState, values: list[float] | None) -> None:
+        """Take note that the trial ended just now; nothing is written to it any more."""
         with self._lock:
-            trial = self._copy()
-        trial.state = state
-        trial.values = values
-        now = datetime.datetime.now()
-        trial.datetime_complete = max(now, trial.datetime_start or now)
-        return trial
+            trial, now = self._trial, datetime.datetime.now()
+            trial.state = state
+            trial.values = values
+            trial.datetime_complete = max(now, trial.datetime_start or now)
 
     def take(self) -> Unsent:
         """Return what is unsent and hold nothing any more. Hold ``sending`` until it is sent."""
@@ -206,8 +204,9 @@ class RunningTrial:
             number=trial.number,
             state=trial.state,
             value=None,
+            values=trial.values,
             datetime_start=trial.datetime_start,
-            datetime_complete=None,
+            datetime_complete=trial.datetime_complete,
             params=trial.params.copy(),
             distributions=trial.distributions.copy(),
             user_attrs=trial.user_attrs.copy(),

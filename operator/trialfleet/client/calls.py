@@ -7,11 +7,16 @@ from typing import Final, Generic, TypeVar
 from google.protobuf.message import Message
 
 from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import encode_field, tag
 
 Reply = TypeVar("Reply")
 _M = TypeVar("_M", bound=Message)
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["TrialFleet"]
+
+
+WORK: Final = f"/{_SERVICE.full_name}/{_SERVICE.methods_by_name['Work'].name}"
+"""Path of the stream over which the calls of a worker's life go."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -20,12 +25,30 @@ class Call(Generic[Reply]):
 
     path: str
     decode: Callable[[bytes], Reply]
-    stream: str = ""
-    """Path of the method that makes such calls over a stream; empty if there is none."""
+    work: str = ""
+    """The field that holds it in messages of ``Work``; empty: it does not go over that stream."""
+
+    def wrap(self, request: bytes) -> bytes:
+        """Return the message of ``Work`` that holds a request."""
+        return encode_field(_TAGS[self.work], request)
+
+    def unwrap(self, message: bytes) -> Reply:
+        """Return the reply that a message of ``Work`` holds. Raises ``ValueError``."""
+        reply = pb.WorkReply.FromString(message)
+        found = reply.WhichOneof("answer")
+        if found != self.work:
+            raise ValueError(f"found an answer to {found}, expected one to {self.work}")
+        answer: Reply = getattr(reply, found)
+        return answer
 
 
-def _call(name: str, reply: type[_M], stream: str = "") -> Call[_M]:
-    return Call(_path(name), reply.FromString, _path(stream) if stream else "")
+_TAGS: Final = {
+    field: tag(pb.WorkRequest, field) for field in pb.WorkRequest.DESCRIPTOR.fields_by_name
+}
+
+
+def _call(name: str, reply: type[_M], work: str = "") -> Call[_M]:
+    return Call(_path(name), reply.FromString, work)
 
 
 def _path(name: str) -> str:
@@ -38,13 +61,13 @@ STOP_STUDY: Final = _call("StopStudy", pb.Applied)
 DELETE_STUDY: Final = _call("DeleteStudy", pb.Applied)
 SET_STUDY_ATTRIBUTE: Final = _call("SetStudyAttribute", pb.Applied)
 LIST_STUDIES: Final = _call("ListStudies", pb.ListStudiesReply)
-OPEN_SESSION: Final = _call("OpenSession", pb.OpenSessionReply)
-KEEP_ALIVE: Final = _call("KeepAlive", pb.KeepAliveReply)
-CLOSE_SESSION: Final = _call("CloseSession", pb.Applied)
+OPEN_SESSION: Final = _call("OpenSession", pb.OpenSessionReply, "open_session")
+KEEP_ALIVE: Final = _call("KeepAlive", pb.KeepAliveReply, "keep_alive")
+CLOSE_SESSION: Final = _call("CloseSession", pb.Applied, "close_session")
 GIVE_UP: Final = _call("GiveUp", pb.GiveUpReply)
-ASK: Final = _call("Ask", pb.AskReply)
-REPORT: Final = _call("Report", pb.ReportReply, "ReportStream")
-TELL: Final = _call("Tell", pb.TellReply, "TellStream")
+ASK: Final = _call("Ask", pb.AskReply, "ask")
+REPORT: Final = _call("Report", pb.ReportReply, "report")
+TELL: Final = _call("Tell", pb.TellReply, "tell")
 CREATE_TRIAL: Final = _call("CreateTrial", pb.CreateTrialReply)
 WRITE_TRIAL: Final = _call("WriteTrial", pb.WriteTrialReply)
 GET_TRIALS: Final = _call("GetTrials", pb.GetTrialsReply)

@@ -40,84 +40,94 @@ class ChannelClosed(Exception):
 class _Channel:
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.authorities = credentials.authorities
-        self._channel = credentials.connect(address, _OPTIONS)
+        self._address = address
+        self._credentials = credentials
         self._target = credentials.target(address)
+        self._lock = threading.Lock()
+        # Made when it is needed: most workers never do.
+        self._grpc: grpc.Channel | None = None
         self._unary: dict[Call[Any], Callable[..., Any]] = {}
-        self._streams: set[Stream[Any]] = set()
-        # Those that no thread uses, of each call as many as threads made it at once.
-        self._idle: dict[Call[Any], list[Stream[Any]]] = {}
+        self._streams: set[Stream] = set()
+        # Those that no thread uses: as many as threads made calls at once.
+        self._idle: list[Stream] = []
         self.closed = False
         self.answered_at = time.monotonic()
 
     def call(
         self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
     ) -> Reply:
-        if not call.stream:
+        if not call.work:
             return self._method(call)(request, timeout=deadline_s, metadata=metadata)
-        while (stream := self._take_idle(call)) is not None:
+        while (stream := self._take_idle()) is not None:
             if not stream.serves(metadata):
                 self._end(stream)
                 continue
             try:
-                return self._ask(call, stream, request, deadline_s)
+                return self._make(call, stream, request, deadline_s)
             except StreamEnded as error:
                 # It may have ended while nobody used it.
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
                 break
-        stream = Stream(self._target, call.stream, call.decode, metadata)
-        return self._ask(call, stream, request, deadline_s)
+        return self._make(call, Stream(self._target, metadata), request, deadline_s)
 
-    def _ask(
-        self, call: Call[Reply], stream: Stream[Reply], request: bytes, deadline_s: float
-    ) -> Reply:
+    def _make(self, call: Call[Reply], stream: Stream, request: bytes, deadline_s: float) -> Reply:
         self._streams.add(stream)
         try:
             if self.closed:  # before close() could see the stream
                 raise ChannelClosed
-            reply = stream.ask(request, deadline_s)
-            self._give_back(call, stream)
+            reply = stream.make(call, request, deadline_s)
+            self._give_back(stream)
         except BaseException:
             self._end(stream)
             raise
         return reply
 
-    def _give_back(self, call: Call[Any], stream: Stream[Any]) -> None:
-        self._idle.setdefault(call, []).append(stream)
+    def _give_back(self, stream: Stream) -> None:
+        self._idle.append(stream)
         if self.closed:
             self._close_idle()
 
-    def _end(self, stream: Stream[Any]) -> None:
+    def _end(self, stream: Stream) -> None:
         self._streams.discard(stream)
         stream.close()
 
-    def _take_idle(self, call: Call[Reply]) -> Stream[Reply] | None:
+    def _take_idle(self) -> Stream | None:
         try:
-            return self._idle[call].pop()
-        except (KeyError, IndexError):
+            return self._idle.pop()
+        except IndexError:
             return None
+
+    def _channel(self) -> grpc.Channel:
+        with self._lock:
+            if self.closed:
+                raise ChannelClosed
+            if self._grpc is None:
+                self._grpc = self._credentials.connect(self._address, _OPTIONS)
+            return self._grpc
 
     def _method(self, call: Call[Reply]) -> Callable[..., Reply]:
         found = self._unary.get(call)
         if found is None:
-            found = self._channel.unary_unary(call.path, None, call.decode)
+            found = self._channel().unary_unary(call.path, None, call.decode)
             self._unary[call] = found
         return found
 
     def stream(self, call: Call[Reply]) -> Callable[..., Iterator[Reply]]:
-        return self._channel.unary_stream(call.path, None, call.decode)
+        return self._channel().unary_stream(call.path, None, call.decode)
 
     def close(self) -> None:
-        self.closed = True
+        with self._lock:
+            self.closed = True
         self._close_idle()
         for stream in list(self._streams):
             stream.cancel()
-        self._channel.close()
+        if self._grpc is not None:
+            self._grpc.close()
 
     def _close_idle(self) -> None:
-        for call in list(self._idle):
-            while (stream := self._take_idle(call)) is not None:
-                self._end(stream)
+        while (stream := self._take_idle()) is not None:
+            self._end(stream)
 
 
 class Endpoint:

@@ -152,8 +152,7 @@ class StudyHistory:
         with self._lock:
             if news.restarted or news.cursor.epoch != reading.log.cursor.epoch:
                 reading.log = _Log()
-            for definition in reading.log.add(news):
-                self.known.setdefault(definition.name, definition)
+            self.know(reading.log.add(news))
             if news.HasField("unfinished"):
                 self._complete(reading, news.unfinished)
             elif news.more or not reading.finished_only:
@@ -163,6 +162,11 @@ class StudyHistory:
             if reading.log is self._log:
                 self.read_at = max(self.read_at, reading.began)
             return True
+
+    def know(self, definitions: Iterable[Definition]) -> None:
+        """Take note of parameters that the study has."""
+        for definition in definitions:
+            self.known.setdefault(definition.name, definition)
 
     def finish(self, reading: Reading) -> None:
         """Take it that no trial is unfinished: the last part of an answer said nothing else."""

@@ -2,7 +2,7 @@
 
 from trialfleet.client.buffer import RunningTrial
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.records import decode_batch
+from trialfleet.client.records import decode_batch, decode_definitions
 from trialfleet.client.session import Session
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -26,12 +26,14 @@ class Opening:
             study_id=self.study_id,
             wait_ms=round(self._wait_s * 1000),
             history=None if self._reading is None else self._reading.cursor,
+            definitions=not self._history.known,
         )
 
     def trial(self, session: Session, reply: pb.AskReply) -> RunningTrial | None:
         """Return the trial that was opened, None for any other outcome."""
         if reply.WhichOneof("outcome") != "trial":
             return None
+        self._history.know(decode_definitions(reply.definitions))
         (frozen,) = decode_batch(reply.trial)
         trial = RunningTrial(session, self.study_id, frozen)
         if (

@@ -156,12 +156,17 @@ def encode_template(trial: FrozenTrial) -> pb.TrialBatch:
     )
 
 
+def decode_directions(directions: Iterable["pb.Direction"]) -> list[StudyDirection]:
+    """Return the directions of a study."""
+    return [_DIRECTIONS[direction] for direction in directions]
+
+
 def decode_study(message: pb.Study) -> FrozenStudy:
     """Return a study as Optuna sees it."""
     return FrozenStudy(
         study_name=message.name,
         direction=None,
-        directions=[_DIRECTIONS[direction] for direction in message.directions],
+        directions=decode_directions(message.directions),
         user_attrs=decode_attributes(message.user_attrs),
         system_attrs=decode_attributes(message.system_attrs),
         study_id=message.study_id,

@@ -51,7 +51,7 @@ class RunningTrials:
         self._histories = histories
         self._lock = threading.Lock()
         self._trials: dict[int, RunningTrial] = {}
-        self._finished: dict[int, tuple[int, FrozenTrial]] = {}
+        self._finished: dict[int, RunningTrial] = {}
 
     def get(self, trial_id: int) -> RunningTrial | None:
         """Return a trial if this process runs it."""
@@ -59,11 +59,8 @@ class RunningTrials:
 
     def read(self, trial_id: int) -> FrozenTrial | None:
         """Return a trial that runs here, or ended here a moment ago."""
-        trial = self._trials.get(trial_id)
-        if trial is not None:
-            return trial.snapshot()
-        finished = self._finished.get(trial_id)
-        return None if finished is None else finished[1]
+        trial = self._trials.get(trial_id) or self._finished.get(trial_id)
+        return None if trial is None else trial.snapshot()
 
     def of(self, study_id: int) -> list[RunningTrial]:
         """Return the trials of a study that run here."""
@@ -74,10 +71,9 @@ class RunningTrials:
     def drop_study(self, study_id: int) -> None:
         """Forget the trials of a deleted study."""
         with self._lock:
-            for trial_id in [i for i, t in self._trials.items() if t.study_id == study_id]:
-                del self._trials[trial_id]
-            for trial_id in [i for i, (s, _) in self._finished.items() if s == study_id]:
-                del self._finished[trial_id]
+            for trials in (self._trials, self._finished):
+                for trial_id in [i for i, t in trials.items() if t.study_id == study_id]:
+                    del trials[trial_id]
 
     def ask(self, study_id: int, wait_s: float) -> int | None:
         """Open the next trial; return its id, or None if there is none to run now.
@@ -327,7 +323,8 @@ class RunningTrials:
             self._trials.pop(trial.trial_id, None)
             self._outdate(trial)
             if state.is_finished() and not trial.fenced:
-                self._finished[trial.trial_id] = trial.study_id, trial.finished(state, values)
+                trial.end(state, values)
+                self._finished[trial.trial_id] = trial
                 if len(self._finished) > _FINISHED:
                     del self._finished[next(iter(self._finished))]
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
+from optuna.study import StudyDirection
 
 from trialfleet.client import calls
 from trialfleet.client.calls import Call
 from trialfleet.client.connection import CALL_S, Connection
+from trialfleet.client.records import decode_directions
 from trialfleet.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -27,10 +29,14 @@ logger = logging.getLogger(__name__)
 class Session:
     """One life: from OpenSession until it is closed or given up. Thread-safe."""
 
-    def __init__(self, name: bytes, study_id: int | None, ordinal: int) -> None:
+    def __init__(
+        self, name: bytes, study_id: int | None, ordinal: int, directions: list[StudyDirection]
+    ) -> None:
         self.name = name
         self.study_id = study_id
         self.ordinal = ordinal
+        self.directions = directions
+        """Of the study."""
         self.given_up = False
         # Writes that may have opened a trial without our knowing, by call and study.
         self._doubtful: dict[tuple[str, int], pb.WriteId] = {}
@@ -82,6 +88,13 @@ class Sessions:
         self._renew_at = 0.0
         # The storage takes a session's other writes in the order of their numbers only.
         self._in_order = threading.Lock()
+
+    def of_study(self, name: str) -> Session | None:
+        """Return the session if there is one and it belongs to a study of this name."""
+        session = self._session
+        if session is None or session.study_id is None or name != self._study:
+            return None
+        return session
 
     @property
     def opened(self) -> Session | None:
@@ -180,7 +193,8 @@ class Sessions:
                 self._connection.max_message_bytes = reply.max_message_bytes
             study_id = reply.study_id if reply.HasField("study_id") else None
             self._renew_at = time.monotonic() + self._time_to_live_s / 4
-            session = self._session = Session(name, study_id, reply.ordinal)
+            directions = decode_directions(reply.directions)
+            session = self._session = Session(name, study_id, reply.ordinal, directions)
             self._on_opened()
             return session
 

@@ -1,4 +1,4 @@
-"""Calls of one kind, one after the other, over one stream: a fraction of the cost of each alone.
+"""The calls of a worker, one after the other, over one stream: a fraction of the cost of each.
 
 gRPC's client reads sockets in threads of its own and hands every message over, which costs a worker
 several times what the message itself does. Here the calling thread writes to a socket and reads
@@ -10,11 +10,12 @@ import socket
 import struct
 import time
 import urllib.parse
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from trialfleet.client.calls import WORK, Call, Reply
 from trialfleet.client.credentials import Metadata
 from trialfleet.client.http2 import REFUSED_STREAM, Exchange
 from trialfleet.client.target import Target
@@ -29,8 +30,6 @@ _RESETS: Final = {
     REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,
     _CANCEL: grpc.StatusCode.CANCELLED,
 }
-
-_R = TypeVar("_R")
 
 
 class StreamEnded(grpc.RpcError):
@@ -50,20 +49,17 @@ class StreamEnded(grpc.RpcError):
         return self._details
 
 
-class Stream(Generic[_R]):
-    """One stream. Belongs to one thread at a time, but for :meth:`cancel`."""
+class Stream:
+    """One stream of ``Work``. Belongs to one thread at a time, but for :meth:`cancel`."""
 
-    def __init__(
-        self, target: Target, path: str, decode: Callable[[bytes], _R], metadata: Metadata | None
-    ) -> None:
+    def __init__(self, target: Target, metadata: Metadata | None) -> None:
         """Prepare it; it is opened by the first call."""
         self._target = target
-        self._decode = decode
         self._metadata = metadata
         self._headers = (
             (":method", "POST"),
             (":scheme", "http" if target.authorities is None else "https"),
-            (":path", path),
+            (":path", WORK),
             (":authority", target.authority),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
@@ -78,13 +74,13 @@ class Stream(Generic[_R]):
         assert self._exchange is not None
         return metadata == self._metadata and not self._exchange.going_away
 
-    def ask(self, request: bytes, deadline_s: float) -> _R:
-        """Return the answer to a request. If it raises the stream is of no more use.
+    def make(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
+        """Make a call. If it raises the stream is of no more use.
 
         Raises :class:`StreamEnded`.
         """
         try:
-            return self._decode(self._ask(request, deadline_s))
+            message = self._ask(call.wrap(request), deadline_s)
         except TimeoutError:
             raise StreamEnded(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s"
@@ -93,6 +89,10 @@ class Stream(Generic[_R]):
             if self._cancelled:
                 raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed") from error
             raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        try:
+            return call.unwrap(message)
+        except (ValueError, DecodeError) as error:
+            raise StreamEnded(grpc.StatusCode.INTERNAL, str(error)) from error
 
     def cancel(self) -> None:
         """Let the call that is under way in another thread fail."""

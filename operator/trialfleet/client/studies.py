@@ -92,6 +92,9 @@ class Studies(BaseStorage):
     @optuna_errors
     def get_study_id_from_name(self, study_name: str) -> int:
         """See :class:`optuna.storages.BaseStorage`."""
+        session = self._core.sessions.of_study(study_name)
+        if session is not None and session.study_id is not None:
+            return session.study_id
         studies = self._studies(pb.ListStudiesRequest(name=study_name))
         if not studies:
             raise NotFound(f"no study has the name {study_name!r}")
@@ -105,6 +108,9 @@ class Studies(BaseStorage):
     @optuna_errors
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """See :class:`optuna.storages.BaseStorage`."""
+        session = self._core.sessions.opened
+        if session is not None and session.study_id == study_id and session.directions:
+            return session.directions.copy()
         return self._study(study_id).directions
 
     @optuna_errors

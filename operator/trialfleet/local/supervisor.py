@@ -116,11 +116,7 @@ class Fleet:
         proxy = Proxy(
             plan.proxy,
             reaper=reaper,
-            environment={
-                **names.PROXY_ENVIRONMENT,
-                **os.environ,
-                names.ENV_STORAGE_URL: self.url,
-            },
+            environment={**os.environ, names.ENV_STORAGE_URL: self.url},
             log=plan.folder / "proxy.log",
             on_death=self._on_event,
         )

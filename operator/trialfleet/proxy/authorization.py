@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 from trialfleet import tokens
 from trialfleet.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from trialfleet.proxy import messages
-from trialfleet.proxy.calls import Context
 from trialfleet.proxy.reloading import Reloaded
+from trialfleet.proxy.rpc import Call
 from trialfleet.storage import Storage
 from trialfleet.tokens import Grant
 from trialfleet.v1 import trialfleet_pb2 as pb
@@ -41,23 +41,19 @@ class Authorization:
         self._studies: dict[int, str] = {}
         self._sessions: dict[bytes, str] = {}
 
-    def authenticate(self, context: Context) -> Grant:
+    def authenticate(self, call: Call) -> Grant:
         """Return what the token of a call opens. Raises ``Unauthenticated``."""
-        shown: str | bytes | None = None
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                shown = value
-                break
+        shown = call.metadata.get("authorization")
         if shown is None:
             raise Unauthenticated(f"found no token, {_ACCEPTED}")
-        if not isinstance(shown, str) or shown[: len(_SCHEME)].lower() != _SCHEME:
+        if shown[: len(_SCHEME)].lower() != _SCHEME:
             raise Unauthenticated(f"found authorization of another kind, {_ACCEPTED}")
         grant = tokens.check(self._keys.get(), shown[len(_SCHEME) :])
         if grant is None:
             raise Unauthenticated("found a token that is unknown here, accepted: a study's own")
         return grant
 
-    def check(self, method: str) -> Callable[[Any, Context], Awaitable[None]]:
+    def check(self, method: str) -> Callable[[Any, Call], Awaitable[None]]:
         """Return what checks each call of a method before it is made.
 
         It raises ``Unauthenticated`` or ``PermissionDenied``; a message that leaves the study open
@@ -65,8 +61,8 @@ class Authorization:
         """
         rule = _RULES[method]
 
-        async def check(request: Any, context: Context) -> None:
-            grant = self.authenticate(context)
+        async def check(request: Any, call: Call) -> None:
+            grant = self.authenticate(call)
             if grant.study is not None:
                 await rule(self, request, grant.study)
 

@@ -9,33 +9,14 @@ import datetime
 from collections.abc import Iterable
 from typing import Final
 
-from google.protobuf.message import Message
 from optuna.trial import TrialState
 
 from trialfleet.storage.records import TrialRecord
 from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import tag, varint
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
-_LENGTH_DELIMITED: Final = 2
-
-
-def varint(value: int) -> bytes:
-    """Encode a non-negative integer as protobuf does."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def tag(message: type[Message], field: str) -> bytes:
-    """Return what precedes the length of a message or bytes field on the wire."""
-    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | _LENGTH_DELIMITED)
-
 
 _STATES: Final = {
     TrialState.RUNNING: pb.RUNNING,

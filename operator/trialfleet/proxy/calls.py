@@ -1,8 +1,4 @@
-"""How every call is answered: deadline, status code, metrics.
-
-Handlers are wrapped as they are registered; an interceptor of ``grpc.aio`` would cost more
-than most calls.
-"""
+"""How every call is answered: deadline, status code, metrics."""
 
 import asyncio
 import logging
@@ -12,19 +8,19 @@ from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from trialfleet.errors import TrialfleetError, grpc_code
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics
+from trialfleet.proxy.rpc import Call, Method, Refused
+from trialfleet.wire import encode_field, tag
 
 _log = logging.getLogger(__name__)
 
 # Details travel in a header, which clients limit to 8 KiB, percent-encoded.
 _DETAILS_CHARACTERS: Final = 1000
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _TooLong(Exception):
@@ -50,25 +46,25 @@ def status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
 class Guard(Protocol):
     """Checks every call before anything is done for it."""
 
-    def check(self, method: str) -> Callable[[Message, Context], Awaitable[None]]:
+    def check(self, method: str) -> Callable[[Message, Call], Awaitable[None]]:
         """Return what raises if the sender of a message may not call a method with it.
 
         Raises ``KeyError`` if that is not settled for the method.
         """
 
 
-_STREAM: Final = "Stream"
-"""Ends the name of a method that makes the calls of another over one stream."""
+_Function = Callable[[Any, Call], Awaitable[Any]]
+"""From a request to what its method returns."""
 
 
 class Calls:
-    """Makes handlers of the methods of services.
+    """Makes methods that are served of the methods of services.
 
-    A method is a coroutine function from request to reply, or, of a streaming method, an
-    asynchronous generator function. One with a stream of requests is named ``METHODStream`` and
-    makes the calls of ``METHOD``. ``gate`` is called before each call and raises while the proxy
-    can't serve, and so does ``guard`` if it refuses the call. A call without a deadline gets one of
-    ``limit_s`` seconds.
+    Those are coroutine functions from request to reply, or, of a streaming method, asynchronous
+    generator functions. One with a stream of requests is not implemented: its requests are those of
+    other methods, one of which each holds, and so are its replies. ``gate`` is called before each
+    call and raises while the proxy can't serve, and so does ``guard`` if it refuses the call. A
+    call without a deadline gets one of ``limit_s`` seconds.
     """
 
     def __init__(
@@ -91,108 +87,115 @@ class Calls:
         for task in self._idle:
             task.cancel()
 
-    def handlers(
-        self, service: ServiceDescriptor, implementation: object
-    ) -> "Mapping[str, grpc.RpcMethodHandler[Any, Any]]":
-        """Return a handler for each method of a service, which all must be implemented."""
-        methods = service.methods_by_name
+    def methods(self, service: ServiceDescriptor, implementation: object) -> Mapping[str, Method]:
+        """Return the methods of a service by their paths; all must be implemented."""
         return {
-            name: self._conversation(methods[name.removesuffix(_STREAM)], implementation)
+            f"/{service.full_name}/{name}": self._conversation(method, implementation)
             if method.client_streaming
-            else self._handler(method, implementation)
-            for name, method in methods.items()
+            else self._method(method, implementation)
+            for name, method in service.methods_by_name.items()
         }
 
-    def _handler(
-        self, method: MethodDescriptor, implementation: object
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
-        request: Any = GetMessageClass(method.input_type)
-        if method.server_streaming:
-            function = getattr(implementation, method.name)
+    def _method(self, method: MethodDescriptor, implementation: object) -> Method:
+        decode: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
+        if not method.server_streaming:
+            answer = self._unary(method, implementation)
 
-            async def stream(message: Message, context: Context) -> None:
-                async for part in function(message):
-                    await context.write(part)
+            async def unary(call: Call) -> None:
+                await call.write(await answer(await _only(call, decode), call))
 
-            return grpc.unary_stream_rpc_method_handler(
-                self._answer(method.full_name, self._guarded(method, stream)),
-                request.FromString,
-                serialize,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, implementation), request.FromString, serialize
-        )
+            return unary
+        function = getattr(implementation, method.name)
 
-    def _conversation(
-        self, method: MethodDescriptor, implementation: object
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
-        """Return a handler of a stream that makes a unary method's calls, one after the other.
+        async def parts(request: Message, call: Call) -> None:
+            async for part in function(request):
+                await call.write(serialize(part))
 
-        That costs a third of what as many calls would. The first that fails ends it.
+        stream = self._answer(method, parts)
+
+        async def streaming(call: Call) -> None:
+            await stream(await _only(call, decode), call)
+
+        return streaming
+
+    def _conversation(self, method: MethodDescriptor, implementation: object) -> Method:
+        """Return what makes calls of other methods over a stream, one after the other.
+
+        The first that fails ends it.
         """
-        answer = self._unary(method, implementation)
         request: Any = GetMessageClass(method.input_type)
+        reply = GetMessageClass(method.output_type)
+        (choice,) = method.input_type.oneofs
+        by_request: dict[Any, MethodDescriptor] = {
+            other.input_type: other for other in method.containing_service.methods
+        }
+        answers = {
+            field.name: (
+                self._unary(by_request[field.message_type], implementation),
+                tag(reply, field.name),
+            )
+            for field in choice.fields
+        }
 
-        async def converse(_: object, context: Context) -> None:
-            while (message := await self._next(context)) is not grpc.aio.EOF:
-                await context.write(await answer(message, context))
+        async def converse(call: Call) -> None:
+            while (message := await self._next(call)) is not None:
+                asked = _decoded(request.FromString, message)
+                name = asked.WhichOneof(choice.name)
+                if name is None:
+                    raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
+                answer, opening = answers[name]
+                await call.write(encode_field(opening, await answer(getattr(asked, name), call)))
 
-        return grpc.stream_stream_rpc_method_handler(converse, request.FromString, serialize)
+        return converse
 
-    async def _next(self, context: Context) -> Any:
+    async def _next(self, call: Call) -> bytes | None:
         task = asyncio.current_task()
         assert task is not None
         self._idle.add(task)
         try:
             if not self._stopping:
-                return await context.read()
+                return await call.read()
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
         finally:
             self._idle.discard(task)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
+        raise Refused(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
 
     def _unary(
         self, method: MethodDescriptor, implementation: object
-    ) -> Callable[[Any, Context], Any]:
+    ) -> Callable[[Message, Call], Awaitable[bytes]]:
         function: Callable[[Message], Awaitable[Any]] = getattr(implementation, method.name)
 
-        def unary(message: Message, _: Context) -> Awaitable[Any]:
-            return function(message)
+        async def unary(request: Message, _: Call) -> bytes:
+            return serialize(await function(request))
 
-        return self._answer(method.full_name, self._guarded(method, unary))
-
-    def _guarded(
-        self, method: MethodDescriptor, function: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        if self._guard is None:
-            return function
-        check = self._guard.check(method.name)
-
-        async def guarded(message: Message, context: Context) -> Any:
-            await check(message, context)
-            return await function(message, context)
-
-        return guarded
+        return self._answer(method, unary)
 
     def _answer(
-        self, name: str, function: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Any]:
+        self, method: MethodDescriptor, function: _Function
+    ) -> Callable[[Message, Call], Awaitable[Any]]:
+        name = method.full_name
         metrics, gate, limit_s = self._metrics, self._gate, self._limit_s
+        check = None if self._guard is None else self._guard.check(method.name)
         observe = metrics.method(name)
 
-        async def answer(message: Message, context: Context) -> Any:
+        async def make(request: Message, call: Call) -> Any:
+            gate()
+            if check is not None:
+                await check(request, call)
+            return await function(request, call)
+
+        async def answer(request: Message, call: Call) -> Any:
             started = perf_counter()
             metrics.waiting += 1
             code = grpc.StatusCode.OK
             try:
-                gate()
-                if context.time_remaining() is not None:
-                    return await function(message, context)
+                if call.limited:
+                    return await make(request, call)
                 try:
                     async with asyncio.timeout(limit_s) as limit:
-                        return await function(message, context)
+                        return await make(request, call)
                 except TimeoutError as error:
                     if not limit.expired():
                         raise
@@ -202,9 +205,25 @@ class Calls:
                 raise
             except Exception as error:
                 code, details = status(error, name)
-                await context.abort(code, details)
+                raise Refused(code, details) from error
             finally:
                 metrics.waiting -= 1
                 observe(code, perf_counter() - started)
 
         return answer
+
+
+async def _only(call: Call, decode: Callable[[bytes], Message]) -> Any:
+    message = await call.read()
+    if message is None:
+        raise Refused(grpc.StatusCode.INTERNAL, "found no request, expected one")
+    return _decoded(decode, message)
+
+
+def _decoded(decode: Callable[[bytes], Any], message: bytes) -> Any:
+    try:
+        return decode(message)
+    except DecodeError as error:
+        raise Refused(
+            grpc.StatusCode.INVALID_ARGUMENT, f"found no message of the method's: {error}"
+        ) from error

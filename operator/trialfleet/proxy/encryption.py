@@ -1,10 +1,9 @@
 """The certificate with which a proxy encrypts: it may change while connections are open."""
 
-from collections.abc import Callable
+import ssl
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final
 
-import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -15,29 +14,35 @@ from trialfleet.proxy.reloading import Reloaded
 _OPTION: Final = "tls-cert, tls-key"
 
 
-def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Return credentials that show, to each new connection, what the two PEM files hold then.
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return a context that shows, to each new connection, what the two PEM files hold then.
 
     Connections that are open are not disturbed. Raises
     :class:`~trialfleet.errors.InvalidInput` for files that can't be used.
     """
-    files = Reloaded(_OPTION, (certificate, key), _parse)
-    shown = files.get()
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal shown
-        found = files.get()
-        if found is shown:
-            return None
-        shown = found
-        return found
+    def parse(certificate_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
+        _check(certificate_pem, key_pem)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["h2"])
+        try:
+            context.load_cert_chain(certificate, key)
+        except ssl.SSLError as error:
+            raise InvalidInput(f"found a pair that can't be used: {error.reason}") from error
+        return context
 
-    # The types lack what the documentation says: None stands for no change.
-    fetched = cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch)
-    return grpc.dynamic_ssl_server_credentials(shown, fetched)
+    files = Reloaded(_OPTION, (certificate, key), parse)
+
+    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        # Called as a handshake begins, whether the client names a server or not.
+        connection.context = files.get()
+
+    first = files.get()
+    first.sni_callback = choose
+    return first
 
 
-def _parse(certificate_pem: bytes, key_pem: bytes) -> grpc.ServerCertificateConfiguration:
+def _check(certificate_pem: bytes, key_pem: bytes) -> None:
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
     except ValueError as error:
@@ -54,4 +59,3 @@ def _parse(certificate_pem: bytes, key_pem: bytes) -> grpc.ServerCertificateConf
     if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
         # Also for a moment, when one of two files was replaced and the other not yet.
         raise InvalidInput("found a key that is not the certificate's, accepted: the pair")
-    return grpc.ssl_server_certificate_configuration([(key_pem, certificate_pem)])

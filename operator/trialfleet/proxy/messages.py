@@ -122,6 +122,11 @@ def state(number: int) -> TrialState:
     return found
 
 
+def direction_numbers(directions: Iterable[StudyDirection]) -> list[pb.Direction]:
+    """Return directions as messages have them."""
+    return [_DIRECTION_NUMBERS[direction] for direction in directions]
+
+
 def directions(numbers: Iterable[int]) -> list[StudyDirection]:
     """Return the directions of a study; at least one."""
     try:
@@ -314,7 +319,7 @@ def study(record: StudyRecord) -> pb.Study:
     return pb.Study(
         study_id=record.study_id,
         name=record.name,
-        directions=[_DIRECTION_NUMBERS[direction] for direction in record.directions],
+        directions=direction_numbers(record.directions),
         user_attrs=_pairs(record.user_attrs),
         system_attrs=_pairs(record.system_attrs),
     )

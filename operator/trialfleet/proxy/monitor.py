@@ -98,6 +98,8 @@ class Monitor:
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
     async def _reachable(self) -> bool:
+        if self._storage.committed_at > monotonic() - self._interval_s:
+            return True  # it has answered something else since the last look
         try:
             async with asyncio.timeout(_ANSWER_S):
                 return await self._storage.ready()

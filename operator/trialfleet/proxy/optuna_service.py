@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 
 from trialfleet.errors import InvalidInput, NotFound
 from trialfleet.proxy import messages
-from trialfleet.proxy.batches import tag, varint
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.scanning import scan
 from trialfleet.storage import Storage
@@ -30,6 +29,7 @@ from trialfleet.storage.records import (
     TrialUpdate,
     WriteTrial,
 )
+from trialfleet.wire import tag, varint
 
 _DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 _DIRECTIONS: Final = {

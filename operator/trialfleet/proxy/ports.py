@@ -1,10 +1,9 @@
-"""Addresses, and how a server is bound to one."""
+"""Addresses, and the sockets that are bound to one."""
 
 import errno
+import os
 import socket
 from typing import NamedTuple, Self
-
-import grpc
 
 from trialfleet.errors import InvalidInput
 
@@ -31,50 +30,47 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def bind(
-    server: grpc.aio.Server,
-    address: Address,
-    option: str,
-    credentials: grpc.ServerCredentials | None = None,
-) -> Address:
-    """Let a server listen, encrypted if credentials are given; return where it does.
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
-    Raises :class:`~trialfleet.errors.InvalidInput`, naming the option.
+
+def bind(address: Address, option: str) -> tuple[list[socket.socket], Address]:
+    """Return a socket for each address of a host, on one port, and the address with that port.
+
+    Where all of the machine's addresses are meant, they are those of IPv6 too. Raises
+    :class:`~trialfleet.errors.InvalidInput`, naming the option.
     """
-    refused = f"{option}: {address} can't be bound ({{}}), accepted: a free port, or port 0"
+    bound: list[socket.socket] = []
     try:
-        _probe(address)
+        port = _bind(address, bound)
     except OSError as error:
-        raise InvalidInput(refused.format(error.strerror)) from error
-    try:
-        if credentials is None:
-            port = server.add_insecure_port(str(address))
-        else:
-            port = server.add_secure_port(str(address), credentials)
-    except RuntimeError as error:
-        raise InvalidInput(refused.format(error)) from error
-    return Address(address.host, port)
+        for one in bound:
+            one.close()
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise InvalidInput(
+            f"{option}: {address} can't be bound ({why}), accepted: a free port, or port 0"
+        ) from error
+    return bound, Address(address.host, port)
 
 
-def _probe(address: Address) -> None:
-    """Raise ``OSError`` if an address can't be bound.
-
-    gRPC would write lines of its own and not say why.
-    """
+def _bind(address: Address, bound: list[socket.socket]) -> int:
+    port = address.port
+    if address.host in _EVERYWHERE and socket.has_dualstack_ipv6():
+        one = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        bound.append(one)
+        return int(one.getsockname()[1])
     failed: OSError | None = None
-    bound = 0
-    for family, kind, protocol, _, place in socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM
-    ):
+    found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, place in dict.fromkeys(found):  # a name may lead to one address twice
         try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-                bound += 1
+            one = socket.create_server((str(place[0]), port), family=family)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise
             # A name may have addresses that this machine lacks, such as ::1.
             failed = error
+            continue
+        bound.append(one)
+        port = int(one.getsockname()[1])
     if failed is not None and not bound:
         raise failed
+    return port

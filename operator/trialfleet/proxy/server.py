@@ -5,21 +5,20 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import grpc
-from grpc_health.v1 import health_pb2_grpc
 from optuna.storages._grpc.auto_generated import api_pb2
 
 from trialfleet import errors, names
 from trialfleet.errors import InvalidInput, StorageUnavailable
 from trialfleet.proxy.authorization import Authorization
 from trialfleet.proxy.calls import Calls
-from trialfleet.proxy.encryption import server_credentials
+from trialfleet.proxy.encryption import server_context
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
@@ -27,6 +26,7 @@ from trialfleet.proxy.metrics import Metrics, MetricsPage
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
 from trialfleet.proxy.ports import Address, bind
+from trialfleet.proxy.rpc import Method, Server
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
 from trialfleet.v1 import trialfleet_pb2
@@ -35,20 +35,6 @@ _log = logging.getLogger(__name__)
 
 _OURS: Final = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
 _OPTUNAS: Final = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
-
-_OPTIONS: Final = (
-    # A second proxy on the port is a mistake to be told, not a partner to share calls with.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
-    # Optuna's protocol has no way to send a large study in parts; ours sends nothing as large.
-    ("grpc.max_send_message_length", -1),
-    # An idle worker whose node is gone is noticed within minutes, at a ping a minute.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Clients may ping as often as gRPC lets them, also between trials.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +87,9 @@ class Proxy:
         self._authorization: Authorization | None = None
         if options.token_key is not None:
             self._authorization = Authorization(options.token_key, self._storage)
-        self._credentials: grpc.ServerCredentials | None = None
+        self._tls: ssl.SSLContext | None = None
         if options.tls is not None:
-            self._credentials = server_credentials(*options.tls)
+            self._tls = server_context(*options.tls)
         self._histories = Histories(
             self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
         )
@@ -115,7 +101,7 @@ class Proxy:
         self.plaintext_address = options.plaintext
         self.health_address = options.health
         self.metrics_address = options.metrics
-        self._servers: list[grpc.aio.Server] = []
+        self._servers: list[Server] = []
         self._calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
 
     async def __aenter__(self) -> Self:
@@ -127,11 +113,9 @@ class Proxy:
         )
         try:
             self._add_figures()
-            self._open_ports()
+            await self._open_ports()
             if options.metrics is not None:
                 self._serve_metrics(options.metrics)
-            for server in self._servers:
-                await server.start()
         except BaseException:
             await self._close(0)
             raise
@@ -177,36 +161,34 @@ class Proxy:
         if self._metrics_page is not None:
             self._metrics_page.close()
 
-    def _open_ports(self) -> None:
+    async def _open_ports(self) -> None:
         options = self._options
-        ours = self._calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
+        ours = self._calls.methods(_OURS, TrialFleet(self._storage, self._histories))
         # A stock client can't show a token: nothing checks what it calls.
-        optunas = Calls(self._metrics, self._gate, options.call_limit_s).handlers(
+        optunas = Calls(self._metrics, self._gate, options.call_limit_s).methods(
             _OPTUNAS, StorageService(self._storage, self._histories)
         )
-        services = {_OURS.full_name: ours}
-        if self._authorization is None:
-            services[_OPTUNAS.full_name] = optunas
-        self.address = self._serve(options.listen, "listen", services, self._credentials)
+        methods = ours if self._authorization is not None else {**ours, **optunas}
+        self.address = await self._serve(options.listen, "listen", methods, self._tls)
         if options.plaintext is not None:
-            services = {_OPTUNAS.full_name: optunas}
-            self.plaintext_address = self._serve(options.plaintext, "plaintext-listen", services)
+            self.plaintext_address = await self._serve(
+                options.plaintext, "plaintext-listen", optunas
+            )
         if options.health is not None:
-            self.health_address = self._serve(options.health, "health-listen", {})
+            self.health_address = await self._serve(options.health, "health-listen", {})
 
-    def _serve(
+    async def _serve(
         self,
         address: Address,
         option: str,
-        services: Mapping[str, Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]],
-        credentials: grpc.ServerCredentials | None = None,
+        methods: Mapping[str, Method],
+        tls: ssl.SSLContext | None = None,
     ) -> Address:
-        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=self._options.max_calls)
+        sockets, found = bind(address, option)
+        server = Server({**methods, **self._health.methods()}, self._options.max_calls)
         self._servers.append(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        for name, handlers in services.items():
-            server.add_registered_method_handlers(name, handlers)
-        return bind(server, address, option, credentials)
+        await server.listen(sockets, tls)
+        return found
 
     def _gate(self) -> None:
         if not self._connected:

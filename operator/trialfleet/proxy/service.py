@@ -5,6 +5,7 @@ Errors are raised as they are; :mod:`trialfleet.proxy.calls` turns them into sta
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Final
 
 from optuna.trial import TrialState
@@ -12,7 +13,7 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
-from trialfleet.proxy.batches import encode_batch, tag, varint
+from trialfleet.proxy.batches import encode_batch
 from trialfleet.proxy.history import Bound, Cursor, Histories, View
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
@@ -35,6 +36,7 @@ from trialfleet.storage.records import (
     WriteTrial,
 )
 from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import encode_field, tag
 
 MAX_WAIT_S: Final = 10.0
 """How long an Ask is held at most: a proxy that stops has few calls to finish."""
@@ -42,6 +44,9 @@ MAX_WAIT_S: Final = 10.0
 # An Ask's or Report's answer is to be quick; History gives what goes beyond.
 _BESIDE: Final = Bound(trials=5000, size=4 * 1024 * 1024)
 _PART: Final = Bound(trials=2000, size=2 * 1024 * 1024)
+
+_MAX_DEFINITIONS: Final = 1000
+"""Parameters that an Ask brings; a worker asks about others when it meets them."""
 
 _LATE_S: Final = 0.5
 """By how much a pruner's view of what others than this proxy finished may be late."""
@@ -62,10 +67,6 @@ _TOLD: Final = frozenset(
     {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING}
 )
 _APPLIED: Final = pb.Applied()
-
-
-def _field(tag: bytes, encoded: bytes) -> bytes:
-    return b"".join((tag, varint(len(encoded)), encoded))
 
 
 _Opened = TrialRecord | Wait | Ended | SessionGivenUp
@@ -150,6 +151,7 @@ class TrialFleet:
         assert isinstance(opened, SessionOpened)
         return pb.OpenSessionReply(
             study_id=opened.study_id,
+            directions=messages.direction_numbers(opened.directions),
             ordinal=opened.ordinal,
             max_message_bytes=names.MAX_MESSAGE_BYTES,
         )
@@ -194,10 +196,18 @@ class TrialFleet:
             return ended.SerializeToString()
         if isinstance(opened, Wait):
             return _ASK_WAIT
-        reply = _field(_ASK_TRIAL, encode_batch((opened,)))
+        reply = encode_field(_ASK_TRIAL, encode_batch((opened,)))
+        if request.definitions:
+            reply += self._definitions(request.study_id)
         if request.HasField("history"):
-            reply += _field(_ASK_NEWS, await self._news(request.study_id, request.history))
+            reply += encode_field(_ASK_NEWS, await self._news(request.study_id, request.history))
         return reply
+
+    def _definitions(self, study_id: int) -> bytes:
+        known = islice(self._storage.parameters(study_id).items(), _MAX_DEFINITIONS)
+        return pb.AskReply(
+            definitions=[pb.Definition(name=name, distribution_json=text) for name, text in known]
+        ).SerializeToString()
 
     async def Report(self, request: pb.ReportRequest) -> pb.ReportReply | bytes:
         """Write what is known of a running trial."""
@@ -208,7 +218,7 @@ class TrialFleet:
             return _REPORT_FENCED
         if request.HasField("history"):
             news = await self._news(request.study_id, request.history, _LATE_S)
-            return _field(_REPORT_NEWS, news)
+            return encode_field(_REPORT_NEWS, news)
         return b""
 
     async def Tell(self, request: pb.TellRequest) -> bytes:
@@ -232,7 +242,7 @@ class TrialFleet:
         if isinstance(opened, Exception) and not isinstance(opened, SessionGivenUp):
             # What was told is told: who asks once more hears why there is no trial.
             return reply
-        return reply + _field(_TELL_NEXT, await self._asked(request.next, opened))
+        return reply + encode_field(_TELL_NEXT, await self._asked(request.next, opened))
 
     async def CreateTrial(self, request: pb.CreateTrialRequest) -> pb.CreateTrialReply:
         """Add a trial."""
@@ -266,14 +276,14 @@ class TrialFleet:
             ids += await asyncio.gather(
                 *(self._storage.trial_id(study_id, number) for number in numbers)
             )
-        return _field(_GET_TRIALS, encode_batch(await self._storage.trials(ids)))
+        return encode_field(_GET_TRIALS, encode_batch(await self._storage.trials(ids)))
 
     async def History(self, request: pb.HistoryRequest) -> AsyncIterator[bytes]:
         """Return what changed since a cursor, in parts."""
         cursor = _cursor(request.cursor)
         view = await self._view(request.study_id, cursor)
         for news in view.news(cursor, _PART):
-            yield _field(_PART_NEWS, news)
+            yield encode_field(_PART_NEWS, news)
 
     async def Summary(self, request: pb.SummaryRequest) -> bytes:
         """Return a study in a few numbers."""
@@ -288,7 +298,7 @@ class TrialFleet:
             lost_reasons=found.lost_reasons,
             front=found.front,
         )
-        return reply.SerializeToString() + _field(_SUMMARY_BEST, encode_batch(found.best))
+        return reply.SerializeToString() + encode_field(_SUMMARY_BEST, encode_batch(found.best))
 
     async def _news(self, study_id: int, message: pb.Cursor, late_s: float = 0.0) -> bytes:
         cursor = _cursor(message)

@@ -256,14 +256,16 @@ class OpenSessionRequest(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
-    __slots__ = ("study_id", "ordinal", "max_message_bytes")
+    __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     study_id: int
+    directions: _containers.RepeatedScalarFieldContainer[Direction]
     ordinal: int
     max_message_bytes: int
-    def __init__(self, study_id: _Optional[int] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, study_id: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class KeepAliveRequest(_message.Message):
     __slots__ = ("session",)
@@ -310,19 +312,21 @@ class GiveUpReply(_message.Message):
     def __init__(self, sessions: _Optional[int] = ..., lost: _Optional[_Iterable[int]] = ..., requeued: _Optional[_Iterable[int]] = ..., failed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("write", "study_id", "wait_ms", "history")
+    __slots__ = ("write", "study_id", "wait_ms", "history", "definitions")
     WRITE_FIELD_NUMBER: _ClassVar[int]
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_FIELD_NUMBER: _ClassVar[int]
     write: WriteId
     study_id: int
     wait_ms: int
     history: Cursor
-    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., study_id: _Optional[int] = ..., wait_ms: _Optional[int] = ..., history: _Optional[_Union[Cursor, _Mapping]] = ...) -> None: ...
+    definitions: bool
+    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., study_id: _Optional[int] = ..., wait_ms: _Optional[int] = ..., history: _Optional[_Union[Cursor, _Mapping]] = ..., definitions: _Optional[bool] = ...) -> None: ...
 
 class AskReply(_message.Message):
-    __slots__ = ("trial", "wait", "ended", "fenced", "news")
+    __slots__ = ("trial", "wait", "ended", "fenced", "news", "definitions")
     class Wait(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -336,12 +340,14 @@ class AskReply(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     NEWS_FIELD_NUMBER: _ClassVar[int]
+    DEFINITIONS_FIELD_NUMBER: _ClassVar[int]
     trial: TrialBatch
     wait: AskReply.Wait
     ended: AskReply.Ended
     fenced: bool
     news: News
-    def __init__(self, trial: _Optional[_Union[TrialBatch, _Mapping]] = ..., wait: _Optional[_Union[AskReply.Wait, _Mapping]] = ..., ended: _Optional[_Union[AskReply.Ended, _Mapping]] = ..., fenced: _Optional[bool] = ..., news: _Optional[_Union[News, _Mapping]] = ...) -> None: ...
+    definitions: _containers.RepeatedCompositeFieldContainer[Definition]
+    def __init__(self, trial: _Optional[_Union[TrialBatch, _Mapping]] = ..., wait: _Optional[_Union[AskReply.Wait, _Mapping]] = ..., ended: _Optional[_Union[AskReply.Ended, _Mapping]] = ..., fenced: _Optional[bool] = ..., news: _Optional[_Union[News, _Mapping]] = ..., definitions: _Optional[_Iterable[_Union[Definition, _Mapping]]] = ...) -> None: ...
 
 class TrialUpdate(_message.Message):
     __slots__ = ("trial_id", "params", "user_attrs", "system_attrs", "steps", "intermediate_values")
@@ -400,6 +406,38 @@ class TellReply(_message.Message):
     fenced: bool
     next: AskReply
     def __init__(self, fenced: _Optional[bool] = ..., next: _Optional[_Union[AskReply, _Mapping]] = ...) -> None: ...
+
+class WorkRequest(_message.Message):
+    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell")
+    OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    TELL_FIELD_NUMBER: _ClassVar[int]
+    open_session: OpenSessionRequest
+    keep_alive: KeepAliveRequest
+    close_session: CloseSessionRequest
+    ask: AskRequest
+    report: ReportRequest
+    tell: TellRequest
+    def __init__(self, open_session: _Optional[_Union[OpenSessionRequest, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveRequest, _Mapping]] = ..., close_session: _Optional[_Union[CloseSessionRequest, _Mapping]] = ..., ask: _Optional[_Union[AskRequest, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., tell: _Optional[_Union[TellRequest, _Mapping]] = ...) -> None: ...
+
+class WorkReply(_message.Message):
+    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell")
+    OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
+    KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    TELL_FIELD_NUMBER: _ClassVar[int]
+    open_session: OpenSessionReply
+    keep_alive: KeepAliveReply
+    close_session: Applied
+    ask: AskReply
+    report: ReportReply
+    tell: TellReply
+    def __init__(self, open_session: _Optional[_Union[OpenSessionReply, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveReply, _Mapping]] = ..., close_session: _Optional[_Union[Applied, _Mapping]] = ..., ask: _Optional[_Union[AskReply, _Mapping]] = ..., report: _Optional[_Union[ReportReply, _Mapping]] = ..., tell: _Optional[_Union[TellReply, _Mapping]] = ...) -> None: ...
 
 class CreateTrialRequest(_message.Message):
     __slots__ = ("write", "study_id", "template")

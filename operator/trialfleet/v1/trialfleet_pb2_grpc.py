@@ -99,15 +99,10 @@ class TrialFleetStub:
                 request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
                 response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
                 _registered_method=True)
-        self.ReportStream = channel.stream_stream(
-                '/trialfleet.v1.TrialFleet/ReportStream',
-                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.SerializeToString,
-                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.FromString,
-                _registered_method=True)
-        self.TellStream = channel.stream_stream(
-                '/trialfleet.v1.TrialFleet/TellStream',
-                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
-                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
+        self.Work = channel.stream_stream(
+                '/trialfleet.v1.TrialFleet/Work',
+                request_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.WorkRequest.SerializeToString,
+                response_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.WorkReply.FromString,
                 _registered_method=True)
         self.CreateTrial = channel.unary_unary(
                 '/trialfleet.v1.TrialFleet/CreateTrial',
@@ -256,17 +251,11 @@ class TrialFleetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReportStream(self, request_iterator, context):
-        """Reports, one after the other: each is answered, as Report answers it, before the
-        next is read. One that fails ends the stream with its status. A proxy that stops
-        ends a stream that waits for a request with UNAVAILABLE.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def TellStream(self, request_iterator, context):
-        """Tells, one after the other, as ReportStream takes reports.
+    def Work(self, request_iterator, context):
+        """The calls of a worker's life over one stream, a fraction of the cost of each
+        alone: every request is answered, as its own method answers it, before the
+        next is read. One that fails ends the stream with its status. A proxy that
+        stops ends a stream that waits for a request with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,15 +369,10 @@ def add_TrialFleetServicer_to_server(servicer, server):
                     request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.FromString,
                     response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.SerializeToString,
             ),
-            'ReportStream': grpc.stream_stream_rpc_method_handler(
-                    servicer.ReportStream,
-                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.FromString,
-                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.SerializeToString,
-            ),
-            'TellStream': grpc.stream_stream_rpc_method_handler(
-                    servicer.TellStream,
-                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.FromString,
-                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.SerializeToString,
+            'Work': grpc.stream_stream_rpc_method_handler(
+                    servicer.Work,
+                    request_deserializer=trialfleet_dot_v1_dot_trialfleet__pb2.WorkRequest.FromString,
+                    response_serializer=trialfleet_dot_v1_dot_trialfleet__pb2.WorkReply.SerializeToString,
             ),
             'CreateTrial': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTrial,
@@ -778,7 +762,7 @@ class TrialFleet:
             _registered_method=True)
 
     @staticmethod
-    def ReportStream(request_iterator,
+    def Work(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -791,36 +775,9 @@ class TrialFleet:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/trialfleet.v1.TrialFleet/ReportStream',
-            trialfleet_dot_v1_dot_trialfleet__pb2.ReportRequest.SerializeToString,
-            trialfleet_dot_v1_dot_trialfleet__pb2.ReportReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def TellStream(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/trialfleet.v1.TrialFleet/TellStream',
-            trialfleet_dot_v1_dot_trialfleet__pb2.TellRequest.SerializeToString,
-            trialfleet_dot_v1_dot_trialfleet__pb2.TellReply.FromString,
+            '/trialfleet.v1.TrialFleet/Work',
+            trialfleet_dot_v1_dot_trialfleet__pb2.WorkRequest.SerializeToString,
+            trialfleet_dot_v1_dot_trialfleet__pb2.WorkReply.FromString,
             options,
             channel_credentials,
             insecure,

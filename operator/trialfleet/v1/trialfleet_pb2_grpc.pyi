@@ -124,13 +124,12 @@ class TrialFleetStub:
     and Ask with the same write is. A worker that leaves instead hands the trial
     back, or leaves that to CloseSession.
     """
-    ReportStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]
-    """Reports, one after the other: each is answered, as Report answers it, before the
-    next is read. One that fails ends the stream with its status. A proxy that stops
-    ends a stream that waits for a request with UNAVAILABLE.
+    Work: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.WorkRequest, _trialfleet_pb2.WorkReply]
+    """The calls of a worker's life over one stream, a fraction of the cost of each
+    alone: every request is answered, as its own method answers it, before the
+    next is read. One that fails ends the stream with its status. A proxy that
+    stops ends a stream that waits for a request with UNAVAILABLE.
     """
-    TellStream: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]
-    """Tells, one after the other, as ReportStream takes reports."""
     CreateTrial: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -215,13 +214,12 @@ class TrialFleetAsyncStub(TrialFleetStub):
     and Ask with the same write is. A worker that leaves instead hands the trial
     back, or leaves that to CloseSession.
     """
-    ReportStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.ReportRequest, _trialfleet_pb2.ReportReply]  # type: ignore[assignment]
-    """Reports, one after the other: each is answered, as Report answers it, before the
-    next is read. One that fails ends the stream with its status. A proxy that stops
-    ends a stream that waits for a request with UNAVAILABLE.
+    Work: _aio.StreamStreamMultiCallable[_trialfleet_pb2.WorkRequest, _trialfleet_pb2.WorkReply]  # type: ignore[assignment]
+    """The calls of a worker's life over one stream, a fraction of the cost of each
+    alone: every request is answered, as its own method answers it, before the
+    next is read. One that fails ends the stream with its status. A proxy that
+    stops ends a stream that waits for a request with UNAVAILABLE.
     """
-    TellStream: _aio.StreamStreamMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]  # type: ignore[assignment]
-    """Tells, one after the other, as ReportStream takes reports."""
     CreateTrial: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]  # type: ignore[assignment]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
     running trial of this session, which the budget may refuse (OUT_OF_RANGE).
@@ -383,23 +381,16 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def ReportStream(
+    def Work(
         self,
-        request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.ReportRequest],
+        request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.WorkRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.ReportReply], _abc.AsyncIterator[_trialfleet_pb2.ReportReply]]:
-        """Reports, one after the other: each is answered, as Report answers it, before the
-        next is read. One that fails ends the stream with its status. A proxy that stops
-        ends a stream that waits for a request with UNAVAILABLE.
+    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.WorkReply], _abc.AsyncIterator[_trialfleet_pb2.WorkReply]]:
+        """The calls of a worker's life over one stream, a fraction of the cost of each
+        alone: every request is answered, as its own method answers it, before the
+        next is read. One that fails ends the stream with its status. A proxy that
+        stops ends a stream that waits for a request with UNAVAILABLE.
         """
-
-    @_abc_1.abstractmethod
-    def TellStream(
-        self,
-        request_iterator: _MaybeAsyncIterator[_trialfleet_pb2.TellRequest],
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.TellReply], _abc.AsyncIterator[_trialfleet_pb2.TellReply]]:
-        """Tells, one after the other, as ReportStream takes reports."""
 
     @_abc_1.abstractmethod
     def CreateTrial(

@@ -129,7 +129,6 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
             "name": names.ENV_STORAGE_URL,
             "valueFrom": {"secretKeyRef": {"name": url_secret, "key": url_key}},
         },
-        *({"name": name, "value": value} for name, value in names.PROXY_ENVIRONMENT.items()),
     ]
     if spec.postgres.cloud_native_pg is not None:
         variables, volume, mount = cnpg_trust(owner.name)
