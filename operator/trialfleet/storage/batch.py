@@ -147,6 +147,7 @@ class Writer:
             ]
 
     def _transaction(self, work: _Work, patient: bool) -> list[Any]:
+        cut = self._cut
         for attempt in range(1, _MAX_TRIES + 1):
             committing = False
             try:
@@ -162,9 +163,9 @@ class Writer:
                 connected = self._connection is not None
                 if error.connection_invalidated or not connected or is_gone(error.orig):
                     self._discard()
-                    if connected and not committing and not self._cut:
+                    if connected and not committing and not cut:
                         # Maybe while nobody used it. Nothing was committed: begin anew, once.
-                        self._cut = True
+                        cut = True
                         _log.info("the database connection is made again: %s", _one_line(error))
                         continue
                     raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error
