@@ -179,7 +179,9 @@ class FakeProxy(grpc.GenericRpcHandler):
     def OpenSession(self, request: Any) -> pb.OpenSessionReply:
         ordinal = len(self.database.sessions)
         self.database.sessions[request.session] = True
-        return pb.OpenSessionReply(ordinal=ordinal, max_message_bytes=self.max_message_bytes)
+        return pb.OpenSessionReply(
+            ordinal=ordinal, max_message_bytes=self.max_message_bytes, may_run_ahead=True
+        )
 
     def KeepAlive(self, request: Any) -> pb.KeepAliveReply:
         return pb.KeepAliveReply(alive=self.database.sessions[request.session])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -40,27 +40,64 @@ _PROCESSES.set_forkserver_preload(["optuna", "numpy", "trialfleet.client", __nam
 
 
 def work(endpoints: str, worker: str, ledger: Path, seed: int) -> None:
-    """Run trials until the study has ended."""
+    """Run trials until the study has ended; every other worker does not wait for answers."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.INFO)
-    storage = FleetStorage(endpoints, study=STUDY, worker=worker, time_to_live_s=TIME_TO_LIVE_S)
+    storage = FleetStorage(
+        endpoints,
+        study=STUDY,
+        worker=worker,
+        time_to_live_s=TIME_TO_LIVE_S,
+        sequential=bool(seed % 2),
+    )
     chance = random.Random(seed)
     study = optuna.load_study(
         study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed)
     )
     study_id = storage.get_study_id_from_name(STUDY)
     with ledger.open("a", buffering=1) as lines:
+        ledger_of_worker = _Ledger(storage, lines.write)
+        trial_id: int | None = None
         while True:
             try:
-                trial_id = storage.ask(study_id, wait_s=1.0)
+                if trial_id is None:
+                    ledger_of_worker.settle()
+                    trial_id = storage.next_ahead()
+                if trial_id is None:
+                    trial_id = storage.ask(study_id, wait_s=1.0)
             except StudyEnded:
                 break
             if trial_id is not None:
-                _run(storage, study, trial_id, chance, lines.write)
+                trial_id = _run(storage, study, trial_id, chance, ledger_of_worker)
     storage.close()
 
 
-def _run(storage, study, trial_id, chance, write) -> None:  # type: ignore[no-untyped-def]
+class _Ledger:
+    """What a worker has told, and what of it was acknowledged."""
+
+    def __init__(self, storage: FleetStorage, write: Callable[[str], object]) -> None:
+        self._storage = storage
+        self._write = write
+        self.unheard: dict[str, Any] | None = None
+
+    def told(self, record: dict[str, Any]) -> None:
+        self._write(json.dumps({"told": record}) + "\n")
+
+    def acknowledged(self, record: dict[str, Any]) -> None:
+        self._write(json.dumps({"acknowledged": record}) + "\n")
+
+    def settle(self) -> None:
+        """Hear what became of a trial that was told ahead."""
+        kept = self._storage.settle()
+        if kept and self.unheard is not None:
+            self.acknowledged(self.unheard)
+        self.unheard = None
+
+
+def _run(  # type: ignore[no-untyped-def]
+    storage: FleetStorage, study, trial_id: int, chance: random.Random, ledger: _Ledger
+) -> int | None:
+    """Run a trial; return the id of the next one if there is one already."""
     try:
         trial = optuna.Trial(study, trial_id)
         x = trial.suggest_float("x", -1, 1)
@@ -75,12 +112,24 @@ def _run(storage, study, trial_id, chance, write) -> None:  # type: ignore[no-un
         # Most of a trial's time is its objective's: what is killed is usually in the middle.
         time.sleep(chance.random() * 0.05)
         record = {"number": trial.number, "state": state.name, "x": x, "value": value}
-        write(json.dumps({"told": record}) + "\n")
         values = [value] if state == TrialState.COMPLETE else None
-        if storage.set_trial_state_values(trial_id, state, values):
-            write(json.dumps({"acknowledged": record}) + "\n")
+        ledger.settle()
+        ledger.told(record)
+        if not storage.may_run_ahead:
+            if storage.set_trial_state_values(trial_id, state, values):
+                ledger.acknowledged(record)
+            return None
+        following = storage.tell_ahead(trial_id, state, values)
+        if following is not None:
+            ledger.unheard = record
+            return following
+        kept, following = storage.tell_and_ask(trial_id, state, values)
+        if kept:
+            ledger.acknowledged(record)
+        storage.ask_ahead(study._study_id)
+        return following
     except SessionGivenUp:
-        pass
+        return None
 
 
 def _definition(trials: int) -> StudyDefinition:

@@ -50,8 +50,12 @@ class Worker:
     def write(self) -> WriteId:
         return WriteId(self.session, next(self._sequence))
 
-    async def start(self, study: str = STUDY, time_to_live_s: float = 60.0) -> "Worker":
-        await self.storage.apply(OpenSession(self.session, self.name, study, time_to_live_s))
+    async def start(
+        self, study: str = STUDY, time_to_live_s: float = 60.0, *, sequential: bool = False
+    ) -> "Worker":
+        await self.storage.apply(
+            OpenSession(self.session, self.name, study, time_to_live_s, sequential)
+        )
         return self
 
     def opening(self) -> OpenTrial:

@@ -92,9 +92,9 @@ class RunningTrial:
         """Take note that the trial was taken away."""
         self._fenced = True
 
-    def came_with_news(self, *, finished_only: bool) -> None:
-        """Take note that the study's history came with the trial."""
-        self._news_until = time.monotonic() + _NEWS_S
+    def came_with_news(self, age_s: float, *, finished_only: bool) -> None:
+        """Take note that the study's history, as it was so long ago, came with the trial."""
+        self._news_until = time.monotonic() + _NEWS_S - age_s
         self._news_are_whole = not finished_only
 
     def news_are_over(self) -> None:
@@ -179,6 +179,13 @@ class RunningTrial:
             trial.state = state
             trial.values = values
             trial.datetime_complete = max(now, trial.datetime_start or now)
+
+    def go_on(self) -> None:
+        """Take note that it has not ended after all."""
+        with self._lock:
+            trial = self._trial
+            trial.state = TrialState.RUNNING
+            trial.values = trial.datetime_complete = None
 
     def take(self) -> Unsent:
         """Return what is unsent and hold nothing any more. Hold ``sending`` until it is sent."""

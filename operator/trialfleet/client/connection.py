@@ -1,11 +1,12 @@
 """Calls that outlive a proxy: deadlines, retries, and failover over several endpoints."""
 
+import contextlib
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 import grpc
 
@@ -86,12 +87,26 @@ class Connection:
         patience is over or the connection was closed, and
         :class:`~trialfleet.errors.MessageTooLarge`.
         """
-        if len(request) > self.max_message_bytes:
-            raise errors.MessageTooLarge(
-                f"found a message of {len(request)} bytes, accepted: up to "
-                f"{self.max_message_bytes} bytes"
-            )
+        self._check_size(request)
         return self.attempt(lambda endpoint: endpoint.call(call, request, deadline_s), patience_s)
+
+    def begin(self, call: Call[Reply], request: bytes) -> "Begun[Reply]":
+        """Send a request, a call of a worker's stream, and don't wait for its answer.
+
+        Raises :class:`~trialfleet.errors.StorageUnavailable` when the connection was closed, and
+        :class:`~trialfleet.errors.MessageTooLarge`.
+        """
+        self._check_size(request)
+        if self._closed.is_set():
+            raise errors.StorageUnavailable("the storage was closed")
+        finish = None
+        index = self._choose()
+        # Who wants the answer makes the call once more, and hears why it failed.
+        with contextlib.suppress(grpc.RpcError, ChannelClosed):
+            finish = self._endpoints[index].begin(call, request, CALL_S)
+            if index < self._current:
+                self._settle(index)
+        return Begun(self, call, request, finish)
 
     def attempt(self, attempt: Callable[[Endpoint], _T], patience_s: float | None = None) -> _T:
         """Return what ``attempt`` returns for the first endpoint with which it succeeds.
@@ -129,6 +144,13 @@ class Connection:
         Raises ``grpc.RpcError`` and :class:`~trialfleet.client.endpoint.ChannelClosed`.
         """
         return self._endpoints[self._current].call(call, request, deadline_s)
+
+    def _check_size(self, request: bytes) -> None:
+        if len(request) > self.max_message_bytes:
+            raise errors.MessageTooLarge(
+                f"found a message of {len(request)} bytes, accepted: up to "
+                f"{self.max_message_bytes} bytes"
+            )
 
     def _choose(self) -> int:
         index = self._current
@@ -247,6 +269,48 @@ class Connection:
 
     def _addresses(self) -> str:
         return ", ".join(endpoint.address for endpoint in self._endpoints)
+
+
+class Begun(Generic[Reply]):
+    """A call whose request was sent. Belongs to one thread at a time."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        call: Call[Reply],
+        request: bytes,
+        finish: Callable[[float], Reply] | None,
+    ) -> None:
+        """Take what waits for the answer; None if the request could not be sent."""
+        self._connection = connection
+        self._call = call
+        self._request = request
+        self._finish = finish
+
+    def answer(self, *, deadline_s: float = CALL_S, patience_s: float | None = None) -> Reply:
+        """Return the answer, as :meth:`Connection.call` does, which is made if none comes.
+
+        May be called again after it has raised.
+        """
+        reply = self._finished(deadline_s)
+        if reply is not None:
+            return reply
+        return self._connection.call(
+            self._call, self._request, deadline_s=deadline_s, patience_s=patience_s
+        )
+
+    def last_answer(self, deadline_s: float) -> Reply:
+        """Return the answer, as :meth:`Connection.last_call` does."""
+        reply = self._finished(deadline_s)
+        if reply is not None:
+            return reply
+        return self._connection.last_call(self._call, self._request, deadline_s)
+
+    def _finished(self, deadline_s: float) -> Reply | None:
+        finish, self._finish = self._finish, None
+        with contextlib.suppress(grpc.RpcError, ChannelClosed):
+            return None if finish is None else finish(deadline_s)
+        return None
 
 
 def _is_unauthenticated(failure: grpc.RpcError | ChannelClosed) -> bool:

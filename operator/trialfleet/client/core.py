@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from trialfleet.client import calls
+from trialfleet.client.ahead import Ahead
 from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed
@@ -38,6 +39,7 @@ class Core:
         study: str,
         worker: str,
         time_to_live_s: float,
+        sequential: bool,
         patience_s: float,
         token_file: str,
         ca_file: str,
@@ -50,6 +52,7 @@ class Core:
             study=study,
             worker=worker,
             time_to_live_s=time_to_live_s,
+            sequential=sequential,
             opened=self._start,
         )
         # A flush that hangs must not outlast the session.
@@ -57,6 +60,7 @@ class Core:
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
         self.histories = Histories(self.connection)
         self.running = RunningTrials(self.connection, self.sessions, self.histories)
+        self.ahead = Ahead(self.connection, self.sessions, self.histories, self.running)
         self._ending = threading.Event()
         self._closing = threading.Lock()
         self._closed = False
@@ -78,6 +82,7 @@ class Core:
             self.connection.interrupt()
             session = self.sessions.opened
             if session is not None:
+                self.ahead.settle_last(_LAST_CALL_S)
                 self.running.flush_last(_LAST_CALL_S)
                 request = pb.CloseSessionRequest(session=session.name)
                 try:
@@ -103,6 +108,7 @@ class Core:
             try:
                 self.sessions.keep_alive()
                 self.running.flush_old(self._flush_s)
+                self.ahead.hand_back_old(self._flush_s)
             except Exception:
                 # The thread must outlive what nobody thought of: the session hangs on it.
                 logger.exception("the session was not kept alive")

@@ -1,5 +1,6 @@
 """One proxy's address, and the channel to it."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,30 +59,52 @@ class _Channel:
     ) -> Reply:
         if not call.work:
             return self._method(call)(request, timeout=deadline_s, metadata=metadata)
-        while (stream := self._take_idle()) is not None:
-            if not stream.serves(metadata):
-                self._end(stream)
-                continue
+        stream = self._take_fitting(metadata)
+        if stream is not None:
             try:
                 return self._make(call, stream, request, deadline_s)
             except StreamEnded as error:
                 # It may have ended while nobody used it.
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
-                break
         return self._make(call, Stream(self._target, metadata), request, deadline_s)
 
+    def begin(
+        self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
+    ) -> Callable[[float], Reply]:
+        stream = self._take_fitting(metadata) or Stream(self._target, metadata)
+        with self._using(stream):
+            stream.begin(call, request, deadline_s)
+
+        def finish(deadline_s: float) -> Reply:
+            with self._using(stream):
+                reply = stream.finish(call, deadline_s)
+                self._give_back(stream)
+            return reply
+
+        return finish
+
     def _make(self, call: Call[Reply], stream: Stream, request: bytes, deadline_s: float) -> Reply:
+        with self._using(stream):
+            reply = stream.make(call, request, deadline_s)
+            self._give_back(stream)
+        return reply
+
+    @contextlib.contextmanager
+    def _using(self, stream: Stream) -> Iterator[None]:
         self._streams.add(stream)
         try:
             if self.closed:  # before close() could see the stream
                 raise ChannelClosed
-            reply = stream.make(call, request, deadline_s)
-            self._give_back(stream)
+            yield
         except BaseException:
             self._end(stream)
             raise
-        return reply
+
+    def _take_fitting(self, metadata: Metadata | None) -> Stream | None:
+        while (stream := self._take_idle()) is not None and not stream.serves(metadata):
+            self._end(stream)
+        return stream
 
     def _give_back(self, stream: Stream) -> None:
         self._idle.append(stream)
@@ -157,6 +180,23 @@ class Endpoint:
             raise
         channel.answered_at = time.monotonic()
         return reply
+
+    def begin(
+        self, call: Call[Reply], request: bytes, deadline_s: float
+    ) -> Callable[[float], Reply]:
+        """Send a request of a worker's stream, within ``deadline_s``. Raises as :meth:`call`.
+
+        What is returned waits for the answer, as long as it is told to; raises as :meth:`call`.
+        """
+        channel = self._channel or self._connect()
+        finish = channel.begin(call, request, deadline_s, self._credentials.metadata)
+
+        def answered(deadline_s: float) -> Reply:
+            reply = finish(deadline_s)
+            channel.answered_at = time.monotonic()
+            return reply
+
+        return answered
 
     def stream(self, call: Call[Reply], request: bytes, deadline_s: float) -> Iterator[Reply]:
         """Make one attempt to read a stream. Raises as :meth:`call`, while it is read."""

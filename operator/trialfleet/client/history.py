@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from time import monotonic
 from typing import Final
@@ -173,23 +173,20 @@ class StudyHistory:
         with self._lock:
             self._complete(reading, pb.TrialBatch())
 
-    def finished(self) -> list[FrozenTrial]:
-        """Return all trials that have finished, ordered by number; some that have not, too."""
-        with self._lock:
-            return [trial for trial in self._log.slots if trial is not None]
+    def finished(self, ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return all trials that have finished, ordered by number; some that have not, too.
 
-    def trials(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Return all trials, ordered by number.
-
-        ``running`` are those that this process runs, of which it knows more than the storage.
+        ``ours`` are of this process, which knows more of them than the storage.
         """
         with self._lock:
+            slots = self._log.slots.copy() if ours else self._log.slots
+            return _merged(slots, ours)
+
+    def trials(self, ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return all trials, ordered by number, with ``ours`` as above."""
+        with self._lock:
             slots = self._log.all_slots()
-        for trial in running:
-            slot = slots[trial.number] if trial.number < len(slots) else None
-            if slot is None or not slot.state.is_finished():
-                place(slots, trial)
-        return [trial for trial in slots if trial is not None]
+        return _merged(slots, ours)
 
     def news(self) -> list[FrozenTrial]:
         """Return the finished trials that were not returned before, in the order seen."""
@@ -258,6 +255,15 @@ class Histories:
         except NotFound:
             self.drop(study_id)
             raise
+
+
+def _merged(slots: list[FrozenTrial | None], ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials in slots, with those of ours that are not known there to be finished."""
+    for trial in ours:
+        slot = slots[trial.number] if trial.number < len(slots) else None
+        if slot is None or not slot.state.is_finished():
+            place(slots, trial)
+    return [trial for trial in slots if trial is not None]
 
 
 def place(slots: list[FrozenTrial | None], trial: FrozenTrial) -> None:

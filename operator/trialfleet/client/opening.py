@@ -1,5 +1,7 @@
 """A request for the next trial of a study, and what its answer brings."""
 
+from time import monotonic
+
 from trialfleet.client.buffer import RunningTrial
 from trialfleet.client.history import StudyHistory
 from trialfleet.client.records import decode_batch, decode_definitions
@@ -8,7 +10,10 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 
 
 class Opening:
-    """One Ask, alone or with a Tell: carries the study's history where that is wanted."""
+    """One Ask, alone or with a Tell: carries the study's history where that is wanted.
+
+    Make it when the request is sent, at once.
+    """
 
     def __init__(self, study_id: int, history: StudyHistory, wait_s: float = 0.0) -> None:
         """Take the study, and for how many seconds to wait for a trial."""
@@ -41,5 +46,7 @@ class Opening:
             and reply.HasField("news")
             and self._history.accept(self._reading, reply.news)
         ):
-            trial.came_with_news(finished_only=self._reading.finished_only)
+            # Who waited for a trial got what was known at the end of that.
+            age_s = 0.0 if self._wait_s else monotonic() - self._reading.began
+            trial.came_with_news(age_s, finished_only=self._reading.finished_only)
         return trial

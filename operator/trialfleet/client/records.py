@@ -126,6 +126,28 @@ def decode_batch(batch: pb.TrialBatch) -> list[FrozenTrial]:
     return [decode_trial(encoded, definitions) for encoded in batch.trials]
 
 
+def new_trial(trial_id: int, number: int) -> FrozenTrial:
+    """Return a trial that begins now."""
+    return FrozenTrial(
+        number=number,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=datetime.datetime.now(),
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=trial_id,
+    )
+
+
+def floats(values: Sequence[float] | None) -> list[float] | None:
+    """Return a trial's values, or none, as they are sent."""
+    return None if values is None else [float(value) for value in values]
+
+
 def encode_template(trial: FrozenTrial) -> pb.TrialBatch:
     """Return a batch of the one trial; its id and number mean nothing."""
     message = pb.Trial(

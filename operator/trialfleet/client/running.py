@@ -1,6 +1,5 @@
 """The trials that this process runs, from Ask until Tell."""
 
-import datetime
 import json
 import logging
 import threading
@@ -17,8 +16,9 @@ from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories, Reading, StudyHistory
 from trialfleet.client.opening import Opening
-from trialfleet.client.records import Definition, encode_distribution
+from trialfleet.client.records import Definition, encode_distribution, new_trial
 from trialfleet.client.session import Sessions
+from trialfleet.client.telling import Telling, report_request
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.errors import (
     InvalidInput,
@@ -52,6 +52,8 @@ class RunningTrials:
         self._lock = threading.Lock()
         self._trials: dict[int, RunningTrial] = {}
         self._finished: dict[int, RunningTrial] = {}
+        # Ended here, and no answer says yet that the storage knows.
+        self._unheard: dict[int, RunningTrial] = {}
 
     def get(self, trial_id: int) -> RunningTrial | None:
         """Return a trial if this process runs it."""
@@ -106,38 +108,27 @@ class RunningTrials:
             lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
             CALL_S,
         )
-        frozen = FrozenTrial(
-            number=reply.number,
-            state=TrialState.RUNNING,
-            value=None,
-            datetime_start=datetime.datetime.now(),
-            datetime_complete=None,
-            params={},
-            distributions={},
-            user_attrs={},
-            system_attrs={},
-            intermediate_values={},
-            trial_id=reply.trial_id,
-        )
+        frozen = new_trial(reply.trial_id, reply.number)
         return self._add(RunningTrial(session, study_id, frozen))
 
     def all_trials(
         self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
     ) -> list[FrozenTrial]:
-        """Return all trials of a study, ordered by number, with what is unsent of ours.
+        """Return all trials of a study, ordered by number, with what is unsent or unheard of ours.
 
         With ``finished_only`` those that have not finished, or not ``late_s`` seconds ago, may be
         missing or old. Raises :class:`~trialfleet.errors.NotFound`.
         """
         history = self._histories.of(study_id)
+        ended = self._ended(study_id)
         if finished_only and late_s and history.read_at >= time.monotonic() - late_s:
-            return history.finished()
+            return history.finished(ended)
         mine = self._mine(study_id)
         if mine is None or not mine.use_news(finished_only=finished_only):
             self.read_news(study_id, history, mine, finished_only=finished_only)
         if finished_only:
-            return history.finished()
-        return history.trials(trial.snapshot() for trial in self.of(study_id))
+            return history.finished(ended)
+        return history.trials([*ended, *(trial.snapshot() for trial in self.of(study_id))])
 
     def read_news(
         self,
@@ -206,6 +197,40 @@ class RunningTrials:
         opening = Opening(study_id, self._histories.of(study_id))
         return self._tell(trial, state, values, opening)
 
+    def begin(self, trial: RunningTrial) -> int:
+        """Let the calling thread run a trial that was asked for; return its id."""
+        trial.thread = threading.get_ident()
+        return self._add(trial)
+
+    def check_runs(self, trial: RunningTrial) -> None:
+        """Raise :class:`~trialfleet.errors.TrialFinished` if another thread ended a trial."""
+        if self._trials.get(trial.trial_id) is not trial:
+            raise TrialFinished(f"trial {trial.number} has already finished")
+
+    def end_unheard(
+        self, trial: RunningTrial, state: TrialState, values: list[float] | None
+    ) -> None:
+        """Take note that a trial ended, of which :meth:`heard` or :meth:`go_on` will be told."""
+        with self._lock:
+            self._unheard[trial.trial_id] = trial
+            self._end(trial, state, values)
+
+    def heard(self, trial: RunningTrial) -> None:
+        """Take note that the storage knows of a trial's end, or that it was taken away."""
+        with self._lock:
+            self._unheard.pop(trial.trial_id, None)
+            if trial.fenced:
+                self._finished.pop(trial.trial_id, None)
+                logger.info("trial %d was taken away before it ended: dropped", trial.number)
+
+    def go_on(self, trial: RunningTrial) -> None:
+        """Let a trial run again: the storage has refused its end."""
+        with self._lock:
+            self._unheard.pop(trial.trial_id, None)
+            self._finished.pop(trial.trial_id, None)
+            trial.go_on()
+            self._trials[trial.trial_id] = trial
+
     def _tell(
         self,
         trial: RunningTrial,
@@ -216,14 +241,9 @@ class RunningTrials:
         following = None
         if not trial.fenced:
             with trial.sending:
-                if self._trials.get(trial.trial_id) is not trial:
-                    raise TrialFinished(f"trial {trial.number} has already finished")
-                reply = self._send_tell(trial, state, values, opening)
-                if reply.fenced:
-                    trial.fence()
+                self.check_runs(trial)
+                following = self._send_tell(trial, state, values, opening)
                 self._remove(trial, state, values)
-                if opening is not None:
-                    following = opening.trial(trial.session, reply.next)
         else:
             self._remove(trial, state, values)
         following_id = None if following is None else self._add(following)
@@ -238,30 +258,15 @@ class RunningTrials:
         state: TrialState,
         values: list[float] | None,
         opening: Opening | None,
-    ) -> pb.TellReply:
-        session, unsent = trial.session, trial.take()
-        asking = None if opening is None else session.next_opening(calls.ASK.path, trial.study_id)
-        request = pb.TellRequest(
-            write=session.next_write(),
-            update=unsent.message(trial.trial_id),
-            state=state.name,
-            values=values,
-            next=None if opening is None or asking is None else opening.request(asking),
-        )
+    ) -> RunningTrial | None:
+        telling = Telling(trial, state, values, opening)
         try:
-            reply = self._connection.call(calls.TELL, request.SerializeToString())
+            return telling.answered(self._connection.call(calls.TELL, telling.request))
         except BaseException as error:
-            if asking is not None:
-                session.doubt(calls.ASK.path, trial.study_id, asking)
+            telling.failed(error)
             if isinstance(error, NotFound):
-                trial.fence()
                 self._remove(trial, state, values)
-            else:
-                trial.restore(unsent)
             raise
-        if asking is not None and not reply.HasField("next"):
-            session.doubt(calls.ASK.path, trial.study_id, asking)
-        return reply
 
     def flush_old(self, deadline_s: float) -> None:
         """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
@@ -292,7 +297,7 @@ class RunningTrials:
             try:
                 unsent = trial.take()
                 if unsent:
-                    request = self._report_request(trial, unsent, None)
+                    request = report_request(trial, unsent, None)
                     self._connection.last_call(
                         calls.REPORT, request.SerializeToString(), deadline_s
                     )
@@ -320,13 +325,21 @@ class RunningTrials:
 
     def _remove(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
         with self._lock:
-            self._trials.pop(trial.trial_id, None)
             self._outdate(trial)
-            if state.is_finished() and not trial.fenced:
-                trial.end(state, values)
-                self._finished[trial.trial_id] = trial
-                if len(self._finished) > _FINISHED:
-                    del self._finished[next(iter(self._finished))]
+            self._end(trial, state, values)
+
+    def _end(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
+        self._trials.pop(trial.trial_id, None)
+        if state.is_finished() and not trial.fenced:
+            trial.end(state, values)
+            self._finished[trial.trial_id] = trial
+            if len(self._finished) > _FINISHED:
+                del self._finished[next(iter(self._finished))]
+
+    def _ended(self, study_id: int) -> list[FrozenTrial]:
+        with self._lock:
+            trials = list(self._unheard.values())
+        return [trial.snapshot() for trial in trials if trial.study_id == study_id]
 
     def _outdate(self, changed: RunningTrial) -> None:
         for trial in self._trials.values():
@@ -339,7 +352,7 @@ class RunningTrials:
         with trial.sending:
             earlier = trial.take()
             param = {definition.name: (value, definition.text)}
-            request = self._report_request(trial, earlier.before(Unsent(params=param)), None)
+            request = report_request(trial, earlier.before(Unsent(params=param)), None)
             try:
                 reply = self._connection.call(calls.REPORT, request.SerializeToString())
             except BaseException:
@@ -363,7 +376,7 @@ class RunningTrials:
         patience_s: float | None = None,
     ) -> pb.ReportReply:
         unsent = trial.take()
-        request = self._report_request(trial, unsent, reading)
+        request = report_request(trial, unsent, reading)
         try:
             reply = self._connection.call(
                 calls.REPORT,
@@ -385,13 +398,3 @@ class RunningTrials:
             logger.info("trial %d was taken away", trial.number)
             trial.fence()
         return reply
-
-    def _report_request(
-        self, trial: RunningTrial, unsent: Unsent, reading: Reading | None
-    ) -> pb.ReportRequest:
-        return pb.ReportRequest(
-            write=trial.session.next_write(),
-            update=unsent.message(trial.trial_id),
-            history=None if reading is None else reading.cursor,
-            study_id=trial.study_id,
-        )

@@ -30,13 +30,20 @@ class Session:
     """One life: from OpenSession until it is closed or given up. Thread-safe."""
 
     def __init__(
-        self, name: bytes, study_id: int | None, ordinal: int, directions: list[StudyDirection]
+        self,
+        name: bytes,
+        study_id: int | None,
+        ordinal: int,
+        directions: list[StudyDirection],
+        may_run_ahead: bool,
     ) -> None:
         self.name = name
         self.study_id = study_id
         self.ordinal = ordinal
         self.directions = directions
         """Of the study."""
+        self.may_run_ahead = may_run_ahead
+        """Whether it may open a trial before the one ahead of it has ended."""
         self.given_up = False
         # Writes that may have opened a trial without our knowing, by call and study.
         self._doubtful: dict[tuple[str, int], pb.WriteId] = {}
@@ -75,6 +82,7 @@ class Sessions:
         study: str,
         worker: str,
         time_to_live_s: float,
+        sequential: bool,
         opened: Callable[[], None],
     ) -> None:
         """Take what OpenSession says; ``opened`` is called whenever a session was opened."""
@@ -82,6 +90,7 @@ class Sessions:
         self._study = study
         self._worker = worker
         self._time_to_live_s = time_to_live_s
+        self._sequential = sequential
         self._on_opened = opened
         self._opening = threading.Lock()
         self._session: Session | None = None
@@ -187,14 +196,20 @@ class Sessions:
                 worker=self._name(),
                 study=self._study,
                 time_to_live_s=self._time_to_live_s,
+                sequential=self._sequential,
             )
             reply = self._connection.call(calls.OPEN_SESSION, request.SerializeToString())
             if reply.max_message_bytes:
                 self._connection.max_message_bytes = reply.max_message_bytes
             study_id = reply.study_id if reply.HasField("study_id") else None
             self._renew_at = time.monotonic() + self._time_to_live_s / 4
-            directions = decode_directions(reply.directions)
-            session = self._session = Session(name, study_id, reply.ordinal, directions)
+            session = self._session = Session(
+                name,
+                study_id,
+                reply.ordinal,
+                decode_directions(reply.directions),
+                may_run_ahead=self._sequential and reply.may_run_ahead,
+            )
             self._on_opened()
             return session
 

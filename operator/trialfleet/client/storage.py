@@ -12,12 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet import names
 from trialfleet.client import calls
-from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.client.core import Core
 from trialfleet.client.credentials import from_environment
-from trialfleet.client.records import decode_batch, encode_attributes
-from trialfleet.client.studies import Studies
+from trialfleet.client.records import decode_batch, encode_attributes, floats
 from trialfleet.client.translation import optuna_errors
+from trialfleet.client.working import Working
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
 from trialfleet.errors import InvalidInput, NotFound
 from trialfleet.v1 import trialfleet_pb2 as pb
@@ -29,7 +28,7 @@ _NUMBERS: Final = 2**31
 _UNFINISHED: Final = tuple(state for state in TrialState if not state.is_finished())
 
 
-class FleetStorage(Studies):
+class FleetStorage(Working):
     """Trials in a Trialfleet storage, reached through any of its proxies.
 
     All of Optuna's samplers, pruners and tools work over it. It differs from Optuna's own
@@ -67,6 +66,7 @@ class FleetStorage(Studies):
         study: str = "",
         worker: str = "",
         time_to_live_s: float = names.SESSION_TIME_TO_LIVE_S,
+        sequential: bool = False,
         patience_s: float = 600.0,
         token_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
@@ -81,6 +81,9 @@ class FleetStorage(Studies):
             worker: Name under which the session can be given up; this host and process if empty.
             time_to_live_s: Seconds after which a session that is silent is given up. It is kept
                 alive by a thread, also while an objective runs.
+            sequential: Trials run one after the other, in the order in which they were asked for,
+                as :func:`~trialfleet.worker.loop.run_worker` does it. Of a session that is given
+                up only the first of those that had not ended counts as begun.
             patience_s: Seconds for which a call is tried.
             token_file: File with the token to show to proxies; by default the one that
                 ``TRIALFLEET_TOKEN_FILE`` names; empty for none. It is read again when a proxy
@@ -104,6 +107,7 @@ class FleetStorage(Studies):
             "study": study,
             "worker": worker,
             "time_to_live_s": time_to_live_s,
+            "sequential": sequential,
             "patience_s": patience_s,
             "token_file": from_environment(token_file, names.ENV_TOKEN_FILE),
             "ca_file": from_environment(ca_file, names.ENV_CA_FILE),
@@ -143,72 +147,6 @@ class FleetStorage(Studies):
     def ordinal(self) -> int:
         """How many sessions the study had before this one; opens the session if needed."""
         return self._core.sessions.current().ordinal
-
-    def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
-        """Open the next trial, a waiting one first; return its id.
-
-        Returns None if there is nothing to run now, after ``wait_s`` seconds; ask again.
-
-        Raises:
-            StudyEnded: The budget allows no further trial, with its ``reason``.
-            NotFound: The study does not exist.
-        """
-        return self._core.running.ask(study_id, wait_s)
-
-    def tell_and_ask(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> tuple[bool, int | None]:
-        """End a trial that runs here, and open the next one of its study in the same call.
-
-        Returns what :meth:`set_trial_state_values` does, and the next trial's id; None: ask for it.
-        """
-        trial = self._core.running.get(trial_id)
-        if trial is None:
-            return self.set_trial_state_values(trial_id, state, values), None
-        return optuna_errors(self._core.running.tell_and_ask)(trial, state, _floats(values))
-
-    def hand_back(self, trial_id: int) -> None:
-        """Let a trial that runs here wait again at once, for another worker, with its parameters.
-
-        Raises:
-            NotFound: The trial does not run here.
-        """
-        trial = self._core.running.get(trial_id)
-        if trial is None:
-            raise NotFound(f"trial {trial_id} does not run here")
-        self._core.running.tell(trial, TrialState.WAITING, None)
-
-    def give_up(
-        self, *, worker: str, reason: str, message: str = "", failed: bool = False
-    ) -> GivenUp:
-        """Say that a worker is dead: its sessions are fenced, its trials fail with the reason.
-
-        A lost trial is requeued while retries last; with ``failed`` it was the objective's own
-        doing, and counts as failed.
-        """
-        request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
-        reply = self._core.connection.call(calls.GIVE_UP, request.SerializeToString())
-        return GivenUp.decode(reply)
-
-    def summary(self, study_id: int, best: int = 1) -> Summary:
-        """Return counts and up to ``best`` best trials, in constant time.
-
-        Raises:
-            NotFound: The study does not exist.
-        """
-        request = pb.SummaryRequest(study_id=study_id, best=best)
-        reply = self._core.connection.call(calls.SUMMARY, request.SerializeToString())
-        return Summary.decode(reply)
-
-    def news(self, study_id: int) -> list[FrozenTrial]:
-        """Return the finished trials that this object did not return before, in the order seen.
-
-        Raises:
-            NotFound: The study does not exist.
-        """
-        history = self._core.histories.of(study_id)
-        self._core.running.read_news(study_id, history, None, finished_only=True)
-        return history.news()
 
     def close(self) -> None:
         """Send what is unsent, hand back what still runs, end the session, the thread and channels.
@@ -306,12 +244,12 @@ class FleetStorage(Studies):
         if trial is not None:
             if state == TrialState.RUNNING:
                 return False
-            return self._core.running.tell(trial, state, _floats(values))
+            return self._core.running.tell(trial, state, floats(values))
         update = pb.TrialUpdate(trial_id=trial_id)
         return self._core.sessions.write(
             calls.WRITE_TRIAL,
             lambda write: pb.WriteTrialRequest(
-                write=write, update=update, state=state.name, values=_floats(values)
+                write=write, update=update, state=state.name, values=floats(values)
             ),
         ).updated
 
@@ -373,10 +311,6 @@ class FleetStorage(Studies):
         self._core.sessions.write(
             calls.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
         )
-
-
-def _floats(values: Sequence[float] | None) -> list[float] | None:
-    return None if values is None else [float(value) for value in values]
 
 
 _storages: Final[weakref.WeakSet[FleetStorage]] = weakref.WeakSet()

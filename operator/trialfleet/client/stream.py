@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 import urllib.parse
+from collections.abc import Iterator
 from typing import Final
 
 import grpc
@@ -79,16 +80,30 @@ class Stream:
 
         Raises :class:`StreamEnded`.
         """
-        try:
-            message = self._ask(call.wrap(request), deadline_s)
-        except TimeoutError:
-            raise StreamEnded(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s"
-            ) from None
-        except OSError as error:
-            if self._cancelled:
-                raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed") from error
-            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+        ends_at = time.monotonic() + deadline_s
+        self.begin(call, request, deadline_s)
+        return self.finish(call, max(0.0, ends_at - time.monotonic()))
+
+    def begin(self, call: Call[Reply], request: bytes, deadline_s: float) -> None:
+        """Send a request; :meth:`finish` is to follow. Raises as :meth:`make`."""
+        message = call.wrap(request)
+        ends_at = time.monotonic() + deadline_s
+        with self._ending(deadline_s):
+            exchange = self._exchange or self._open(deadline_s)
+            assert self._socket is not None
+            self._socket.settimeout(_left(ends_at))
+            exchange.send(_PREFIX.pack(0, len(message)) + message)
+
+    def finish(self, call: Call[Reply], deadline_s: float) -> Reply:
+        """Wait for the answer to the request that was sent. Raises as :meth:`make`."""
+        exchange, ends_at = self._exchange, time.monotonic() + deadline_s
+        assert exchange is not None and self._socket is not None
+        with self._ending(deadline_s):
+            while (message := _message(exchange.data)) is None:
+                if exchange.ended:
+                    raise _status(exchange)
+                self._socket.settimeout(_left(ends_at))
+                exchange.receive()
         try:
             return call.unwrap(message)
         except (ValueError, DecodeError) as error:
@@ -107,18 +122,19 @@ class Stream:
         if self._socket is not None:
             self._socket.close()
 
-    def _ask(self, request: bytes, deadline_s: float) -> bytes:
-        ends_at = time.monotonic() + deadline_s
-        exchange = self._exchange or self._open(deadline_s)
-        assert self._socket is not None
-        self._socket.settimeout(_left(ends_at))
-        exchange.send(_PREFIX.pack(0, len(request)) + request)
-        while (message := _message(exchange.data)) is None:
-            if exchange.ended:
-                raise _status(exchange)
-            self._socket.settimeout(_left(ends_at))
-            exchange.receive()
-        return message
+    @contextlib.contextmanager
+    def _ending(self, deadline_s: float) -> Iterator[None]:
+        """Say in gRPC's words how the connection ended."""
+        try:
+            yield
+        except TimeoutError:
+            raise StreamEnded(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s"
+            ) from None
+        except OSError as error:
+            if self._cancelled:
+                raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed") from error
+            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error)) from error
 
     def _open(self, deadline_s: float) -> Exchange:
         self._socket = self._target.connect(deadline_s)

@@ -90,7 +90,10 @@ def load(file: Path) -> Assignment:
 def run(assignment: Assignment, folder: Path) -> int:
     """Run trials; an exception that ends the run is left in ``folder`` for the caller."""
     storage = FleetStorage(
-        os.environ[names.ENV_PROXY], study=assignment.study, worker=os.environ[names.ENV_WORKER]
+        os.environ[names.ENV_PROXY],
+        study=assignment.study,
+        worker=os.environ[names.ENV_WORKER],
+        sequential=True,
     )
     with Watch(storage, grace_s=GRACE_S) as watch:
         try:

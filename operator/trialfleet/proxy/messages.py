@@ -291,7 +291,9 @@ def open_session(request: pb.OpenSessionRequest) -> OpenSession:
     lasting = request.time_to_live_s
     if not (math.isfinite(lasting) and lasting > 0):
         raise InvalidInput(f"time_to_live_s: found {lasting}, accepted: more than 0 seconds")
-    return OpenSession(session(request.session), request.worker, request.study, lasting)
+    return OpenSession(
+        session(request.session), request.worker, request.study, lasting, request.sequential
+    )
 
 
 def give_up(request: pb.GiveUpRequest) -> GiveUp:

@@ -17,7 +17,7 @@ from trialfleet.storage.batch import Writer
 from trialfleet.storage.express import Express
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.plain import LEFT, Busy, PlainBatch, PlainWrites, may_be_plain, take_turn
-from trialfleet.storage.records import Command, OpenTrial, TrialRecord
+from trialfleet.storage.records import Command, GiveUp, OpenTrial, TrialRecord
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Committer:
         if self.waiting >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} writes are waiting already")
         submitted = _Submitted(commands, [LEFT] * len(commands), self._loop.create_future())
-        if may_be_plain(commands) and self._express.connected and self._opens_plainly(commands):
+        if self._departs(commands):
             self._waiting.append(submitted)
             # Not before the loop has read all that arrived: a batch takes it all.
             if self._express.idle:
@@ -123,6 +123,14 @@ class Committer:
         await asyncio.to_thread(self._thread.join)
 
     # -- plain writes, on the event loop -------------------------------------------------------
+
+    def _departs(self, commands: Sequence[Command]) -> bool:
+        if not self._express.connected:
+            return False
+        if isinstance(commands[0], GiveUp):
+            # What a worker told before it died is to be applied before it is given up.
+            return bool(self._waiting) or not self._express.idle
+        return may_be_plain(commands) and self._opens_plainly(commands)
 
     def _opens_plainly(self, commands: Sequence[Command]) -> bool:
         if self._not_plain_until:
@@ -166,9 +174,12 @@ class Committer:
 
     def _send(self, turns: frozenset[int] = frozenset()) -> None:
         batch, passengers, others = PlainBatch(), list[_Submitted](), list[_Submitted]()
+        followers: list[_Submitted] = []
         while self._waiting and len(batch) < _MAX_BATCH:
             submitted = self._waiting.popleft()
-            if not self._plain.fit(submitted.commands):
+            if not may_be_plain(submitted.commands):
+                followers.append(submitted)
+            elif not self._plain.fit(submitted.commands):
                 self._hand_over(submitted)
             elif turns and not turns >= _openings((submitted,)):
                 others.append(submitted)
@@ -178,6 +189,7 @@ class Committer:
                 others.append(submitted)  # it has to follow one that is aboard
         self._waiting.extendleft(reversed(others))
         if not passengers and not turns:
+            self._hand_over_each(followers)
             return
         try:
             statement = batch.statement(turns)
@@ -188,12 +200,15 @@ class Committer:
             for submitted in passengers:
                 self._hand_over(submitted)
             passengers.clear()
-        self._express.run(statement, lambda row: self._arrived(batch, passengers, turns, row))
+        self._express.run(
+            statement, lambda row: self._arrived(batch, passengers, followers, turns, row)
+        )
 
     def _arrived(
         self,
         batch: PlainBatch,
         passengers: Sequence[_Submitted],
+        followers: Sequence[_Submitted],
         turns: frozenset[int],
         row: Sequence[Any] | None,
     ) -> None:
@@ -205,8 +220,8 @@ class Committer:
                 self._answer_plain(self._plain.answers(batch, row), passengers)
             except Busy:
                 self._busy = True
-                self._waiting.extendleft(reversed(passengers))
-                passengers = ()
+                self._waiting.extendleft(reversed((*passengers, *followers)))
+                passengers = followers = ()
             except Exception:
                 # A defect of ours must not leave callers waiting for ever: the thread takes them.
                 _log.exception("the answer to a batch of %d was not understood", len(batch))
@@ -216,6 +231,7 @@ class Committer:
                 self._hand_over(submitted)
             elif not submitted.future.done():
                 submitted.future.set_result(submitted.answers)
+        self._hand_over_each(followers)
         if self._waiting or self._closed:
             self._depart_soon()
 
@@ -233,8 +249,12 @@ class Committer:
             self._on_commit(applied)
 
     def _hand_over_all(self) -> None:
-        while self._waiting:
-            self._hand_over(self._waiting.popleft())
+        self._hand_over_each(self._waiting)
+        self._waiting.clear()
+
+    def _hand_over_each(self, submitted: Iterable[_Submitted]) -> None:
+        for one in submitted:
+            self._hand_over(one)
 
     # -- all others, by the thread -------------------------------------------------------------
 

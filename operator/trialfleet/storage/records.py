@@ -192,6 +192,8 @@ class OpenSession:
     study: str
     """Name of the study, or empty for a session bound to none."""
     time_to_live_s: float
+    sequential: bool = False
+    """Whether it runs its trials one after the other, in the order in which it opened them."""
 
 
 class SessionOpened(NamedTuple):
@@ -202,6 +204,8 @@ class SessionOpened(NamedTuple):
     """Sessions that the study had before this one."""
     directions: Sequence[StudyDirection]
     """Of the study."""
+    may_run_ahead: bool
+    """Whether a trial's end has no say in whether another one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,8 @@ class CloseSession:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Fence a dead worker's sessions, fail and requeue its trials -> :class:`GivenUp`.
+
+    Those that a sequential session had not begun wait again.
 
     Exactly one of ``session`` and ``worker`` is given. Without either, every session whose
     keep-alive has run out is given up.

@@ -29,6 +29,8 @@ CREATE TABLE trialfleet_sessions (
     time_to_live_s float8 NOT NULL,
     expires_at timestamptz NOT NULL,
     ended_at timestamptz,
+    -- Whether it runs its trials one after the other, in the order of their openings.
+    sequential boolean NOT NULL,
     -- The last write of the session that is no write to one of its own trials, and its answer:
     -- a write that is sent again gets the answer of the first.
     sequence bigint NOT NULL DEFAULT 0,

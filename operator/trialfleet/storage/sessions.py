@@ -40,12 +40,15 @@ _OPENED: Final = sa.text(
 _DIRECTIONS: Final = sa.text(
     "SELECT direction FROM study_directions WHERE study_id = :study_id ORDER BY objective"
 )
+_MAY_RUN_AHEAD: Final = sa.text(
+    "SELECT goals = '[]' AND max_failed IS NULL FROM trialfleet_studies WHERE study_id = :study_id"
+)
 _OPEN: Final = sa.text(
     """
     INSERT INTO trialfleet_sessions
-        (session_id, worker, study_id, ordinal, time_to_live_s, expires_at)
+        (session_id, worker, study_id, ordinal, time_to_live_s, expires_at, sequential)
     VALUES (:session, :worker, :study_id, :ordinal, :time_to_live_s,
-        clock_timestamp() + make_interval(secs => :time_to_live_s))
+        clock_timestamp() + make_interval(secs => :time_to_live_s), :sequential)
     """
 )
 _KEEP_ALIVE: Final = sa.text(
@@ -84,7 +87,7 @@ _END: Final = """
     UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
         SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
         ORDER BY session_id FOR UPDATE)
-    RETURNING session_id, worker
+    RETURNING session_id, worker, sequential
 """
 # Beginning with what runs, not with the sessions, which may have run any number of trials; and
 # looking the runs of those up one by one, whatever the planner knows of the tables yet.
@@ -93,11 +96,11 @@ _RUNNING: Final = sa.text(
     WITH running AS MATERIALIZED (SELECT trial_id, study_id FROM trials WHERE state = 'RUNNING')
     SELECT t.trial_id, t.study_id, r.session_id, coalesce(s.retries, 0) AS retries
     FROM running t
-    CROSS JOIN LATERAL (SELECT r.session_id, r.taken_away FROM trialfleet_runs r
+    CROSS JOIN LATERAL (SELECT r.session_id, r.opened, r.taken_away FROM trialfleet_runs r
         WHERE r.trial_id = t.trial_id OFFSET 0) AS r
     LEFT JOIN trialfleet_studies s ON s.study_id = t.study_id
     WHERE r.session_id = ANY(CAST(:sessions AS bytea[])) AND NOT r.taken_away
-    ORDER BY t.trial_id
+    ORDER BY r.opened
     """
 )
 _LOCK_TRIALS: Final = sa.text(
@@ -128,8 +131,7 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
     """See :class:`OpenSession`."""
     opened = connection.execute(_OPENED, {"session": command.session}).first()
     if opened is not None:
-        directions = _read_directions(connection, opened.study_id)
-        return SessionOpened(opened.study_id, opened.ordinal, directions)
+        return _opened(connection, opened.study_id, opened.ordinal)
     study_id, ordinal = None, 0
     if command.study:
         query = sa.text("SELECT study_id FROM studies WHERE study_name = :name")
@@ -145,14 +147,21 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
             "study_id": study_id,
             "ordinal": ordinal,
             "time_to_live_s": command.time_to_live_s,
+            "sequential": command.sequential,
         },
     )
-    return SessionOpened(study_id, ordinal, _read_directions(connection, study_id))
+    return _opened(connection, study_id, ordinal)
 
 
-def _read_directions(connection: sa.Connection, study_id: int | None) -> Sequence[StudyDirection]:
-    rows = connection.execute(_DIRECTIONS, {"study_id": study_id})
-    return [StudyDirection[direction] for direction in rows.scalars()]
+def _opened(connection: sa.Connection, study_id: int | None, ordinal: int) -> SessionOpened:
+    directions = connection.execute(_DIRECTIONS, {"study_id": study_id}).scalars()
+    ahead = connection.execute(_MAY_RUN_AHEAD, {"study_id": study_id}).scalar()
+    return SessionOpened(
+        study_id,
+        ordinal,
+        [StudyDirection[direction] for direction in directions],
+        may_run_ahead=bool(ahead),
+    )
 
 
 def keep_alive(connection: sa.Connection, commands: Sequence[KeepAlive]) -> list[bool]:
@@ -191,7 +200,10 @@ def finish_once(connection: sa.Connection, write: WriteId, answer: int) -> None:
 def close_session(connection: sa.Connection, command: CloseSession) -> None:
     """See :class:`CloseSession`."""
     _, running = _end_sessions(connection, _BY_SESSION, {"session": command.session})
-    ids = [row.trial_id for row in running]
+    _hand_back(connection, [row.trial_id for row in running])
+
+
+def _hand_back(connection: sa.Connection, ids: list[int]) -> None:
     if ids:
         TrialWrites(
             states=dict.fromkeys(ids, TrialState.WAITING),
@@ -201,23 +213,22 @@ def close_session(connection: sa.Connection, command: CloseSession) -> None:
 
 def _end_sessions(
     connection: sa.Connection, which: str, key: dict[str, Any]
-) -> tuple[dict[bytes, str], Sequence[sa.Row[Any]]]:
-    """End sessions; return their workers' names, and the trials that they run, locked.
+) -> tuple[dict[bytes, sa.Row[Any]], Sequence[sa.Row[Any]]]:
+    """End sessions; return them, and the trials that they run, locked, as they were opened.
 
     A trial that is opened meanwhile waits for the session's row and is then refused.
     """
     ended = connection.execute(sa.text(_END.format(which=which)), key).all()
-    workers = {bytes(session): worker for session, worker in ended}
-    if not workers:
+    sessions = {bytes(row.session_id): row for row in ended}
+    if not sessions:
         return {}, ()
-    sessions = {"sessions": list(workers)}
-    running = connection.execute(_RUNNING, sessions).all()
+    running = connection.execute(_RUNNING, {"sessions": list(sessions)}).all()
     if not running:
-        return workers, ()
+        return sessions, ()
     lock_studies(connection, {row.study_id for row in running})
     connection.execute(_LOCK_TRIALS, {"ids": [row.trial_id for row in running]})
     # Some may have been told before they were locked.
-    return workers, connection.execute(_RUNNING, sessions).all()
+    return sessions, connection.execute(_RUNNING, {"sessions": list(sessions)}).all()
 
 
 def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
@@ -228,18 +239,30 @@ def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
         which, key = _BY_SESSION, {"session": command.session}
     elif command.worker is not None:
         which, key = _BY_WORKER, {"worker": command.worker}
-    workers, running = _end_sessions(connection, which, key)
-    if not running:
-        return GivenUp(sessions=len(workers))
-    ids = [row.trial_id for row in running]
+    sessions, running = _end_sessions(connection, which, key)
+    begun: list[sa.Row[Any]] = []
+    waiting: list[int] = []
+    busy: set[bytes] = set()
+    for row in running:
+        session = bytes(row.session_id)
+        if session in busy and sessions[session].sequential:
+            waiting.append(row.trial_id)  # behind the one that it ran
+        else:
+            begun.append(row)
+            busy.add(session)
+    _hand_back(connection, waiting)
+    begun.sort(key=lambda row: int(row.trial_id))
+    if not begun:
+        return GivenUp(sessions=len(sessions))
+    ids = [row.trial_id for row in begun]
     records = read_trials(connection, ids)
     connection.execute(_TAKE_AWAY, {"ids": ids, "lost": not command.failed})
     writes = TrialWrites(states=dict.fromkeys(ids, TrialState.FAIL))
-    for row in running:
+    for row in begun:
         attrs = {
             names.ATTR_REASON: command.reason,
             names.ATTR_MESSAGE: command.message,
-            names.ATTR_WORKER: workers[bytes(row.session_id)],
+            names.ATTR_WORKER: sessions[bytes(row.session_id)].worker,
         }
         writes.add(
             row.trial_id,
@@ -248,14 +271,14 @@ def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
     writes.execute(connection)
     numbers = [records[trial_id].number for trial_id in ids]
     if command.failed:
-        return GivenUp(sessions=len(workers), failed=numbers)
+        return GivenUp(sessions=len(sessions), failed=numbers)
     requeued = []
-    for row in running:
+    for row in begun:
         connection.execute(_COUNT_LOST, {"study_id": row.study_id, "reason": command.reason})
         retry = _retry(records[row.trial_id], row.retries)
         if retry is not None:
             requeued.append(insert_trial(connection, row.study_id, retry).number)
-    return GivenUp(sessions=len(workers), lost=numbers, requeued=requeued)
+    return GivenUp(sessions=len(sessions), lost=numbers, requeued=requeued)
 
 
 def _retry(lost: TrialRecord, retries: int) -> TrialRecord | None:

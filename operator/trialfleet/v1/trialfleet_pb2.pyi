@@ -244,28 +244,32 @@ class ListStudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[Study, _Mapping]]] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session", "worker", "study", "time_to_live_s")
+    __slots__ = ("session", "worker", "study", "time_to_live_s", "sequential")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_S_FIELD_NUMBER: _ClassVar[int]
+    SEQUENTIAL_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     worker: str
     study: str
     time_to_live_s: float
-    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ...) -> None: ...
+    sequential: bool
+    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ..., sequential: _Optional[bool] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
-    __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes")
+    __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes", "may_run_ahead")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAY_RUN_AHEAD_FIELD_NUMBER: _ClassVar[int]
     study_id: int
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     ordinal: int
     max_message_bytes: int
-    def __init__(self, study_id: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    may_run_ahead: bool
+    def __init__(self, study_id: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., may_run_ahead: _Optional[bool] = ...) -> None: ...
 
 class KeepAliveRequest(_message.Message):
     __slots__ = ("session",)

@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
@@ -24,6 +25,14 @@ from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedO
 from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
 from trialfleet.worker.watch import Watch
+
+_BRIEF_S: Final = 0.2
+_BRIEF_TRIALS: Final = 5
+"""After so many trials that took less than ``_BRIEF_S`` seconds, the call that tells a trial and
+brings the next one is no more waited for: :mod:`trialfleet.client.ahead`."""
+
+_ENDING_SAMPLERS: Final = (GridSampler, BruteForceSampler)
+"""They stop the study when they have tried all there is: no trial is to be opened by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,25 +133,36 @@ class _Worker:
     catch: tuple[type[BaseException], ...]
     watch: Watch
     trials: int = 0
+    brief_trials: int = 0
+    """How many in a row took less than ``_BRIEF_S``."""
 
     def work(self, study_id: int) -> Outcome:
         try:
             while not self.watch.leaving:
                 self.watch.asking()
-                trial_id, self.study.next_trial = self.study.next_trial, None
-                if trial_id is None:
-                    trial_id = self.storage.ask(study_id)
+                trial_id = self._next(study_id)
                 if trial_id is None:
                     continue
                 self._run(self.storage.get_trial(trial_id))
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
-            if self.study.next_trial is not None:
-                self.storage.hand_back(self.study.next_trial)
+            while (trial_id := self._at_hand()) is not None:
+                self.storage.hand_back(trial_id)
         except StudyEnded as ended:
             return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
         return Outcome(End.LEFT, trials=self.trials)
+
+    def _next(self, study_id: int) -> int | None:
+        trial_id = self._at_hand()
+        return self.storage.ask(study_id) if trial_id is None else trial_id
+
+    def _at_hand(self) -> int | None:
+        trial_id, self.study.next_trial = self.study.next_trial, None
+        if trial_id is None:
+            self._settle()
+            trial_id = self.storage.next_ahead()
+        return trial_id
 
     def _run(self, trial: FrozenTrial) -> None:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""
@@ -160,6 +180,7 @@ class _Worker:
             caught = interrupt is not None or error is None or isinstance(error, self.catch)
             go_on = caught and not self.watch.leaving
             verdict = self._judge(returned, error, interrupt)
+            self._settle()
             kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:
             kept = False
@@ -207,6 +228,25 @@ class _Worker:
             return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
         return values
 
+    def _may_run_ahead(self) -> bool:
+        return (
+            self.brief_trials >= _BRIEF_TRIALS
+            and not isinstance(self.study.sampler, _ENDING_SAMPLERS)
+            and self.storage.may_run_ahead
+        )
+
+    def _settle(self) -> None:
+        """Hear what became of the trial that was told ahead."""
+        told, self.study.unheard = self.study.unheard, None
+        try:
+            kept = self.storage.settle()
+        except (ValueError, InvalidInput) as refused:
+            if told is None:
+                raise
+            verdict = failure.raised(refused)
+            kept = self._tell(self.storage.get_trial(told), verdict, time.monotonic(), False)
+        self.trials -= not kept
+
     def _conclude(
         self,
         trial: FrozenTrial,
@@ -228,15 +268,17 @@ class _Worker:
         go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
+        self.brief_trials = self.brief_trials + 1 if seconds < _BRIEF_S else 0
+        ahead = go_on and self._may_run_ahead()
         if isinstance(verdict, Failure):
             for key, value in verdict.attributes.items():
                 self.storage.set_trial_system_attr(trial._trial_id, key, value)
-            if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on):
+            if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on, ahead=ahead):
                 return False
             _log.warning("trial %d failed: %s", trial.number, verdict)
             return True
         state = TrialState.PRUNED if verdict is None else TrialState.COMPLETE
-        if not self.study.end(trial._trial_id, state, verdict, go_on=go_on):
+        if not self.study.end(trial._trial_id, state, verdict, go_on=go_on, ahead=ahead):
             return False
         shown = "" if verdict is None else ": " + ", ".join(f"{value:g}" for value in verdict)
         _log.debug("trial %d %s%s, %.2f s", trial.number, state.name.lower(), shown, seconds)

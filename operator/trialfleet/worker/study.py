@@ -56,6 +56,8 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
+        self.unheard: int | None = None
+        """Id of the trial that was told ahead, until it is known whether the storage took it."""
         self.pruning = False
         """Whether a pruner is being asked."""
         self._finished_trials: list[FrozenTrial] | None = None
@@ -76,11 +78,18 @@ class WorkerStudy(optuna.Study):
         return trial
 
     def end(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None, *, go_on: bool
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        *,
+        go_on: bool,
+        ahead: bool = False,
     ) -> bool:
-        """End a trial; return False if it is this worker's no longer.
+        """End a trial; return False if it is this worker's no longer, as far as is known.
 
-        With ``go_on`` the next one is opened in the same call, unless the study was stopped.
+        With ``go_on`` the next one is opened in the same call, unless the study was stopped; with
+        ``ahead`` too, the next one is at hand already, and nobody waits for the call.
 
         A pruned trial gets its last intermediate value, as ``Study.tell`` has it. A sampler that
         fails afterwards is logged: the trial itself is complete.
@@ -101,9 +110,18 @@ class WorkerStudy(optuna.Study):
             _log.warning(
                 "the sampler failed after trial %d: %s", frozen.number, failure.one_line(error)
             )
-        if not go_on or self.stopped:
+        go_on = go_on and not self.stopped
+        if go_on and ahead:
+            self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
+            if self.next_trial is not None:
+                self.unheard = trial_id
+                return True
+        self.next_trial = self._fleet.next_ahead()
+        if not go_on or self.next_trial is not None:
             return self._storage.set_trial_state_values(trial_id, state, values)
         kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
+        if ahead and self.next_trial is not None:
+            self._fleet.ask_ahead(self._study_id)
         return kept
 
     def _get_trials(
