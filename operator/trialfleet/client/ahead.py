@@ -25,7 +25,7 @@ from trialfleet.client.session import Sessions
 from trialfleet.client.telling import Telling
 from trialfleet.errors import NotFound, TrialfleetError
 
-_WAITING_S: Final = 0.4
+_WAITING_S: Final = 0.5
 """A trial that waited for so long is handed back: somebody else may be without one."""
 
 logger = logging.getLogger(__name__)

@@ -3,16 +3,17 @@
 import contextlib
 import gc
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from time import monotonic
 from typing import Final
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client import calls
 from trialfleet.client.connection import Connection
 from trialfleet.client.endpoint import Endpoint
+from trialfleet.client.ordered import OrderedTrials
 from trialfleet.client.records import (
     Definition,
     decode_batch,
@@ -50,9 +51,9 @@ class _Log:
     def __init__(self) -> None:
         self.cursor = pb.Cursor()
         self.definitions: list[Definition] = []
-        self.slots: list[FrozenTrial | None] = []  # by the trial's number
         self.finished: list[FrozenTrial] = []  # in the order seen
-        self.unfinished: list[FrozenTrial] = []
+        self._ordered = OrderedTrials()
+        self._unfinished: list[FrozenTrial] = []
         self.encoded: pb.TrialBatch | None = None
         """Unfinished trials that nobody has read yet: others' running trials come with each Ask."""
         self.ticket = 0
@@ -69,35 +70,26 @@ class _Log:
         with _without_collector(len(batch.trials)):
             for encoded in batch.trials:
                 trial = decode_trial(encoded, self.definitions)
-                if trial.number == len(self.slots):
-                    self.slots.append(trial)
-                elif not self._finished(trial.number):
-                    place(self.slots, trial)
-                else:
-                    continue
-                self.finished.append(trial)
+                if self._ordered.add(trial):
+                    self.finished.append(trial)
         if news.cursor.epoch != self.cursor.epoch or news.cursor.trials >= self.cursor.trials:
             self.cursor = news.cursor
         return definitions
 
-    def all_slots(self) -> list[FrozenTrial | None]:
-        """Return a copy of the slots, with the unfinished trials in theirs."""
+    def trials(
+        self,
+        ours: Iterable[FrozenTrial],
+        states: Container[TrialState] | None,
+        *,
+        finished_only: bool,
+    ) -> list[FrozenTrial]:
+        """Return trials as :meth:`StudyHistory.trials` does."""
+        if finished_only:
+            return self._ordered.merged(ours, states)
         if self.encoded is not None:
-            self._set_unfinished(decode_batch(self.encoded))
+            self._unfinished = decode_batch(self.encoded)
             self.encoded = None
-        return self.slots.copy()
-
-    def _set_unfinished(self, trials: list[FrozenTrial]) -> None:
-        for trial in self.unfinished:
-            if not self._finished(trial.number):
-                self.slots[trial.number] = None
-        self.unfinished = [trial for trial in trials if not self._finished(trial.number)]
-        for trial in self.unfinished:
-            place(self.slots, trial)
-
-    def _finished(self, number: int) -> bool:
-        slot = self.slots[number] if number < len(self.slots) else None
-        return slot is not None and slot.state.is_finished()
+        return self._ordered.merged((*self._unfinished, *ours), states)
 
 
 class Reading:
@@ -173,20 +165,20 @@ class StudyHistory:
         with self._lock:
             self._complete(reading, pb.TrialBatch())
 
-    def finished(self, ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return all trials that have finished, ordered by number; some that have not, too.
+    def trials(
+        self,
+        ours: Iterable[FrozenTrial],
+        states: Container[TrialState] | None = None,
+        *,
+        finished_only: bool = False,
+    ) -> list[FrozenTrial]:
+        """Return the trials in ``states``, or all, ordered by number.
 
-        ``ours`` are of this process, which knows more of them than the storage.
+        ``ours`` are of this process, which knows more of them than the storage. With
+        ``finished_only`` no others that have not finished are among them.
         """
         with self._lock:
-            slots = self._log.slots.copy() if ours else self._log.slots
-            return _merged(slots, ours)
-
-    def trials(self, ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return all trials, ordered by number, with ``ours`` as above."""
-        with self._lock:
-            slots = self._log.all_slots()
-        return _merged(slots, ours)
+            return self._log.trials(ours, states, finished_only=finished_only)
 
     def news(self) -> list[FrozenTrial]:
         """Return the finished trials that were not returned before, in the order seen."""
@@ -255,20 +247,3 @@ class Histories:
         except NotFound:
             self.drop(study_id)
             raise
-
-
-def _merged(slots: list[FrozenTrial | None], ours: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials in slots, with those of ours that are not known there to be finished."""
-    for trial in ours:
-        slot = slots[trial.number] if trial.number < len(slots) else None
-        if slot is None or not slot.state.is_finished():
-            place(slots, trial)
-    return [trial for trial in slots if trial is not None]
-
-
-def place(slots: list[FrozenTrial | None], trial: FrozenTrial) -> None:
-    """Put a trial where its number says."""
-    missing = trial.number + 1 - len(slots)
-    if missing > 0:
-        slots.extend([None] * missing)
-    slots[trial.number] = trial

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Container
 from typing import Any, Final
 
 import grpc
@@ -34,16 +35,14 @@ _FLUSH_AFTER_S: Final = 0.4
 _FINISHED: Final = 16
 """Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
+_UNFINISHED: Final = tuple(state for state in TrialState if not state.is_finished())
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 logger = logging.getLogger(__name__)
 
 
 class RunningTrials:
-    """Our running trials: reads of one are answered here, writes wait for the next call.
-
-    Thread-safe.
-    """
+    """Our running trials: reads of one are answered here, writes wait. Thread-safe."""
 
     def __init__(self, connection: Connection, sessions: Sessions, histories: Histories) -> None:
         self._connection = connection
@@ -108,27 +107,28 @@ class RunningTrials:
             lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
             CALL_S,
         )
-        frozen = new_trial(reply.trial_id, reply.number)
-        return self._add(RunningTrial(session, study_id, frozen))
+        trial = new_trial(reply.trial_id, reply.number)
+        return self._add(RunningTrial(session, study_id, trial))
 
     def all_trials(
-        self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
+        self, study_id: int, states: Container[TrialState] | None, late_s: float = 0.0
     ) -> list[FrozenTrial]:
-        """Return all trials of a study, ordered by number, with what is unsent or unheard of ours.
+        """Return a study's trials in ``states``, or all, ordered by number.
 
-        With ``finished_only`` those that have not finished, or not ``late_s`` seconds ago, may be
-        missing or old. Raises :class:`~trialfleet.errors.NotFound`.
+        With what is unsent or unheard of ours. If only finished ones are wanted, those that
+        finished in the last ``late_s`` seconds may be missing. Raises
+        :class:`~trialfleet.errors.NotFound`.
         """
+        finished_only = states is not None and not any(state in states for state in _UNFINISHED)
         history = self._histories.of(study_id)
-        ended = self._ended(study_id)
-        if finished_only and late_s and history.read_at >= time.monotonic() - late_s:
-            return history.finished(ended)
-        mine = self._mine(study_id)
-        if mine is None or not mine.use_news(finished_only=finished_only):
-            self.read_news(study_id, history, mine, finished_only=finished_only)
-        if finished_only:
-            return history.finished(ended)
-        return history.trials([*ended, *(trial.snapshot() for trial in self.of(study_id))])
+        ours = self._ended(study_id)
+        if not (finished_only and late_s and history.read_at >= time.monotonic() - late_s):
+            mine = self._mine(study_id)
+            if mine is None or not mine.use_news(finished_only=finished_only):
+                self.read_news(study_id, history, mine, finished_only=finished_only)
+        if not finished_only:
+            ours += [trial.snapshot() for trial in self.of(study_id)]
+        return history.trials(ours, states, finished_only=finished_only)
 
     def read_news(
         self,

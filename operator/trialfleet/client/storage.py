@@ -25,7 +25,7 @@ from trialfleet.v1 import trialfleet_pb2 as pb
 _STEPS: Final = 2**31
 _NUMBERS: Final = 2**31
 
-_UNFINISHED: Final = tuple(state for state in TrialState if not state.is_finished())
+_FINISHED: Final = frozenset(state for state in TrialState if state.is_finished())
 
 
 class FleetStorage(Working):
@@ -282,10 +282,7 @@ class FleetStorage(Working):
 
         Fetches what changed; right after :meth:`ask` that came with the trial.
         """
-        finished_only = states is not None and not any(state in states for state in _UNFINISHED)
-        trials = self._core.running.all_trials(study_id, finished_only=finished_only)
-        if states is not None:
-            trials = [trial for trial in trials if trial.state in states]
+        trials = self._core.running.all_trials(study_id, states)
         return copy.deepcopy(trials) if deepcopy else trials
 
     @optuna_errors
@@ -295,8 +292,7 @@ class FleetStorage(Working):
         Those that finished in the last ``late_s`` seconds may be missing: who asks often, as a
         pruner does, is answered without a call in between. Raises ``KeyError``.
         """
-        trials = self._core.running.all_trials(study_id, finished_only=True, late_s=late_s)
-        return [trial for trial in trials if trial.state.is_finished()]
+        return self._core.running.all_trials(study_id, _FINISHED, late_s)
 
     def _encode_attribute(self, owner: str, key: str, value: Any) -> list[pb.Attribute]:
         limit = self._core.connection.max_message_bytes

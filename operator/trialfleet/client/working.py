@@ -51,7 +51,7 @@ class Working(Studies):
     def ask_ahead(self, study_id: int) -> None:
         """Ask for a trial to have at hand; returns at once.
 
-        A trial that is at hand for half a second is handed back.
+        A trial that is at hand for longer than half a second is handed back.
         """
         self._core.ahead.ask(study_id)
 

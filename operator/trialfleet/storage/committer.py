@@ -127,7 +127,7 @@ class Committer:
     def _departs(self, commands: Sequence[Command]) -> bool:
         if not self._express.connected:
             return False
-        if isinstance(commands[0], GiveUp):
+        if len(commands) == 1 and isinstance(commands[0], GiveUp):
             # What a worker told before it died is to be applied before it is given up.
             return bool(self._waiting) or not self._express.idle
         return may_be_plain(commands) and self._opens_plainly(commands)

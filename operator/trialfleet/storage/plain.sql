@@ -52,12 +52,17 @@ DECLARE
     applying text;
     study int;
     found int;
+    alive boolean := true;
     last int;
+    following int;
     numbered int[] := '{}';
     next_numbers int[] := '{}';
     ended int[] := '{}';
     ended_studies int[] := '{}';
     ended_states trialstate[] := '{}';
+    counted boolean;
+    mine int;
+    better int[];
 BEGIN
     -- Loops over simple expressions, here and below, cost a tenth of a query.
     busy := false;
@@ -145,47 +150,56 @@ BEGIN
             coalesce(array_agg(state), '{}') INTO ended, ended_studies, ended_states FROM changed;
     END IF;
 
-    IF cardinality(open_studies) > 0
-        AND found = (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s)
-        AND NOT EXISTS (
-            SELECT FROM unnest(open_sessions, open_sequences) AS u (session_id, opened)
-            WHERE EXISTS (SELECT FROM trialfleet_runs r
-                    WHERE r.session_id = u.session_id AND r.opened = u.opened OFFSET 0)
-                OR EXISTS (SELECT FROM trialfleet_returns b
-                    WHERE b.session_id = u.session_id AND b.opened = u.opened OFFSET 0))
-        AND NOT EXISTS (
-            SELECT FROM (SELECT study_id, count(*) AS asked FROM unnest(open_studies) AS study_id
-                GROUP BY study_id) AS u
-            LEFT JOIN LATERAL (SELECT * FROM trialfleet_studies d
-                WHERE d.study_id = u.study_id OFFSET 0) AS d ON true
-            CROSS JOIN LATERAL (
-                SELECT sum(complete + pruned + failed + running) AS used, sum(failed) AS failed,
-                    sum(waiting) AS waiting
-                FROM trialfleet_counts c WHERE c.study_id = u.study_id) AS c
-            CROSS JOIN LATERAL (
-                SELECT count(*) AS failed FROM unnest(ended_studies, ended_states) AS e (study_id, state)
-                WHERE e.study_id = u.study_id AND e.state = 'FAIL') AS e
-            WHERE d.study_id IS NULL OR d.stopped OR d.started_at IS NULL OR d.goals <> '[]'
-                OR c.waiting > 0 OR c.used + u.asked > d.max_trials
-                OR c.failed + e.failed >= d.max_failed
-                OR clock_timestamp() >= d.started_at + make_interval(secs => d.timeout_s))
+    IF cardinality(open_studies) > 0 AND NOT EXISTS (
+        SELECT FROM unnest(open_sessions, open_sequences) AS u (session_id, opened)
+        WHERE EXISTS (SELECT FROM trialfleet_runs r
+                WHERE r.session_id = u.session_id AND r.opened = u.opened OFFSET 0)
+            OR EXISTS (SELECT FROM trialfleet_returns b
+                WHERE b.session_id = u.session_id AND b.opened = u.opened OFFSET 0))
     THEN
-        -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a lower id.
         opened := '{}';
         numbers := '{}';
+        IF found < cardinality(open_sessions) THEN
+            alive := found = (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s);
+        END IF;
         FOREACH study IN ARRAY open_studies LOOP
-            opened := opened || nextval(sequence_of_ids)::int;
             last := array_position(numbered, study);
             IF last IS NULL THEN
+                -- Its next number, if all of the batch may be opened in it.
+                SELECT coalesce((SELECT l.number + 1 FROM trials l
+                    WHERE l.study_id = study AND l.number IS NOT NULL
+                    ORDER BY l.number DESC LIMIT 1), 0) INTO following
+                FROM trialfleet_studies d
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(complete + pruned + failed + running), 0) AS used,
+                        coalesce(sum(failed), 0) AS failed, coalesce(sum(waiting), 0) AS waiting
+                    FROM trialfleet_counts c WHERE c.study_id = d.study_id) AS c
+                WHERE d.study_id = study AND NOT d.stopped AND d.goals = '[]' AND c.waiting = 0
+                    AND d.started_at IS NOT NULL AND (d.timeout_s IS NULL OR clock_timestamp()
+                        < d.started_at + make_interval(secs => d.timeout_s))
+                    AND (d.max_trials IS NULL OR c.used
+                        + cardinality(array_positions(open_studies, study)) <= d.max_trials)
+                    AND (d.max_failed IS NULL OR d.max_failed > c.failed
+                        + (SELECT count(*) FROM unnest(ended_studies, ended_states) AS e (id, state)
+                            WHERE e.id = study AND e.state = 'FAIL'));
+                alive := alive AND following IS NOT NULL;
                 numbered := numbered || study;
                 last := cardinality(numbered);
-                next_numbers := next_numbers || coalesce((SELECT l.number + 1 FROM trials l
-                    WHERE l.study_id = study AND l.number IS NOT NULL
-                    ORDER BY l.number DESC LIMIT 1), 0);
+                next_numbers := next_numbers || following;
             END IF;
+            EXIT WHEN NOT alive;
+            -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a
+            -- lower id.
+            opened := opened || nextval(sequence_of_ids)::int;
             numbers := numbers || next_numbers[last];
             next_numbers[last] := next_numbers[last] + 1;
         END LOOP;
+    END IF;
+    IF NOT alive THEN
+        opened := NULL;
+        numbers := NULL;
+    END IF;
+    IF opened IS NOT NULL THEN
         applying := set_config('trialfleet.applying', 'on', true);
         INSERT INTO trials (trial_id, study_id, number, state, datetime_start)
         SELECT trial_id, study_id, number, 'RUNNING', moment
@@ -196,7 +210,33 @@ BEGIN
     END IF;
 
     applying := set_config('trialfleet.applying', 'off', true);
-    IF cardinality(ended) > 0 OR opened IS NOT NULL THEN
+    IF cardinality(ended) = 0 AND opened IS NULL THEN
+        RETURN;
+    END IF;
+    -- Most batches are of one study. For them both cost a third of what they cost in general.
+    study := coalesce(ended_studies[1], open_studies[1]);
+    better := ended;
+    IF ended_studies <@ ARRAY[study] AND open_studies <@ ARRAY[study] THEN
+        mine := trialfleet_shard();
+        UPDATE trialfleet_counts c SET
+            complete = c.complete + cardinality(array_positions(ended_states, 'COMPLETE')),
+            pruned = c.pruned + cardinality(array_positions(ended_states, 'PRUNED')),
+            failed = c.failed + cardinality(array_positions(ended_states, 'FAIL')),
+            running = c.running + coalesce(cardinality(opened), 0) - cardinality(ended)
+        WHERE c.study_id = study AND c.shard = mine RETURNING true INTO counted;
+        IF cardinality(value_ids) > 0 THEN
+            SELECT coalesce(array_agg(v.trial_id), '{}') INTO better
+            FROM unnest(value_ids, trial_values) AS v (trial_id, value)
+            LEFT JOIN LATERAL (
+                SELECT b.costs[1] AS cost, d.direction FROM trialfleet_best b
+                CROSS JOIN LATERAL (SELECT s.direction FROM study_directions s
+                    WHERE s.study_id = b.study_id OFFSET 0) AS d
+                WHERE b.study_id = study AND cardinality(b.costs) = 1 LIMIT 1) AS best ON true
+            WHERE best.cost IS NULL OR v.value IS NULL
+                OR CASE best.direction WHEN 'MAXIMIZE' THEN -v.value ELSE v.value END < best.cost;
+        END IF;
+    END IF;
+    IF counted IS NULL THEN
         PERFORM trialfleet_add_counts(array_agg(trial_id), array_agg(study_id), array_agg(state),
             array_agg(sign))
         FROM (
@@ -204,9 +244,9 @@ BEGIN
             UNION ALL SELECT *, 'RUNNING', -1 FROM unnest(ended, ended_studies)
             UNION ALL SELECT *, 'RUNNING', 1 FROM unnest(opened, open_studies) WHERE opened IS NOT NULL
         ) AS change (trial_id, study_id, state, sign);
-        IF 'COMPLETE' = ANY (ended_states) THEN
-            PERFORM trialfleet_rank(ended);
-        END IF;
+    END IF;
+    IF 'COMPLETE' = ANY (ended_states) AND cardinality(better) > 0 THEN
+        PERFORM trialfleet_rank(better);
     END IF;
 END
 $$;

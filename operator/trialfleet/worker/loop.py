@@ -26,10 +26,12 @@ from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
 from trialfleet.worker.watch import Watch
 
-_BRIEF_S: Final = 0.2
+_BRIEF_S: Final = 0.4
 _BRIEF_TRIALS: Final = 5
+_MOST_IDLE: Final = 20.0
 """After so many trials that took less than ``_BRIEF_S`` seconds, the call that tells a trial and
-brings the next one is no more waited for: :mod:`trialfleet.client.ahead`."""
+brings the next one is no more waited for: :mod:`trialfleet.client.ahead`. Nor does it help if a
+worker waits for so many times as long as its trials take: it waits for others, not for the call."""
 
 _ENDING_SAMPLERS: Final = (GridSampler, BruteForceSampler)
 """They stop the study when they have tried all there is: no trial is to be opened by then."""
@@ -134,7 +136,9 @@ class _Worker:
     watch: Watch
     trials: int = 0
     brief_trials: int = 0
-    """How many in a row took less than ``_BRIEF_S``."""
+    """How many in a row were brief."""
+    idle_since: float = float("-inf")
+    """When the objective returned last, on the monotonic clock."""
 
     def work(self, study_id: int) -> Outcome:
         try:
@@ -168,6 +172,7 @@ class _Worker:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""
         started = time.monotonic()
         returned, error, interrupt = self._attempt(trial)
+        self._note(started)
         if interrupt is None and isinstance(error, Failed) and error.was_stopped:
             interrupt = HandBack if self.watch.leaving else None
         try:
@@ -228,6 +233,13 @@ class _Worker:
             return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
         return values
 
+    def _note(self, started: float) -> None:
+        """Take note of how long a trial took that ended now, and the worker waited before it."""
+        idle_s, self.idle_since = started - self.idle_since, time.monotonic()
+        seconds = self.idle_since - started
+        brief = seconds < _BRIEF_S and idle_s < _MOST_IDLE * seconds
+        self.brief_trials = self.brief_trials + 1 if brief else 0
+
     def _may_run_ahead(self) -> bool:
         return (
             self.brief_trials >= _BRIEF_TRIALS
@@ -268,7 +280,6 @@ class _Worker:
         go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
-        self.brief_trials = self.brief_trials + 1 if seconds < _BRIEF_S else 0
         ahead = go_on and self._may_run_ahead()
         if isinstance(verdict, Failure):
             for key, value in verdict.attributes.items():
