@@ -1,10 +1,9 @@
 """One proxy's address, and the channel to it."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from grpc.experimental import ChannelOptions
@@ -32,6 +31,9 @@ _OPTIONS: Final = (
     # A stream is read by the thread that asked for it.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
 )
+
+
+_T = TypeVar("_T")
 
 
 class ChannelClosed(Exception):
@@ -73,30 +75,26 @@ class _Channel:
         self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
     ) -> Callable[[float], Reply]:
         stream = self._take_fitting(metadata) or Stream(self._target, metadata)
-        with self._using(stream):
-            stream.begin(call, request, deadline_s)
+        self._use(stream, lambda: stream.begin(call, request, deadline_s))
 
         def finish(deadline_s: float) -> Reply:
-            with self._using(stream):
-                reply = stream.finish(call, deadline_s)
-                self._give_back(stream)
+            reply = self._use(stream, lambda: stream.finish(call, deadline_s))
+            self._give_back(stream)
             return reply
 
         return finish
 
     def _make(self, call: Call[Reply], stream: Stream, request: bytes, deadline_s: float) -> Reply:
-        with self._using(stream):
-            reply = stream.make(call, request, deadline_s)
-            self._give_back(stream)
+        reply = self._use(stream, lambda: stream.make(call, request, deadline_s))
+        self._give_back(stream)
         return reply
 
-    @contextlib.contextmanager
-    def _using(self, stream: Stream) -> Iterator[None]:
+    def _use(self, stream: Stream, work: Callable[[], _T]) -> _T:
         self._streams.add(stream)
         try:
             if self.closed:  # before close() could see the stream
                 raise ChannelClosed
-            yield
+            return work()
         except BaseException:
             self._end(stream)
             raise

@@ -10,7 +10,6 @@ import socket
 import struct
 import time
 import urllib.parse
-from collections.abc import Iterator
 from typing import Final
 
 import grpc
@@ -88,24 +87,27 @@ class Stream:
         """Send a request; :meth:`finish` is to follow. Raises as :meth:`make`."""
         message = call.wrap(request)
         ends_at = time.monotonic() + deadline_s
-        with self._ending(deadline_s):
+        try:
             exchange = self._exchange or self._open(deadline_s)
             assert self._socket is not None
             self._socket.settimeout(_left(ends_at))
             exchange.send(_PREFIX.pack(0, len(message)) + message)
+        except OSError as error:
+            raise self._ended_by(error, deadline_s) from error
 
     def finish(self, call: Call[Reply], deadline_s: float) -> Reply:
         """Wait for the answer to the request that was sent. Raises as :meth:`make`."""
         exchange, ends_at = self._exchange, time.monotonic() + deadline_s
         assert exchange is not None and self._socket is not None
-        with self._ending(deadline_s):
+        try:
             while (message := _message(exchange.data)) is None:
                 if exchange.ended:
                     raise _status(exchange)
                 self._socket.settimeout(_left(ends_at))
                 exchange.receive()
-        try:
             return call.unwrap(message)
+        except OSError as error:
+            raise self._ended_by(error, deadline_s) from error
         except (ValueError, DecodeError) as error:
             raise StreamEnded(grpc.StatusCode.INTERNAL, str(error)) from error
 
@@ -122,19 +124,15 @@ class Stream:
         if self._socket is not None:
             self._socket.close()
 
-    @contextlib.contextmanager
-    def _ending(self, deadline_s: float) -> Iterator[None]:
-        """Say in gRPC's words how the connection ended."""
-        try:
-            yield
-        except TimeoutError:
-            raise StreamEnded(
+    def _ended_by(self, error: OSError, deadline_s: float) -> StreamEnded:
+        """Return in gRPC's words how the connection ended."""
+        if isinstance(error, TimeoutError):
+            return StreamEnded(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {deadline_s:g} s"
-            ) from None
-        except OSError as error:
-            if self._cancelled:
-                raise StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed") from error
-            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error)) from error
+            )
+        if self._cancelled:
+            return StreamEnded(grpc.StatusCode.CANCELLED, "the stream was closed")
+        return StreamEnded(grpc.StatusCode.UNAVAILABLE, str(error))
 
     def _open(self, deadline_s: float) -> Exchange:
         self._socket = self._target.connect(deadline_s)

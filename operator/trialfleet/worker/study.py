@@ -56,6 +56,8 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
+        self.ahead = False
+        """Whether a trial may be at hand, or an answer awaited."""
         self.unheard: int | None = None
         """Id of the trial that was told ahead, until it is known whether the storage took it."""
         self.pruning = False
@@ -111,17 +113,19 @@ class WorkerStudy(optuna.Study):
                 "the sampler failed after trial %d: %s", frozen.number, failure.one_line(error)
             )
         go_on = go_on and not self.stopped
-        if go_on and ahead:
-            self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
-            if self.next_trial is not None:
-                self.unheard = trial_id
-                return True
-        self.next_trial = self._fleet.next_ahead()
+        if self.ahead:
+            if go_on and ahead:
+                self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
+                if self.next_trial is not None:
+                    self.unheard = trial_id
+                    return True
+            self.next_trial = self._fleet.next_ahead()
         if not go_on or self.next_trial is not None:
             return self._storage.set_trial_state_values(trial_id, state, values)
         kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
         if ahead and self.next_trial is not None:
             self._fleet.ask_ahead(self._study_id)
+            self.ahead = True
         return kept
 
     def _get_trials(
