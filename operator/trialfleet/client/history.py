@@ -237,8 +237,9 @@ class Histories:
         def attempt(endpoint: Endpoint) -> None:
             request = pb.HistoryRequest(study_id=study_id, cursor=reading.cursor)
             complete = False
-            for part in endpoint.stream(calls.HISTORY, request.SerializeToString(), _STREAM_S):
-                complete = history.accept(reading, part.news)
+            with _without_collector(_MANY_TRIALS):
+                for part in endpoint.stream(calls.HISTORY, request.SerializeToString(), _STREAM_S):
+                    complete = history.accept(reading, part.news)
             if not complete:
                 history.finish(reading)
 

@@ -94,7 +94,8 @@ def decode_trial(encoded: bytes, definitions: Sequence[Definition]) -> FrozenTri
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
     user_attrs, system_attrs, steps = message.user_attrs, message.system_attrs, message.steps
-    for index, value in zip(message.definitions, message.params, strict=True):
+    # By slices, here and below: they are lists, which are read in a third of the time.
+    for index, value in zip(message.definitions[:], message.params[:], strict=True):
         name, distribution, _ = definitions[index]
         params[name] = distribution.to_external_repr(value)
         distributions[name] = distribution
@@ -102,7 +103,7 @@ def decode_trial(encoded: bytes, definitions: Sequence[Definition]) -> FrozenTri
         number=message.number,
         state=_STATES[message.state],
         value=None,
-        values=list(message.values) or None,
+        values=message.values[:] or None,
         datetime_start=(
             decode_time(started_us) if started_us or message.HasField("started_us") else None
         ),
@@ -114,7 +115,7 @@ def decode_trial(encoded: bytes, definitions: Sequence[Definition]) -> FrozenTri
         user_attrs=decode_attributes(user_attrs) if user_attrs else {},
         system_attrs=decode_attributes(system_attrs) if system_attrs else {},
         intermediate_values=(
-            dict(zip(steps, message.intermediate_values, strict=True)) if steps else {}
+            dict(zip(steps[:], message.intermediate_values[:], strict=True)) if steps else {}
         ),
         trial_id=message.trial_id,
     )
