@@ -16,7 +16,7 @@ from tests.storage.express import (
 )
 from tests.storage.fleet import Worker, check, create, held, query, storages
 from trialfleet.errors import InvalidInput, StorageUnavailable
-from trialfleet.storage.records import Command, TrialRecord
+from trialfleet.storage.records import Command, Param, TrialRecord
 
 
 @pytest.mark.parametrize("text", ["\0", "\ud800"])
@@ -40,6 +40,28 @@ def test_a_text_that_no_database_takes(url: str, by_thread: list[Command], text:
             assert told == [None, None]
             assert isinstance(opened, TrialRecord)
             assert opened.number == 6
+            await back(worker, by_thread)
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_a_distribution_of_brackets_in_brackets(url: str, by_thread: list[Command]) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            worker = await Worker(storage, await create(storage)).start()
+            await steady(worker)
+            trials = [await worker.open() for _ in range(3)]
+            by_thread.clear()
+            wrong = Param("x", 0.5, '{"a":' * 100_000)
+            async with asyncio.timeout(60):
+                told = await asyncio.gather(
+                    worker.tell(trials[0].trial_id),
+                    worker.tell(trials[1].trial_id, params=[wrong]),
+                    worker.tell(trials[2].trial_id),
+                    return_exceptions=True,
+                )
+            assert [type(answer) for answer in told] == [type(None), InvalidInput, type(None)]
             await back(worker, by_thread)
 
     asyncio.run(main())

@@ -179,7 +179,7 @@ class Committer:
             submitted = self._waiting.popleft()
             if not may_be_plain(submitted.commands):
                 followers.append(submitted)
-            elif not self._plain.fit(submitted.commands):
+            elif not self._fits(submitted):
                 self._hand_over(submitted)
             elif turns and not turns >= _openings((submitted,)):
                 others.append(submitted)
@@ -203,6 +203,14 @@ class Committer:
         self._express.run(
             statement, lambda row: self._arrived(batch, passengers, followers, turns, row)
         )
+
+    def _fits(self, submitted: _Submitted) -> bool:
+        try:
+            return self._plain.fit(submitted.commands)
+        except Exception:
+            # A defect of ours must not take along those who are aboard already.
+            _log.exception("it was not found out whether a write is plain")
+            return False
 
     def _arrived(
         self,

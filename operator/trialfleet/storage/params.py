@@ -93,7 +93,10 @@ class Distributions:
         for name, value, text in params:
             try:
                 self._parse(text).to_external_repr(value)
-            except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            except (
+                *(AttributeError, ArithmeticError, LookupError, TypeError, ValueError),
+                RecursionError,  # of brackets in brackets
+            ) as error:
                 return InvalidInput(
                     f"parameter {name!r}: found {value} of {text[:200]!r}, accepted: a value of a "
                     f"distribution as Optuna writes it ({error})"
