@@ -104,6 +104,11 @@ REFUSED: list[tuple[Callable[..., Any], Message, str]] = [
     ),
     (
         messages.trial_update,
+        pb.TrialUpdate(trial_id=1, user_attrs=[pb.Attribute(key="k", value_json="[" * 100_000)]),
+        "user_attrs['k']: not JSON text: ",
+    ),
+    (
+        messages.trial_update,
         pb.TrialUpdate(trial_id=1, params=[pb.Param(name="x", distribution_json="[]")]),
         "distribution_json: found '[]', accepted: ",
     ),
@@ -143,7 +148,12 @@ def test_what_is_refused(convert: Callable[..., Any], message: Message, line: st
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "null", '{"name": "NoSuch", "attributes": {}}', '{"name": 1}', "1", '"x"']
+    "text",
+    [
+        *("", "{}", "null", '{"name": "NoSuch", "attributes": {}}', '{"name": 1}', "1", '"x"'),
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:20],
 )
 def test_a_text_that_is_no_distribution(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^distribution_json: found "):

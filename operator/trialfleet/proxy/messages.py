@@ -95,7 +95,7 @@ def check_json(text: str, path: str) -> str:
     """Return ``text`` if it is JSON: what is stored here every Optuna tool will parse."""
     try:
         json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path}: not JSON text: {error}") from error
     return text
 
@@ -105,7 +105,7 @@ def check_distribution(text: str) -> str:
     """Return ``text`` if it is a distribution in Optuna's JSON."""
     try:
         json_to_distribution(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         shown = text if len(text) <= 200 else f"{text[:200]}..."
         raise InvalidInput(
             f"distribution_json: found {shown!r}, accepted: the JSON text that Optuna's "

@@ -315,6 +315,6 @@ def _attribute(attrs: dict[str, str], key: str, kind: type[T]) -> T:
     """
     try:
         value = json.loads(attrs[key])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return kind()
     return value if isinstance(value, kind) else kind()
