@@ -205,6 +205,44 @@ def test_one_that_comes_late_is_handed_back_too(
     assert storage.set_trial_state_values(second or 0, COMPLETE, [2.0])
 
 
+def test_one_that_may_have_been_handed_back_is_not_run(
+    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = _begin(storage)
+    for _ in range(2):  # over the stream that there is, and over a new one
+        fake.lose_answer("Tell")
+    released = threading.Event()
+    fake.hold("Tell", released)
+    monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
+    fake.wait_for("Tell", 3)
+    released.set()
+    assert storage.next_ahead() is None
+    assert storage.tell_ahead(first, COMPLETE, [1.0]) is None
+    sent = {data for name, data in fake.calls if name == "Tell"}
+    assert len(sent) == 1
+    assert storage.tell_and_ask(first, COMPLETE, [1.0]) == (True, first + 2)
+
+
+def test_the_thread_in_the_background_hears_that_a_trial_was_taken_away(
+    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = _begin(storage)
+    fake.database.fence(next(iter(fake.database.sessions)))
+    assert storage.tell_ahead(first, COMPLETE, [1.0])
+    heard = threading.Event()
+    hand_back = storage._core.ahead._hand_back
+
+    def hearing(deadline_s: float) -> None:
+        hand_back(deadline_s)
+        heard.set()
+
+    monkeypatch.setattr(storage._core.ahead, "_hand_back", hearing)
+    monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
+    assert heard.wait(10)
+    assert not storage.settle()
+    assert storage.settle()
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_trial_is_told_before_the_session_is_closed(
     fake: FakeProxy, storage: FleetStorage, lost: bool

@@ -234,3 +234,30 @@ def test_a_trial_whose_end_is_refused_has_failed() -> None:
     finally:
         storage.close()
         fake.stop()
+
+
+def test_the_trial_at_hand_is_run_although_the_one_before_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = FakeProxy()
+    storage = FleetStorage(fake.address, sequential=True)
+    try:
+        study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
+        fake.database.budget = 30
+
+        def objective(trial: Trial) -> float:
+            if trial.number == 20:
+                assert storage.settle()  # there is a trial at hand
+                monkeypatch.setattr("trialfleet.worker.loop._BRIEF_S", 0.0)
+                fake.refuse("Tell", INVALID, details="not so")
+            return 1.0
+
+        outcome = run_worker(
+            storage, study_id, "s", objective, RandomSampler(), optuna.pruners.NopPruner()
+        )
+        assert outcome == Outcome(End.STUDY_ENDED, names.ENDED_TRIALS, trials=30)
+        states = [trial.state for trial in storage.get_all_trials(study_id)]
+        assert states == [TrialState.COMPLETE] * 20 + [TrialState.FAIL] + [TrialState.COMPLETE] * 9
+    finally:
+        storage.close()
+        fake.stop()

@@ -64,6 +64,10 @@ class Ahead:
         self._awaited: _Awaited | None = None
         self._next: RunningTrial | None = None
         self._since = 0.0
+        self._returning: bytes | None = None
+        """The request that hands the trial at hand back, if it is not known whether it did."""
+        self._dropped = False
+        """Whether the background thread heard that a trial which was told was not ours."""
 
     @property
     def possible(self) -> bool:
@@ -97,7 +101,9 @@ class Ahead:
         :class:`~trialfleet.errors.TrialFinished`.
         """
         with self._lock:
-            if self._awaited is not None or self._next is None or trial.fenced:
+            if self._awaited is not None or trial.fenced:
+                return None
+            if self._next is None or self._returning is not None:
                 return None
             with trial.sending:
                 self._running.check_runs(trial)
@@ -120,7 +126,8 @@ class Ahead:
         with self._lock:
             awaited = self._awaited
             if awaited is None:
-                return True
+                dropped, self._dropped = self._dropped, False
+                return not dropped
             try:
                 self._settle(awaited, CALL_S, None)
             except TrialfleetError as error:
@@ -134,6 +141,8 @@ class Ahead:
     def take(self) -> int | None:
         """Return the id of the trial at hand, which runs from now on; None if there is none."""
         with self._lock:
+            if self._returning is not None:
+                return None
             trial, self._next = self._next, None
         return None if trial is None or trial.fenced else self._running.begin(trial)
 
@@ -145,8 +154,10 @@ class Ahead:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._awaited is not None:
-                self._settle(self._awaited, deadline_s, 0.0)
+            awaited = self._awaited
+            if awaited is not None:
+                self._settle(awaited, deadline_s, 0.0)
+                self._dropped = awaited.told is not None and awaited.told.fenced
             self._hand_back(deadline_s)
         except TrialfleetError as error:
             logger.debug("no trial was handed back: %s", error)
@@ -182,14 +193,13 @@ class Ahead:
 
     def _hand_back(self, deadline_s: float) -> None:
         trial = self._next
-        if trial is None or trial.fenced:
-            self._next = None
-            return
-        telling = Telling(trial, TrialState.WAITING, None, None)
-        try:
-            self._connection.call(
-                calls.TELL, telling.request, deadline_s=deadline_s, patience_s=0.0
-            )
-        except NotFound:
-            logger.debug("trial %d is gone", trial.number)
-        self._next = None
+        if trial is not None and not trial.fenced:
+            if self._returning is None:
+                self._returning = Telling(trial, TrialState.WAITING, None, None).request
+            try:
+                self._connection.call(
+                    calls.TELL, self._returning, deadline_s=deadline_s, patience_s=0.0
+                )
+            except NotFound:
+                logger.debug("trial %d is gone", trial.number)
+        self._next = self._returning = None

@@ -178,7 +178,8 @@ class Committer:
         while self._waiting and len(batch) < _MAX_BATCH:
             submitted = self._waiting.popleft()
             if not may_be_plain(submitted.commands):
-                followers.append(submitted)
+                # Behind what was put off, too: that may be what the worker told.
+                (others or followers).append(submitted)
             elif not self._fits(submitted):
                 self._hand_over(submitted)
             elif turns and not turns >= _openings((submitted,)):

@@ -225,7 +225,7 @@ BEGIN
             running = c.running + coalesce(cardinality(opened), 0) - cardinality(ended)
         WHERE c.study_id = study AND c.shard = mine RETURNING true INTO counted;
         IF cardinality(value_ids) > 0 THEN
-            SELECT coalesce(array_agg(v.trial_id), '{}') INTO better
+            SELECT coalesce(array_agg(DISTINCT v.trial_id), '{}') INTO better
             FROM unnest(value_ids, trial_values) AS v (trial_id, value)
             LEFT JOIN LATERAL (
                 SELECT b.costs[1] AS cost, d.direction FROM trialfleet_best b

@@ -254,6 +254,8 @@ class _Worker:
         told, self.study.unheard = self.study.unheard, None
         try:
             kept = self.storage.settle()
+        except KeyError as gone:
+            raise NotFound("a trial is gone: the study was deleted") from gone
         except (ValueError, InvalidInput) as refused:
             if told is None:
                 raise

@@ -113,7 +113,8 @@ class WorkerStudy(optuna.Study):
                 "the sampler failed after trial %d: %s", frozen.number, failure.one_line(error)
             )
         go_on = go_on and not self.stopped
-        if self.ahead:
+        # Unless it is the second attempt, and the first has taken what was at hand.
+        if self.ahead and self.next_trial is None:
             if go_on and ahead:
                 self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
                 if self.next_trial is not None:
