@@ -65,7 +65,7 @@ class Figures:
     proxies_cpu_ms: float
     postgres_cpu_ms: float
     p99_ms: float = 0.0
-    """Of all calls."""
+    """Of all calls: how long a worker waited for the answer."""
     calls: dict[str, dict[str, float]] = field(default_factory=dict)
     """Latencies of each kind of call in milliseconds, as a worker sees them, while all work."""
 

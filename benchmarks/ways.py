@@ -1,6 +1,7 @@
 """The ways from a worker to PostgreSQL that are compared."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from trialfleet import names
 STUDY = "bench"
 
 Timing = tuple[str, float, float]
-"""A call's name, when it began, and how many seconds it took."""
+"""A call's name, when a worker began to wait for its answer, and for how many seconds."""
 
 
 class Way:
@@ -191,20 +192,32 @@ class Trialfleet(Way):
 
 
 def _time_calls(storage: Any) -> list[Timing]:
-    """Return a list that takes each call of a client."""
+    """Return a list that takes how long a client waits for each call's answer."""
     timings: list[Timing] = []
     connection = storage._core.connection
-    original = connection.call
+    begin = connection.begin
 
-    def timed(call: Any, *args: Any, **options: Any) -> Any:
+    def timed(name: str, waited: Callable[..., Any], *args: Any, **options: Any) -> Any:
         began = time.monotonic()
         try:
-            return original(call, *args, **options)
+            return waited(*args, **options)
         finally:
-            timings.append((call.path.rpartition("/")[2], began, time.monotonic() - began))
+            timings.append((name, began, time.monotonic() - began))
 
-    connection.call = timed
+    def timed_later(call: Any, request: bytes) -> Any:
+        begun = begin(call, request)
+        begun.answer = functools.partial(timed, _name(call), begun.answer)
+        return begun
+
+    def timed_now(call: Any, *args: Any, waited: Any = connection.call, **options: Any) -> Any:
+        return timed(_name(call), waited, call, *args, **options)
+
+    connection.call, connection.begin = timed_now, timed_later
     return timings
+
+
+def _name(call: Any) -> str:
+    return str(call.path.rpartition("/")[2])
 
 
 WAYS: tuple[Callable[[], Way], ...] = (Direct, StockProxy, Trialfleet)

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -210,54 +211,54 @@ def test_a_session_that_is_given_up_goes_on_with_another(start: Start) -> None:
     assert len(given_up) == 1
 
 
-def test_a_trial_whose_end_is_refused_has_failed() -> None:
-    fake = FakeProxy()
-    storage = FleetStorage(fake.address, sequential=True)
-    try:
-        study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
-        fake.database.budget = 30
+@dataclass
+class Refusing:
+    """A study of thirty trials at a proxy in memory, which refuses the end of trial 20."""
+
+    fake: FakeProxy
+    storage: FleetStorage
+    study_id: int
+
+    def run(self, refuse: Callable[[], None]) -> list[FrozenTrial]:
+        """Run the study, and return its trials; ``refuse`` is called in trial 20."""
 
         def objective(trial: Trial) -> float:
             if trial.number == 20:
-                assert storage.settle()  # the end of the one before is not the one to be refused
-                fake.refuse("Tell", *[INVALID] * 2, details="not so")
+                # The end of the one before is not the one to be refused; and a trial is at hand.
+                assert self.storage.settle()
+                refuse()
             return 1.0
 
-        outcome = run_worker(
-            storage, study_id, "s", objective, RandomSampler(), optuna.pruners.NopPruner()
-        )
+        sampler, pruner = RandomSampler(), optuna.pruners.NopPruner()
+        outcome = run_worker(self.storage, self.study_id, "s", objective, sampler, pruner)
         assert outcome == Outcome(End.STUDY_ENDED, names.ENDED_TRIALS, trials=30)
-        trials = storage.get_all_trials(study_id)
-        failed = [trial.number for trial in trials if trial.state is not TrialState.COMPLETE]
-        assert failed == [20]
-        assert "not so" in trials[20].system_attrs[names.ATTR_MESSAGE]
-    finally:
-        storage.close()
-        fake.stop()
+        trials = self.storage.get_all_trials(self.study_id)
+        states = [trial.state for trial in trials]
+        assert states == [TrialState.COMPLETE] * 20 + [TrialState.FAIL] + [TrialState.COMPLETE] * 9
+        return trials
+
+
+@pytest.fixture
+def refusing() -> Iterator[Refusing]:
+    fake = FakeProxy()
+    storage = FleetStorage(fake.address, sequential=True)
+    fake.database.budget = 30
+    yield Refusing(fake, storage, storage.create_new_study([StudyDirection.MINIMIZE], "s"))
+    storage.close()
+    fake.stop()
+
+
+def test_a_trial_whose_end_is_refused_has_failed(refusing: Refusing) -> None:
+    trials = refusing.run(lambda: refusing.fake.refuse("Tell", *[INVALID] * 2, details="not so"))
+
+    assert "not so" in trials[20].system_attrs[names.ATTR_MESSAGE]
 
 
 def test_the_trial_at_hand_is_run_although_the_one_before_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeProxy()
-    storage = FleetStorage(fake.address, sequential=True)
-    try:
-        study_id = storage.create_new_study([StudyDirection.MINIMIZE], "s")
-        fake.database.budget = 30
+    def refuse() -> None:
+        monkeypatch.setattr("trialfleet.worker.loop._BRIEF_S", 0.0)  # it is told and waited for
+        refusing.fake.refuse("Tell", INVALID, details="not so")
 
-        def objective(trial: Trial) -> float:
-            if trial.number == 20:
-                assert storage.settle()  # there is a trial at hand
-                monkeypatch.setattr("trialfleet.worker.loop._BRIEF_S", 0.0)
-                fake.refuse("Tell", INVALID, details="not so")
-            return 1.0
-
-        outcome = run_worker(
-            storage, study_id, "s", objective, RandomSampler(), optuna.pruners.NopPruner()
-        )
-        assert outcome == Outcome(End.STUDY_ENDED, names.ENDED_TRIALS, trials=30)
-        states = [trial.state for trial in storage.get_all_trials(study_id)]
-        assert states == [TrialState.COMPLETE] * 20 + [TrialState.FAIL] + [TrialState.COMPLETE] * 9
-    finally:
-        storage.close()
-        fake.stop()
+    refusing.run(refuse)

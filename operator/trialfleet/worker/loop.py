@@ -163,10 +163,10 @@ class _Worker:
 
     def _at_hand(self) -> int | None:
         trial_id, self.study.next_trial = self.study.next_trial, None
-        if trial_id is None and self.study.ahead:
+        if trial_id is None and self.study.running_ahead:
             self._settle()
             trial_id = self.storage.next_ahead()
-            self.study.ahead = trial_id is not None
+            self.study.running_ahead = trial_id is not None
         return trial_id
 
     def _run(self, trial: FrozenTrial) -> None:
@@ -186,7 +186,7 @@ class _Worker:
             caught = interrupt is not None or error is None or isinstance(error, self.catch)
             go_on = caught and not self.watch.leaving
             verdict = self._judge(returned, error, interrupt)
-            if self.study.ahead:
+            if self.study.running_ahead:
                 self._settle()
             kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:

@@ -56,7 +56,7 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
-        self.ahead = False
+        self.running_ahead = False
         """Whether a trial may be at hand, or an answer awaited."""
         self.unheard: int | None = None
         """Id of the trial that was told ahead, until it is known whether the storage took it."""
@@ -114,7 +114,7 @@ class WorkerStudy(optuna.Study):
             )
         go_on = go_on and not self.stopped
         # Unless it is the second attempt, and the first has taken what was at hand.
-        if self.ahead and self.next_trial is None:
+        if self.running_ahead and self.next_trial is None:
             if go_on and ahead:
                 self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
                 if self.next_trial is not None:
@@ -126,7 +126,7 @@ class WorkerStudy(optuna.Study):
         kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
         if ahead and self.next_trial is not None:
             self._fleet.ask_ahead(self._study_id)
-            self.ahead = True
+            self.running_ahead = True
         return kept
 
     def _get_trials(
