@@ -51,8 +51,8 @@ DECLARE
     sequence_of_ids CONSTANT regclass := pg_get_serial_sequence('trials', 'trial_id');
     applying text;
     study int;
-    found int;
-    alive boolean := true;
+    live_sessions int;
+    openable boolean := true;
     last int;
     following int;
     numbered int[] := '{}';
@@ -81,7 +81,7 @@ BEGIN
     told := true;
     moment := clock_timestamp() AT TIME ZONE 'UTC';
     IF cardinality(open_studies) > 0 THEN
-        SELECT count(*) INTO found FROM (
+        SELECT count(*) INTO live_sessions FROM (
             SELECT FROM trialfleet_sessions s
             WHERE s.session_id = ANY (open_sessions) AND s.ended_at IS NULL
             ORDER BY s.session_id FOR KEY SHARE) AS alive;
@@ -159,8 +159,8 @@ BEGIN
     THEN
         opened := '{}';
         numbers := '{}';
-        IF found < cardinality(open_sessions) THEN
-            alive := found = (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s);
+        IF live_sessions < cardinality(open_sessions) THEN
+            openable := live_sessions = (SELECT count(DISTINCT s) FROM unnest(open_sessions) AS s);
         END IF;
         FOREACH study IN ARRAY open_studies LOOP
             last := array_position(numbered, study);
@@ -182,12 +182,12 @@ BEGIN
                     AND (d.max_failed IS NULL OR d.max_failed > c.failed
                         + (SELECT count(*) FROM unnest(ended_studies, ended_states) AS e (id, state)
                             WHERE e.id = study AND e.state = 'FAIL'));
-                alive := alive AND following IS NOT NULL;
+                openable := openable AND following IS NOT NULL;
                 numbered := numbered || study;
                 last := cardinality(numbered);
                 next_numbers := next_numbers || following;
             END IF;
-            EXIT WHEN NOT alive;
+            EXIT WHEN NOT openable;
             -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a
             -- lower id.
             opened := opened || nextval(sequence_of_ids)::int;
@@ -195,7 +195,7 @@ BEGIN
             next_numbers[last] := next_numbers[last] + 1;
         END LOOP;
     END IF;
-    IF NOT alive THEN
+    IF NOT openable THEN
         opened := NULL;
         numbers := NULL;
     END IF;
