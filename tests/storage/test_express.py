@@ -85,6 +85,8 @@ def test_openings_are_tried_again_after_one_that_was_not_plain(
     async def main() -> None:
         async with storages(url, 1) as (storage,):
             worker = await Worker(storage, await create(storage)).start()
+            trial = await worker.open()
+            await worker.tell(trial.trial_id, TrialState.WAITING)
             opening = worker.opening()
             await storage.apply(opening)
             assert by_thread[-1] == opening

@@ -24,7 +24,8 @@ from trialfleet.storage.express import Express
 from trialfleet.storage.records import Budget, Command, Counts, Ended, KeepAlive, TrialRecord, Wait
 
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-TAKEN, APPLIED = "SELECT trialfleet_take_turn(", "SELECT * FROM trialfleet_apply("
+TAKEN, APPLIED = "BEGIN; SELECT trialfleet_take_turn(", "SELECT * FROM trialfleet_apply("
+COMMITTED = "COMMIT"
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def by_loop(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     run = Express.run
 
     def noted(express: Express, statement: str, done: Any) -> None:
-        made.append(statement[: statement.index("(") + 1])
+        made.append("".join(statement.partition("(")[:2]))
         run(express, statement, done)
 
     monkeypatch.setattr(Express, "run", noted)
@@ -121,7 +122,7 @@ def test_what_comes_while_another_has_the_turn_goes_together(
                 assert await asyncio.gather(*telling) == [None] * 20
                 assert storage.batches - batches == 1
             assert [trial.number for trial in trials] == list(range(23, 74))
-            assert by_loop == [APPLIED, TAKEN, APPLIED]
+            assert by_loop == [APPLIED, TAKEN, APPLIED, COMMITTED]
             assert by_thread == []
             assert_free(url, study_id)
 
@@ -277,7 +278,7 @@ def test_a_turn_is_for_the_studies_of_those_who_waited(
                 trials = await asyncio.gather(*opening)
             assert [trial.number for trial in trials] == [3, 3, 4, 4, 5]
             # Those of the other study follow; somebody may be at work there, too.
-            assert by_loop == [APPLIED, TAKEN, APPLIED]
+            assert by_loop == [APPLIED, COMMITTED, TAKEN, APPLIED, COMMITTED]
             assert by_thread == []
             assert_free(url, *ids)
 

@@ -29,6 +29,7 @@ def test_a_holder_that_hangs_loses_its_turn(url: str, by_thread: list[Command]) 
             workers = [await start(storage, study_id) for storage in pair]
             by_thread.clear()
             with database(url) as hanging:
+                hanging.execute(sa.text("BEGIN"))
                 assert hanging.execute(TAKE_TURN, {"study_id": study_id}).scalar_one() is False
                 trials = await asyncio.gather(*(worker.open() for worker in workers * 5))
                 assert sorted(trial.number for trial in trials) == list(range(6, 16))
@@ -40,20 +41,6 @@ def test_a_holder_that_hangs_loses_its_turn(url: str, by_thread: list[Command]) 
     check(url)
 
 
-def test_a_turn_that_was_used_sets_no_limit_to_idleness(url: str) -> None:
-    arguments = ", ".join(["'{}'"] * 25)
-    with database(url) as connection:
-        for turns in ("{}", "{7}", "{7,8}"):
-            connection.execute(sa.text(f"SELECT trialfleet_take_turn('{turns}')"))
-            row = connection.execute(
-                sa.text(f"SELECT busy, opened FROM trialfleet_apply({arguments}, '{turns}')")
-            ).one()
-            assert row == (False, None)
-            limit = connection.execute(sa.text("SHOW idle_session_timeout")).scalar_one()
-            assert limit == ("5s" if turns == "{}" else "0")
-            assert_free(url, 7, 8)
-
-
 def test_a_holder_whose_connection_is_cut(url: str, by_thread: list[Command]) -> None:
     async def main() -> None:
         async with storages(url, 1) as (storage,):
@@ -62,6 +49,7 @@ def test_a_holder_whose_connection_is_cut(url: str, by_thread: list[Command]) ->
             by_thread.clear()
             with database(url) as cut:
                 pid = cut.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+                cut.execute(sa.text("BEGIN"))
                 cut.execute(TAKE_TURN, {"study_id": study_id})
                 async with held(url) as nothing:
                     opening = [asyncio.create_task(worker.open()) for _ in range(5)]

@@ -20,6 +20,7 @@ class Opening:
         self.study_id = study_id
         self._history = history
         self._wait_s = wait_s
+        self._made_at = monotonic()
         self._reading = (
             history.begin(finished_only=not history.unfinished_wanted) if history.wanted else None
         )
@@ -38,6 +39,7 @@ class Opening:
         """Return the trial that was opened, None for any other outcome."""
         if reply.WhichOneof("outcome") != "trial":
             return None
+        session.alive_at = self._made_at
         self._history.know(decode_definitions(reply.definitions))
         (frozen,) = decode_batch(reply.trial)
         trial = RunningTrial(session, self.study_id, frozen)

@@ -45,6 +45,8 @@ class Session:
         self.may_run_ahead = may_run_ahead
         """Whether it may open a trial before the one ahead of it has ended."""
         self.given_up = False
+        self.alive_at = time.monotonic()
+        """When the storage extended its life last, at the earliest."""
         # Writes that may have opened a trial without our knowing, by call and study.
         self._doubtful: dict[tuple[str, int], pb.WriteId] = {}
         self._lock = threading.Lock()
@@ -94,7 +96,6 @@ class Sessions:
         self._on_opened = opened
         self._opening = threading.Lock()
         self._session: Session | None = None
-        self._renew_at = 0.0
         # The storage takes a session's other writes in the order of their numbers only.
         self._in_order = threading.Lock()
 
@@ -141,9 +142,12 @@ class Sessions:
         return self._write(call, build, deadline_s, study_id)
 
     def keep_alive(self) -> None:
-        """Extend the session's life if a quarter of it is over; tries each proxy once."""
-        session = self._session
-        if session is None or time.monotonic() < self._renew_at:
+        """Extend the session's life unless that was done a moment ago; tries each proxy once.
+
+        A moment is a quarter of the life. To open a trial extends it too.
+        """
+        session, now = self._session, time.monotonic()
+        if session is None or now < session.alive_at + self._time_to_live_s / 4:
             return
         request = pb.KeepAliveRequest(session=session.name).SerializeToString()
         deadline_s = min(CALL_S, self._time_to_live_s / 4)
@@ -155,7 +159,7 @@ class Sessions:
             logger.debug("the session was not kept alive: %s", error)
             return
         if reply.alive:
-            self._renew_at = time.monotonic() + self._time_to_live_s / 4
+            session.alive_at = now
         else:
             self.forget(session)
 
@@ -202,7 +206,6 @@ class Sessions:
             if reply.max_message_bytes:
                 self._connection.max_message_bytes = reply.max_message_bytes
             study_id = reply.study_id if reply.HasField("study_id") else None
-            self._renew_at = time.monotonic() + self._time_to_live_s / 4
             session = self._session = Session(
                 name,
                 study_id,

@@ -44,6 +44,19 @@ class _Submitted:
         return [place for place, answer in enumerate(self.answers) if answer is LEFT]
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch that is being applied."""
+
+    batch: PlainBatch
+    passengers: Sequence[_Submitted]
+    """Whose commands it has."""
+    followers: Sequence[_Submitted]
+    """Who come after it, by the thread."""
+    in_turn: bool
+    """Whether it is a part of a transaction that was begun with a turn."""
+
+
 class Committer:
     """Applies commands in batches.
 
@@ -164,7 +177,7 @@ class Committer:
     def _turn_taken(self, studies: frozenset[int], row: Sequence[Any] | None) -> None:
         if row is None:
             # Somebody does not end a turn: the thread waits for those who open trials only.
-            self._express.disconnect()  # else those turns that were to be had would be kept
+            self._express.disconnect()  # else the transaction would go on
             self._busy = False
             self._hand_over_all()
             self._depart_soon()
@@ -189,20 +202,31 @@ class Committer:
             else:
                 others.append(submitted)  # it has to follow one that is aboard
         self._waiting.extendleft(reversed(others))
-        if not passengers and not turns:
-            self._hand_over_each(followers)
-            return
         try:
-            statement = batch.statement(turns)
+            statement = batch.statement()
         except Exception as error:
             # Somebody's command is wrong; the thread finds out whose.
             _log.info("a batch of %d is not plain: %s", len(batch), error)
-            statement = PlainBatch().statement(turns)
             for submitted in passengers:
                 self._hand_over(submitted)
             passengers.clear()
+        flight = _Flight(batch, passengers, followers, in_turn=bool(turns))
+        if passengers:
+            self._express.run(statement, lambda row: self._applied(flight, row))
+        elif turns:
+            self._commit(flight, ())
+        else:
+            self._hand_over_each(followers)
+
+    def _applied(self, flight: _Flight, row: Sequence[Any] | None) -> None:
+        if row is None or not flight.in_turn:
+            self._arrived(flight, row)
+        else:
+            self._commit(flight, row)
+
+    def _commit(self, flight: _Flight, row: Sequence[Any] | None) -> None:
         self._express.run(
-            statement, lambda row: self._arrived(batch, passengers, followers, turns, row)
+            "COMMIT", lambda done: self._arrived(flight, None if done is None else row)
         )
 
     def _fits(self, submitted: _Submitted) -> bool:
@@ -213,27 +237,21 @@ class Committer:
             _log.exception("it was not found out whether a write is plain")
             return False
 
-    def _arrived(
-        self,
-        batch: PlainBatch,
-        passengers: Sequence[_Submitted],
-        followers: Sequence[_Submitted],
-        turns: frozenset[int],
-        row: Sequence[Any] | None,
-    ) -> None:
+    def _arrived(self, flight: _Flight, row: Sequence[Any] | None) -> None:
+        passengers, followers = flight.passengers, flight.followers
+        if row is None and flight.in_turn:
+            self._express.disconnect()  # and with it the transaction, if it goes on
         cut = not self._express.connected
-        if row is None and turns:
-            self._express.disconnect()  # the turns end with it
-        if row is not None and passengers:
+        if row:
             try:
-                self._answer_plain(self._plain.answers(batch, row), passengers)
+                self._answer_plain(self._plain.answers(flight.batch, row), passengers)
             except Busy:
                 self._busy = True
                 self._waiting.extendleft(reversed((*passengers, *followers)))
                 passengers = followers = ()
             except Exception:
                 # A defect of ours must not leave callers waiting for ever: the thread takes them.
-                _log.exception("the answer to a batch of %d was not understood", len(batch))
+                _log.exception("the answer to a batch of %d was not understood", len(flight.batch))
         for submitted in passengers:
             submitted.cut = cut
             if LEFT in submitted.answers:

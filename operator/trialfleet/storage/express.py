@@ -25,14 +25,15 @@ _PAUSE_S: Final = 1.0
 """After a connection was not to be had, until the next try."""
 
 Done = Callable[[Sequence[Any] | None], None]
-"""Takes the row that a statement returned, None if it failed, or may have."""
+"""Takes the row that a statement returned, an empty one of one that returns none; None if it failed,
+or may have."""
 
 
 class Express:
     """A connection to the database, made again when it breaks. Belongs to one event loop.
 
-    Each statement is a transaction of its own. Who is told that one failed makes it in another
-    way, and hears there why: it may have been committed all the same.
+    Each statement is a transaction of its own, unless one says that it begins one. Who is told that
+    one failed makes it in another way, and hears there why: it may have been committed all the same.
     """
 
     def __init__(self, settings: Mapping[str, Any], executor: Executor) -> None:
@@ -75,7 +76,7 @@ class Express:
             self._opening = None
 
     def run(self, statement: str, done: Done) -> None:
-        """Make a statement that returns one row. There has to be a connection, and it idle."""
+        """Make a statement that returns a row at most. There has to be a connection, and it idle."""
         self._done = done
         try:
             self._cursor.execute(statement)
@@ -106,7 +107,8 @@ class Express:
                     self._loop.remove_writer(self._fileno)
             if state not in _STATES or self._connection.info.status != _CONNECTION_OK:
                 raise psycopg2.OperationalError("the connection is broken")
-            row = self._cursor.fetchone() if state == POLL_OK and self._done is not None else None
+            done = state == POLL_OK and self._done is not None
+            row = (self._cursor.fetchone() if self._cursor.description else ()) if done else None
         except psycopg2.Error as error:
             self._fail(error)
             return

@@ -47,6 +47,8 @@ _SESSIONS: Final = sa.text(
     """
 )
 
+_RENEW: Final = sa.text("SELECT trialfleet_renew(CAST(:sessions AS bytea[]))")
+
 _LAST_NUMBER: Final = """
     coalesce((SELECT l.number FROM trials l WHERE l.study_id = {study} AND l.number IS NOT NULL
         ORDER BY l.number DESC LIMIT 1), -1)
@@ -239,10 +241,12 @@ def _read_sessions(
             "sequences": [write.sequence for write in writes],
         },
     )
-    return {
+    found = {
         WriteId(bytes(session), opened): (alive, trial_id)
         for session, opened, alive, trial_id in rows
     }
+    connection.execute(_RENEW, {"sessions": [write.session for write in writes]})
+    return found
 
 
 def _opened_before(sessions: dict[WriteId, tuple[bool, int | None]], write: WriteId) -> int | None:

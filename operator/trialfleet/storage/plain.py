@@ -27,7 +27,7 @@ from trialfleet.storage.records import (
 from trialfleet.storage.writing import TrialWrites, stored_intermediate, stored_value
 
 _APPLY: Final = "SELECT * FROM trialfleet_apply({})"
-_TAKE_TURN: Final = "SELECT trialfleet_take_turn({})"
+_TAKE_TURN: Final = "BEGIN; SELECT trialfleet_take_turn({})"
 _STUDIES: Final = "SELECT trial_id, study_id FROM trials WHERE trial_id = ANY(%s::int[])"
 
 _MAX_REMEMBERED: Final = 100_000
@@ -41,9 +41,9 @@ class Busy(Exception):
 
 
 def take_turn(studies: Iterable[int]) -> str:
-    """Return the statement that waits until trials of studies may be opened.
+    """Return what begins a transaction, and waits until it may open trials of studies.
 
-    Its row says whether it had to.
+    Its row says whether it had to wait.
     """
     return _TAKE_TURN.format(_literal(sorted(studies)))
 
@@ -89,12 +89,12 @@ class PlainBatch:
         """Those that open trials."""
         return [command for command in self.commands if isinstance(command, OpenTrial)]
 
-    def statement(self, turns: Iterable[int] = ()) -> str:
-        """Return the statement that applies what is plain, and ends turns that were taken.
+    def statement(self) -> str:
+        """Return the statement that applies what is plain.
 
         Raises ``ValueError`` for a text that no database takes.
         """
-        arrays = (*_of_updates(self.updates), *_of_openings(self.openings), turns)
+        arrays = (*_of_updates(self.updates), *_of_openings(self.openings))
         return _APPLY.format(", ".join(map(_literal, arrays)))
 
 

@@ -14,20 +14,20 @@
 -- Transactions that open trials of one study come one after the other, and while one waits more
 -- writes come to its proxy, which it can't take any more. So who finds another at work ("busy": then
 -- nothing was done) takes its turn first, in the order in which all came, and only then makes its
--- batch of what has come meanwhile. A turn ends with the transaction that makes use of it; a proxy
--- that makes no use of it, because it hangs, loses its connection.
+-- batch of what has come meanwhile. A turn is for the rest of the transaction in which it was taken;
+-- a proxy that makes no use of it, because it hangs, loses its connection.
 CREATE FUNCTION trialfleet_take_turn(turns int[]) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     study int;
     waited boolean := false;
 BEGIN
     FOREACH study IN ARRAY turns LOOP
-        IF NOT pg_try_advisory_lock(hashtext('trialfleet_turn'), study) THEN
+        IF NOT pg_try_advisory_xact_lock(hashtext('trialfleet_turn'), study) THEN
             waited := true;
-            PERFORM pg_advisory_lock(hashtext('trialfleet_turn'), study);
+            PERFORM pg_advisory_xact_lock(hashtext('trialfleet_turn'), study);
         END IF;
     END LOOP;
-    PERFORM set_config('idle_session_timeout', '5s', false);
+    PERFORM set_config('idle_in_transaction_session_timeout', '5s', true);
     RETURN waited;
 END
 $$;
@@ -41,7 +41,7 @@ CREATE FUNCTION trialfleet_apply(
     system_ids int[], system_keys text[], system_texts text[],
     step_ids int[], steps int[], step_values float8[], step_types text[],
     value_ids int[], objectives int[], trial_values float8[], value_types text[],
-    open_studies int[], open_sessions bytea[], open_sequences bigint[], turns int[],
+    open_studies int[], open_sessions bytea[], open_sequences bigint[],
     OUT busy boolean, OUT told boolean, OUT opened int[], OUT numbers int[], OUT moment timestamp
 ) LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
@@ -52,6 +52,8 @@ DECLARE
     applying text;
     study int;
     live_sessions int;
+    renewing boolean;
+    unstarted boolean;
     openable boolean := true;
     last int;
     following int;
@@ -69,22 +71,21 @@ BEGIN
     FOREACH study IN ARRAY open_studies LOOP
         busy := busy OR NOT pg_try_advisory_xact_lock(hashtext('trialfleet_turn'), study);
     END LOOP;
-    IF cardinality(turns) > 0 THEN
-        -- From here on they are the transaction's.
-        PERFORM pg_advisory_unlock(hashtext('trialfleet_turn'), study_id)
-        FROM unnest(turns) AS study_id;
-        PERFORM set_config('idle_session_timeout', '0', false);
-    END IF;
     IF busy THEN
         RETURN;
     END IF;
     told := true;
     moment := clock_timestamp() AT TIME ZONE 'UTC';
     IF cardinality(open_studies) > 0 THEN
-        SELECT count(*) INTO live_sessions FROM (
-            SELECT FROM trialfleet_sessions s
+        SELECT count(*), coalesce(bool_or(aging), false) INTO live_sessions, renewing FROM (
+            SELECT s.expires_at < clock_timestamp() + make_interval(secs => s.time_to_live_s * 0.875)
+                AS aging
+            FROM trialfleet_sessions s
             WHERE s.session_id = ANY (open_sessions) AND s.ended_at IS NULL
             ORDER BY s.session_id FOR KEY SHARE) AS alive;
+        IF renewing THEN
+            PERFORM trialfleet_renew(open_sessions);
+        END IF;
         PERFORM FROM studies s WHERE s.study_id = ANY (open_studies)
             ORDER BY s.study_id FOR NO KEY UPDATE;
     END IF;
@@ -168,14 +169,15 @@ BEGIN
                 -- Its next number, if all of the batch may be opened in it.
                 SELECT coalesce((SELECT l.number + 1 FROM trials l
                     WHERE l.study_id = study AND l.number IS NOT NULL
-                    ORDER BY l.number DESC LIMIT 1), 0) INTO following
+                    ORDER BY l.number DESC LIMIT 1), 0), d.started_at IS NULL
+                INTO following, unstarted
                 FROM trialfleet_studies d
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(complete + pruned + failed + running), 0) AS used,
                         coalesce(sum(failed), 0) AS failed, coalesce(sum(waiting), 0) AS waiting
                     FROM trialfleet_counts c WHERE c.study_id = d.study_id) AS c
                 WHERE d.study_id = study AND NOT d.stopped AND d.goals = '[]' AND c.waiting = 0
-                    AND d.started_at IS NOT NULL AND (d.timeout_s IS NULL OR clock_timestamp()
+                    AND (d.timeout_s IS NULL OR d.started_at IS NULL OR clock_timestamp()
                         < d.started_at + make_interval(secs => d.timeout_s))
                     AND (d.max_trials IS NULL OR c.used
                         + cardinality(array_positions(open_studies, study)) <= d.max_trials)
@@ -183,6 +185,10 @@ BEGIN
                         + (SELECT count(*) FROM unnest(ended_studies, ended_states) AS e (id, state)
                             WHERE e.id = study AND e.state = 'FAIL'));
                 openable := openable AND following IS NOT NULL;
+                IF openable AND unstarted THEN
+                    UPDATE trialfleet_studies d SET started_at = clock_timestamp()
+                    WHERE d.study_id = study;
+                END IF;
                 numbered := numbered || study;
                 last := cardinality(numbered);
                 next_numbers := next_numbers || following;

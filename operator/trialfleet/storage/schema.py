@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 
 from trialfleet.errors import SchemaMismatch
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Of the ``trialfleet_`` tables and functions; the number changes with any change of them."""
 
 _SCRIPTS: Final = ("schema.sql", "plain.sql", "reading.sql")

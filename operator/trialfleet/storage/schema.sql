@@ -39,6 +39,19 @@ CREATE TABLE trialfleet_sessions (
 CREATE INDEX trialfleet_sessions_worker ON trialfleet_sessions (worker) WHERE ended_at IS NULL;
 CREATE INDEX trialfleet_sessions_study ON trialfleet_sessions (study_id) WHERE ended_at IS NULL;
 
+-- A session that opens trials lives, and need not say so besides: its life begins anew when an eighth
+-- of it is over. One that is locked is kept alive, or given up, by somebody else.
+CREATE FUNCTION trialfleet_renew(sessions bytea[]) RETURNS void LANGUAGE sql AS $$
+    UPDATE trialfleet_sessions s
+    SET expires_at = clock_timestamp() + make_interval(secs => s.time_to_live_s)
+    FROM (
+        SELECT a.session_id FROM trialfleet_sessions a
+        WHERE a.session_id = ANY (sessions) AND a.ended_at IS NULL AND a.expires_at
+            < clock_timestamp() + make_interval(secs => a.time_to_live_s * 0.875)
+        FOR NO KEY UPDATE SKIP LOCKED) AS aging
+    WHERE s.session_id = aging.session_id
+$$;
+
 -- Which session runs, or ran, a trial.
 CREATE TABLE trialfleet_runs (
     trial_id int PRIMARY KEY REFERENCES trials ON DELETE CASCADE,
@@ -277,9 +290,10 @@ BEGIN
     INSERT INTO trialfleet_params (study_id, param_name, distribution_json)
     SELECT DISTINCT ON (t.study_id, i.param_name)
         t.study_id, i.param_name, i.distribution_json
-    FROM inserted i JOIN trials t USING (trial_id)
+    FROM inserted i
+    CROSS JOIN LATERAL (SELECT study_id FROM trials WHERE trial_id = i.trial_id OFFSET 0) AS t
     WHERE NOT EXISTS (SELECT FROM trialfleet_params p
-        WHERE p.study_id = t.study_id AND p.param_name = i.param_name)
+        WHERE p.study_id = t.study_id AND p.param_name = i.param_name OFFSET 0)
     ORDER BY t.study_id, i.param_name, i.param_id
     ON CONFLICT DO NOTHING;
     RETURN NULL;
