@@ -98,13 +98,16 @@ class Objective:
         return value
 
 
-def _work(way: Way, case: Case, address: str, k: int, trials: int, gate: Any, done: Any) -> None:
+def _work(
+    way: Way, case: Case, address: str, k: int, trials: int, ready: Any, gate: Any, done: Any
+) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = way.connect(address, f"worker-{k}")
     sampler = getattr(optuna.samplers, case.sampler)(seed=k)
     pruner = getattr(optuna.pruners, case.pruner)()
     objective = Objective(case.params, case.reports, case.seconds)
-    gate.wait()
+    ready.put(k)
+    gate.poll(None)
     cpu_s = time.process_time()
     calls = way.run(storage, sampler, pruner, objective, trials)
     cpu_s = time.process_time() - cpu_s
@@ -119,24 +122,26 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
     database = counting.create_database(url, f"{way.name} {case.title}")
     with way.serve(database, case.proxies) as addresses:
         _create_study(way, addresses[0], trials)
-        gate, done = _PROCESSES.Barrier(case.workers + 1), _PROCESSES.Queue()
+        ready, done = _PROCESSES.SimpleQueue(), _PROCESSES.Queue()
+        gate, key = _PROCESSES.Pipe(duplex=False)
         workers = [
             _PROCESSES.Process(
                 target=_work,
-                args=(way, case, addresses[k % len(addresses)], k, share, gate, done),
+                args=(way, case, addresses[k % len(addresses)], k, share, ready, gate, done),
             )
             for k in range(case.workers)
         ]
         for worker in workers:
             worker.start()
-        while gate.n_waiting < case.workers:
-            time.sleep(0.1)
+        for _ in workers:
+            ready.get()
         time.sleep(_REPORTED_S)
         before = counting.read(url)
         proxies_s, postgres_s = cpu.of_proxies(way.proxies), cpu.of_postgres(url)
         calls_before = way.calls() if isinstance(way, Trialfleet) else None
-        gate.wait()
         started = time.monotonic()
+        # Wakes all that wait, with nothing for them to hand from one to the next.
+        key.close()
         ends = [done.get(timeout=3600) for _ in workers]
         elapsed = max(end for end, _, _, _ in ends) - started
         proxies_s = cpu.of_proxies(way.proxies) - proxies_s

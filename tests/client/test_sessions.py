@@ -52,6 +52,32 @@ def test_it_is_kept_alive(fake: FakeProxy, connect: Connect) -> None:
     fake.wait_for("KeepAlive", 3)
 
 
+def test_who_opens_trials_need_not_say_that_it_lives(
+    fake: FakeProxy, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = connect(fake, time_to_live_s=3600.0)
+    study_id = storage.create_new_study(MINIMIZE)
+    sessions = storage._core.sessions
+    keep_alive = sessions.keep_alive
+    monkeypatch.setattr(sessions, "keep_alive", lambda: None)  # of the background thread
+    session = sessions.current()
+    trial_id: int | None = None
+    for _ in range(3):
+        session.alive_at -= 3600.0
+        if trial_id is None:
+            trial_id = storage.ask(study_id)
+        else:
+            _, trial_id = storage.tell_and_ask(trial_id, TrialState.COMPLETE, [1.0])
+        assert trial_id is not None
+        keep_alive()
+    assert not fake.requests("KeepAlive")
+    session.alive_at -= 3600.0
+    storage.set_trial_state_values(trial_id or 0, TrialState.COMPLETE, [1.0])
+    for _ in range(3):
+        keep_alive()
+    assert len(fake.requests("KeepAlive")) == 1
+
+
 def test_writes_have_growing_numbers(fake: FakeProxy, storage: FleetStorage) -> None:
     study_id = storage.create_new_study(MINIMIZE)
     trial_id = storage.ask(study_id) or 0

@@ -24,7 +24,7 @@ TURN = "SELECT pg_advisory_xact_lock(hashtext('trialfleet_turn'), {})"
 
 @pytest.fixture(autouse=True)
 def fixture_openings_are_always_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a study's first opening, which is not plain, would send those of a second after it."""
+    """Else one that is not plain would send those of a second after it."""
     monkeypatch.setattr("trialfleet.storage.committer._NOT_PLAIN_S", -1.0)
 
 

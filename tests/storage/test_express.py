@@ -14,6 +14,7 @@ from tests.storage.express import (
     back,
     fixture_by_thread,  # noqa: F401
     fixture_openings_are_always_tried,  # noqa: F401
+    start,
     steady,
 )
 from tests.storage.fleet import Worker, check, create, database, held, param, query, storages
@@ -30,6 +31,7 @@ from trialfleet.storage.records import (
     TrialRecord,
     TrialUpdate,
     UpdateTrial,
+    Wait,
     WriteId,
 )
 
@@ -95,7 +97,37 @@ def test_openings_are_tried_again_after_one_that_was_not_plain(
     asyncio.run(main())
 
 
-def test_parameters_are_known_after_their_first_uses(url: str, by_thread: list[Command]) -> None:
+def test_the_end_of_a_number_of_trials_is_plain(url: str, by_thread: list[Command]) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            ids = [await create(storage, name, budget=Budget(trials=5)) for name in "ab"]
+            one, two = [await start(storage, study_id) for study_id in ids]
+            by_thread.clear()
+            first, second, other, *refused = await asyncio.gather(
+                *(worker.ask() for worker in (one, one, two, one, one))
+            )
+            assert [trial.number for trial in (first, second, other)] == [3, 4, 3]
+            assert refused == [Wait.WAIT] * 2
+            told = one.telling(first.trial_id)
+            assert await storage.apply_all((told, one.opening())) == [None, Wait.WAIT]
+            parked = asyncio.create_task(one.ask(60.0))
+            told = one.telling(second.trial_id, TrialState.FAIL)
+            ended = Ended(names.ENDED_TRIALS)
+            assert await storage.apply_all((told, one.opening())) == [None, ended]
+            commands = storage.commands
+            assert await parked == ended
+            # Who was parked hears of the end without another write.
+            assert storage.commands == commands
+            assert await one.ask(60.0) == ended
+            assert (await two.open()).number == 4
+            assert await two.ask() is Wait.WAIT
+            assert by_thread == []
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_a_parameter_is_known_after_its_first_use(url: str, by_thread: list[Command]) -> None:
     async def main() -> None:
         async with storages(url, 2) as pair:
             study_id = await create(pair[0])
@@ -108,9 +140,7 @@ def test_parameters_are_known_after_their_first_uses(url: str, by_thread: list[C
                         by_thread.clear()
                         await worker.tell(trial.trial_id, params=[param("x"), param(new)])
                         handed_over.append(bool(by_thread))
-                    assert handed_over[0]
-                    # The second reads what the first one wrote, once that is committed.
-                    assert handed_over[2:] == [False] * 3
+                    assert handed_over == [True, False, False, False, False]
 
     asyncio.run(main())
     check(url)

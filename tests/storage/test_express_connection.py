@@ -170,10 +170,10 @@ def test_writes_do_not_wait_for_a_connection_that_is_not_to_be_had(
             await steady(worker)
             with server() as folder:
 
-                def elsewhere(settings: Mapping[str, Any]) -> Any:
+                def elsewhere(settings: Mapping[str, Any], rehearsal: str) -> Any:
                     tried.append(False)
                     try:
-                        return connect({**settings, "host": folder})
+                        return connect({**settings, "host": folder}, rehearsal)
                     finally:
                         tried[-1] = True
 
@@ -204,9 +204,11 @@ def test_a_storage_that_ends_while_a_connection_is_made(
             await steady(worker)
             by_thread.clear()
             with deaf() as folder:
-                monkeypatch.setattr(
-                    express, "_connect", lambda settings: connect({**settings, "host": folder})
-                )
+
+                def elsewhere(settings: Mapping[str, Any], rehearsal: str) -> Any:
+                    return connect({**settings, "host": folder}, rehearsal)
+
+                monkeypatch.setattr(express, "_connect", elsewhere)
                 assert query(url, CUT_IDLE) == [(True,)]
                 opening = [asyncio.create_task(worker.open()) for _ in range(5)]
                 while len(by_thread) < 5:
@@ -228,10 +230,10 @@ def test_more_open_files_than_select_takes(
     files: list[int] = []
     connect = express._connect
 
-    def late(settings: Mapping[str, Any]) -> Any:
+    def late(settings: Mapping[str, Any], rehearsal: str) -> Any:
         while not files or files[-1] < 1024:
             files.append(os.dup(0))
-        return connect(settings)
+        return connect(settings, rehearsal)
 
     async def main() -> None:
         async with storages(url, 1) as (storage,):

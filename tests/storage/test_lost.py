@@ -22,6 +22,7 @@ from tests.storage.fleet import (
     write,
 )
 from trialfleet import names
+from trialfleet.errors import SessionGivenUp
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,
@@ -184,6 +185,42 @@ def test_whose_sessions_are_given_up(url: str) -> None:
             found = (await first.summary(other)).lost_reasons
             assert found == {"Evicted": 1, names.REASON_KEEP_ALIVE: 1}
             assert (await first.summary(study_id)).sessions == 0
+
+    asyncio.run(main())
+    check(url)
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_who_opens_trials_lives(url: str, waiting: bool) -> None:
+    left = (
+        "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 / time_to_live_s "
+        "FROM trialfleet_sessions WHERE session_id = :session"
+    )
+    aging = (
+        "UPDATE trialfleet_sessions SET expires_at = clock_timestamp() "
+        "+ make_interval(secs => time_to_live_s * :left) WHERE session_id = :session"
+    )
+
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            study_id = await create(storage)
+            worker = await Worker(storage, study_id).start(time_to_live_s=3600.0)
+            other = await Worker(storage, study_id).start(time_to_live_s=3600.0)
+            for before, after in ((0.95, 0.95), (0.8, 1.0), (-0.5, 1.0)):
+                for session in (worker.session, other.session):
+                    write(url, aging, session=session, left=before)
+                trial = await worker.open()
+                if waiting:
+                    await worker.tell(trial.trial_id, TrialState.WAITING)
+                    await worker.open()
+                await worker.tell(trial.trial_id)
+                for session, expected in ((worker.session, after), (other.session, before)):
+                    ((found,),) = query(url, left, session=session)
+                    assert found == pytest.approx(expected, abs=0.02)
+            assert await give_up(storage, names.REASON_KEEP_ALIVE) == (1, [], [])
+            assert await worker.ask() is not None
+            with pytest.raises(SessionGivenUp):
+                await other.ask()
 
     asyncio.run(main())
     check(url)

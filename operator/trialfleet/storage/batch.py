@@ -153,7 +153,7 @@ class Writer:
             try:
                 if self._connection is None:
                     self._connection = self._engine.connect()
-                with self._connection.begin():
+                with self._distributions.transaction(), self._connection.begin():
                     if not patient:
                         self._connection.execute(_IMPATIENT)
                     answers = work(self._connection)

@@ -25,20 +25,26 @@ _PAUSE_S: Final = 1.0
 """After a connection was not to be had, until the next try."""
 
 Done = Callable[[Sequence[Any] | None], None]
-"""Takes the row that a statement returned, an empty one of one that returns none; None if it failed,
-or may have."""
+"""Takes the row that a statement returned, an empty one if it returns none; None if it failed, or
+may have."""
 
 
 class Express:
     """A connection to the database, made again when it breaks. Belongs to one event loop.
 
-    Each statement is a transaction of its own, unless one says that it begins one. Who is told that
-    one failed makes it in another way, and hears there why: it may have been committed all the same.
+    Each statement is a transaction of its own, unless it says that it begins one. Who is told that
+    one failed makes it in another way, and hears there why: it may have been committed all the
+    same.
     """
 
-    def __init__(self, settings: Mapping[str, Any], executor: Executor) -> None:
-        """Take libpq's settings, and who may wait while a connection is made."""
+    def __init__(self, settings: Mapping[str, Any], executor: Executor, rehearsal: str) -> None:
+        """Take libpq's settings, and who may wait while a connection is made.
+
+        ``rehearsal`` is a statement that changes nothing, made on each new connection: whatever
+        the database prepares for those that follow is not waited for with a first trial.
+        """
         self._settings = settings
+        self._rehearsal = rehearsal
         self._executor = executor
         self._loop = asyncio.get_running_loop()
         self._connection: Any = None
@@ -64,19 +70,21 @@ class Express:
     async def open(self) -> None:
         """Make the connection, if it can be had."""
         try:
-            made = await self._loop.run_in_executor(self._executor, _connect, self._settings)
+            cursor = await self._loop.run_in_executor(
+                self._executor, _connect, self._settings, self._rehearsal
+            )
         except (psycopg2.Error, TimeoutError) as error:
             _log.info("no connection for plain writes: %s", " ".join(str(error).split()))
             self._open_at = monotonic() + _PAUSE_S
         else:
-            self._connection, self._cursor = made, made.cursor()
-            self._fileno = made.fileno()
+            self._connection, self._cursor = cursor.connection, cursor
+            self._fileno = self._connection.fileno()
             self._loop.add_reader(self._fileno, self._poll)
         finally:
             self._opening = None
 
     def run(self, statement: str, done: Done) -> None:
-        """Make a statement that returns a row at most. There has to be a connection, and it idle."""
+        """Make a statement that returns a row at most, on a connection that has to be idle."""
         self._done = done
         try:
             self._cursor.execute(statement)
@@ -136,13 +144,25 @@ class Express:
             self._writing = False
 
 
-def _connect(settings: Mapping[str, Any]) -> Any:
-    """Return a connection whose statements are not waited for.
+def _connect(settings: Mapping[str, Any], rehearsal: str) -> Any:
+    """Return a cursor of a new connection, whose statements are not waited for.
 
     Raises ``psycopg2.Error`` and ``TimeoutError``.
     """
     deadline = monotonic() + _CONNECT_S
     made = psycopg2.connect(**settings, async_=True)
+    try:
+        _wait(made, deadline)
+        cursor = made.cursor()
+        cursor.execute(rehearsal)
+        _wait(made, deadline)
+    except BaseException:
+        made.close()
+        raise
+    return cursor
+
+
+def _wait(made: Any, deadline: float) -> None:
     while (state := made.poll()) != POLL_OK:
         # Not select.select, which takes no file above 1023. One for each turn of the loop: the file
         # is another when the next of a host's addresses is tried.
@@ -150,6 +170,4 @@ def _connect(settings: Mapping[str, Any]) -> Any:
         waiting.register(made, select.POLLIN if state == POLL_READ else select.POLLOUT)
         left_s = deadline - monotonic()
         if left_s <= 0 or not waiting.poll(left_s * 1_000):
-            made.close()
             raise TimeoutError(f"not connected within {_CONNECT_S:g} s")
-    return made

@@ -1,6 +1,7 @@
 """Whether a parameter's distribution fits what the study has of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -50,6 +51,7 @@ class Distributions:
         """Start with none."""
         self._first: dict[Key, str] = {}
         self._of_studies: dict[int, dict[str, str]] = {}
+        self._claimed: dict[Key, str] = {}  # in a transaction that may yet fail
         self._parsed: dict[str, BaseDistribution] = {}
 
     def check(
@@ -57,7 +59,8 @@ class Distributions:
     ) -> list[InvalidInput | None]:
         """Return for each write, of a study's id and parameters, what is wrong with it.
 
-        A name that is new to its study is the study's from now on.
+        A name that is new to its study is the study's from now on; within :meth:`transaction`
+        it is remembered at the end.
         """
         errors = [self._malformed(params) for _, params in writes]
         keys = {
@@ -75,9 +78,17 @@ class Distributions:
                     if (study_id, name) not in self._first:
                         new.setdefault((study_id, name), text)
         if new:
-            # Remembered only once it was read back, committed: this transaction may yet fail.
-            self._compare(writes, errors, _claim(connection, new))
+            claimed = _claim(connection, new)
+            self._compare(writes, errors, claimed)
+            self._claimed |= claimed
         return errors
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Remember what was new in a transaction, once that is committed."""
+        self._claimed = {}
+        yield
+        self._remember(self._claimed)
 
     def fit(self, writes: Sequence[tuple[int, Sequence[Param]]]) -> bool:
         """Return whether nothing is wrong with any of the writes, and no name is unknown."""
@@ -127,7 +138,10 @@ class Distributions:
         rows = connection.execute(
             _KNOWN, {"studies": [key[0] for key in missing], "names": [key[1] for key in missing]}
         )
-        for study_id, name, text in rows:
+        self._remember({(study_id, name): text for study_id, name, text in rows})
+
+    def _remember(self, texts: Mapping[Key, str]) -> None:
+        for (study_id, name), text in texts.items():
             self._first[study_id, name] = text
             self._of_studies.setdefault(study_id, {})[name] = text
 

@@ -7,12 +7,15 @@ from typing import Final
 
 from trialfleet.errors import TrialfleetError
 from trialfleet.storage.reading import Standing
-
-_POLL_S: Final = 0.5
-"""How often to look for what another proxy or a stock client did."""
+from trialfleet.storage.records import Ended, Wait
 
 _MIN_INTERVAL_S: Final = 0.05
 """Between two looks, however often somebody commits."""
+
+_MAX_INTERVAL_S: Final = 0.5
+"""Between two looks for what another proxy or a stock client did, when little happens."""
+
+_Answer = asyncio.Future[Ended | Wait | None]
 
 
 class Parking:
@@ -24,7 +27,7 @@ class Parking:
     def __init__(self, read: Callable[[Sequence[int]], Awaitable[dict[int, Standing]]]) -> None:
         """Take what reads where studies stand."""
         self._read = read
-        self._parked: dict[int, dict[asyncio.Future[bool], None]] = {}
+        self._parked: dict[int, dict[_Answer, None]] = {}
         self._poked = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
@@ -40,20 +43,20 @@ class Parking:
         if self._watch is not None:
             self._watch.cancel()
         for callers in self._parked.values():
-            _wake(list(callers), False)
+            _wake(list(callers), Wait.WAIT)
 
-    async def wait(self, study_id: int, deadline: float) -> bool:
-        """Wait until a trial may be opened or the study is over; False at the deadline.
+    async def wait(self, study_id: int, deadline: float) -> Ended | Wait | None:
+        """Wait until the study is over, or the deadline, in the event loop's time, in seconds.
 
-        The deadline is in the event loop's time, in seconds.
+        Returns None where a trial may be opened, or the study is gone: try again.
         """
         loop = asyncio.get_running_loop()
         if self._closed or deadline <= loop.time():
-            return False
-        future: asyncio.Future[bool] = loop.create_future()
+            return Wait.WAIT
+        future: _Answer = loop.create_future()
         callers = self._parked.setdefault(study_id, {})
         callers[future] = None
-        timer = loop.call_at(deadline, _wake, [future], False)
+        timer = loop.call_at(deadline, _wake, [future], Wait.WAIT)
         if self._watch is None:
             self._watch = asyncio.create_task(self._look())
         try:
@@ -65,10 +68,13 @@ class Parking:
                 del self._parked[study_id]
 
     async def _look(self) -> None:
+        interval_s = _MIN_INTERVAL_S
         while self._parked:
             await asyncio.sleep(_MIN_INTERVAL_S)
+            interval_s = min(2 * interval_s, _MAX_INTERVAL_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), _POLL_S - _MIN_INTERVAL_S)
+                await asyncio.wait_for(self._poked.wait(), interval_s - _MIN_INTERVAL_S)
+                interval_s = _MIN_INTERVAL_S
             self._poked.clear()
             try:
                 standings = await self._read(list(self._parked))
@@ -76,14 +82,16 @@ class Parking:
                 continue
             for study_id, callers in list(self._parked.items()):
                 standing = standings.get(study_id)
-                if standing is None or standing.over or standing.free is None:
-                    _wake(list(callers), True)
+                if standing is not None and standing.over:
+                    _wake(list(callers), Ended(standing.ended))
+                elif standing is None or standing.free is None:
+                    _wake(list(callers), None)
                 else:
-                    _wake(list(callers)[: standing.free], True)
+                    _wake(list(callers)[: standing.free], None)
         self._watch = None
 
 
-def _wake(callers: Sequence[asyncio.Future[bool]], value: bool) -> None:
+def _wake(callers: Sequence[_Answer], answer: Ended | Wait | None) -> None:
     for future in callers:
         if not future.done():
-            future.set_result(value)
+            future.set_result(answer)

@@ -1,7 +1,8 @@
 """The plain case of most batches: reports, tells and openings in one statement.
 
 A write is plain if nothing speaks against it: its trial runs in its session, the names of its
-parameters are known and fit, no opening meets a waiting trial or the end of a budget. A batch
+parameters are known and fit, no opening meets a waiting trial, a goal or the end of a study by
+anything but its number of trials. A batch
 that is not plain is applied by :mod:`~trialfleet.storage.updating` and
 :mod:`~trialfleet.storage.opening`, which know all cases; what they know of a plain one is said
 once more in ``plain.sql``, because there it costs one round trip instead of a dozen.
@@ -16,12 +17,15 @@ import psycopg2
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
+from trialfleet import names
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.records import (
     Command,
+    Ended,
     OpenTrial,
     TrialRecord,
     UpdateTrial,
+    Wait,
     WriteId,
 )
 from trialfleet.storage.writing import TrialWrites, stored_intermediate, stored_value
@@ -29,6 +33,9 @@ from trialfleet.storage.writing import TrialWrites, stored_intermediate, stored_
 _APPLY: Final = "SELECT * FROM trialfleet_apply({})"
 _TAKE_TURN: Final = "BEGIN; SELECT trialfleet_take_turn({})"
 _STUDIES: Final = "SELECT trial_id, study_id FROM trials WHERE trial_id = ANY(%s::int[])"
+
+_REFUSALS: Final = {0: Wait.WAIT, -1: Ended(names.ENDED_TRIALS)}
+"""What stands for them in place of a trial's id."""
 
 _MAX_REMEMBERED: Final = 100_000
 
@@ -46,6 +53,13 @@ def take_turn(studies: Iterable[int]) -> str:
     Its row says whether it had to wait.
     """
     return _TAKE_TURN.format(_literal(sorted(studies)))
+
+
+def rehearsal() -> str:
+    """Return a statement like those of batches that changes nothing: there is no such study."""
+    batch = PlainBatch()
+    batch.add((OpenTrial(-1, WriteId(b"", 0)),))
+    return batch.statement()
 
 
 def may_be_plain(commands: Iterable[Command]) -> bool:
@@ -151,6 +165,9 @@ class PlainWrites:
                 answers.append(LEFT)
             else:
                 trial_id, number = next(trials)
+                if trial_id in _REFUSALS:
+                    answers.append(_REFUSALS[trial_id])
+                    continue
                 self.remember(trial_id, command.study_id)
                 started = moment.replace(tzinfo=datetime.UTC)
                 answers.append(TrialRecord(trial_id, number, TrialState.RUNNING, started=started))

@@ -3,7 +3,9 @@
 -- "told" is false, and nothing but locks was taken, if a write to a trial is not plain: its trial
 -- does not run, is another session's, or has a newer write. "opened" is null if an opening is not
 -- plain: a session has ended or the write was applied before, or the study has waiting trials, a
--- goal, or too little of its budget left. Who calls goes on in the same transaction, one by one.
+-- goal, or has ended but for its number of trials. Who calls goes on in the same transaction, one by
+-- one. An opening that the number of trials refuses has in place of a trial's id a 0 if one that runs
+-- may yet be lost and come back, and a -1 if none may.
 --
 -- Locks are taken as everywhere: sessions, studies, trials, counts. What the trials gained is
 -- written before a trial is opened: an end that comes of it is seen.
@@ -59,6 +61,11 @@ DECLARE
     following int;
     numbered int[] := '{}';
     next_numbers int[] := '{}';
+    room int;
+    rooms int[] := '{}';
+    refusal int;
+    refusals int[] := '{}';
+    added int := 0;
     ended int[] := '{}';
     ended_studies int[] := '{}';
     ended_states trialstate[] := '{}';
@@ -166,57 +173,71 @@ BEGIN
         FOREACH study IN ARRAY open_studies LOOP
             last := array_position(numbered, study);
             IF last IS NULL THEN
-                -- Its next number, if all of the batch may be opened in it.
+                -- Its next number, and how many trials it may have yet.
                 SELECT coalesce((SELECT l.number + 1 FROM trials l
                     WHERE l.study_id = study AND l.number IS NOT NULL
-                    ORDER BY l.number DESC LIMIT 1), 0), d.started_at IS NULL
-                INTO following, unstarted
+                    ORDER BY l.number DESC LIMIT 1), 0), d.started_at IS NULL,
+                    coalesce(d.max_trials - c.used, 2147483647), CASE WHEN c.used - c.running
+                        + cardinality(array_positions(ended_studies, study)) < d.max_trials
+                        THEN 0 ELSE -1 END
+                INTO following, unstarted, room, refusal
                 FROM trialfleet_studies d
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(complete + pruned + failed + running), 0) AS used,
-                        coalesce(sum(failed), 0) AS failed, coalesce(sum(waiting), 0) AS waiting
+                        coalesce(sum(failed), 0) AS failed, coalesce(sum(running), 0) AS running,
+                        coalesce(sum(waiting), 0) AS waiting
                     FROM trialfleet_counts c WHERE c.study_id = d.study_id) AS c
                 WHERE d.study_id = study AND NOT d.stopped AND d.goals = '[]' AND c.waiting = 0
                     AND (d.timeout_s IS NULL OR d.started_at IS NULL OR clock_timestamp()
                         < d.started_at + make_interval(secs => d.timeout_s))
-                    AND (d.max_trials IS NULL OR c.used
-                        + cardinality(array_positions(open_studies, study)) <= d.max_trials)
                     AND (d.max_failed IS NULL OR d.max_failed > c.failed
                         + (SELECT count(*) FROM unnest(ended_studies, ended_states) AS e (id, state)
                             WHERE e.id = study AND e.state = 'FAIL'));
                 openable := openable AND following IS NOT NULL;
-                IF openable AND unstarted THEN
+                IF openable AND unstarted AND room > 0 THEN
                     UPDATE trialfleet_studies d SET started_at = clock_timestamp()
                     WHERE d.study_id = study;
                 END IF;
                 numbered := numbered || study;
                 last := cardinality(numbered);
                 next_numbers := next_numbers || following;
+                rooms := rooms || room;
+                refusals := refusals || refusal;
             END IF;
             EXIT WHEN NOT openable;
-            -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a
-            -- lower id.
-            opened := opened || nextval(sequence_of_ids)::int;
-            numbers := numbers || next_numbers[last];
-            next_numbers[last] := next_numbers[last] + 1;
+            IF rooms[last] > 0 THEN
+                -- Numbers follow the order of ids: Optuna numbers a trial by counting those with a
+                -- lower id.
+                opened := opened || nextval(sequence_of_ids)::int;
+                numbers := numbers || next_numbers[last];
+                next_numbers[last] := next_numbers[last] + 1;
+                rooms[last] := rooms[last] - 1;
+                added := added + 1;
+            ELSE
+                opened := opened || refusals[last];
+                numbers := numbers || NULL::int;
+            END IF;
         END LOOP;
     END IF;
     IF NOT openable THEN
         opened := NULL;
         numbers := NULL;
+        added := 0;
     END IF;
-    IF opened IS NOT NULL THEN
+    IF added > 0 THEN
         applying := set_config('trialfleet.applying', 'on', true);
         INSERT INTO trials (trial_id, study_id, number, state, datetime_start)
         SELECT trial_id, study_id, number, 'RUNNING', moment
-        FROM unnest(opened, open_studies, numbers) AS u (trial_id, study_id, number);
+        FROM unnest(opened, open_studies, numbers) AS u (trial_id, study_id, number)
+        WHERE trial_id > 0;
         INSERT INTO trialfleet_runs (trial_id, session_id, opened, sequence)
         SELECT trial_id, session_id, opening, opening
-        FROM unnest(opened, open_sessions, open_sequences) AS u (trial_id, session_id, opening);
+        FROM unnest(opened, open_sessions, open_sequences) AS u (trial_id, session_id, opening)
+        WHERE trial_id > 0;
     END IF;
 
     applying := set_config('trialfleet.applying', 'off', true);
-    IF cardinality(ended) = 0 AND opened IS NULL THEN
+    IF cardinality(ended) = 0 AND added = 0 THEN
         RETURN;
     END IF;
     -- Most batches are of one study. For them both cost a third of what they cost in general.
@@ -228,7 +249,7 @@ BEGIN
             complete = c.complete + cardinality(array_positions(ended_states, 'COMPLETE')),
             pruned = c.pruned + cardinality(array_positions(ended_states, 'PRUNED')),
             failed = c.failed + cardinality(array_positions(ended_states, 'FAIL')),
-            running = c.running + coalesce(cardinality(opened), 0) - cardinality(ended)
+            running = c.running + added - cardinality(ended)
         WHERE c.study_id = study AND c.shard = mine RETURNING true INTO counted;
         IF cardinality(value_ids) > 0 THEN
             SELECT coalesce(array_agg(DISTINCT v.trial_id), '{}') INTO better
@@ -248,7 +269,8 @@ BEGIN
         FROM (
             SELECT *, 1 FROM unnest(ended, ended_studies, ended_states)
             UNION ALL SELECT *, 'RUNNING', -1 FROM unnest(ended, ended_studies)
-            UNION ALL SELECT *, 'RUNNING', 1 FROM unnest(opened, open_studies) WHERE opened IS NOT NULL
+            UNION ALL SELECT *, 'RUNNING', 1 FROM unnest(opened, open_studies) AS o (trial_id, study_id)
+                WHERE trial_id > 0
         ) AS change (trial_id, study_id, state, sign);
     END IF;
     IF 'COMPLETE' = ANY (ended_states) AND cardinality(better) > 0 THEN

@@ -14,6 +14,7 @@ from trialfleet.storage import reading
 from trialfleet.storage.committer import Committer
 from trialfleet.storage.express import Express
 from trialfleet.storage.parking import Parking
+from trialfleet.storage.plain import rehearsal
 from trialfleet.storage.records import (
     Command,
     Ended,
@@ -99,7 +100,7 @@ class Storage:
         await self._in_reader(prepare, self._engine)
         # SQLAlchemy's own words for what libpq is to connect to.
         _, settings = self._engine.dialect.create_connect_args(self._engine.url)
-        express = Express({**settings, **_CONNECT}, self._readers)
+        express = Express({**settings, **_CONNECT}, self._readers, rehearsal())
         await express.open()
         self._committer = Committer(self._engine, express, self._max_waiting, self._committed)
         return self
@@ -150,8 +151,10 @@ class Storage:
         """Open a trial, and while none may be opened wait up to ``wait_s`` seconds for one."""
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
-            answer: TrialRecord | Wait | Ended = await self.apply(command)
-            if answer is not Wait.WAIT or not await self._parking.wait(command.study_id, deadline):
+            answer: TrialRecord | Wait | Ended | None = await self.apply(command)
+            if answer is Wait.WAIT:
+                answer = await self._parking.wait(command.study_id, deadline)
+            if answer is not None:
                 return answer
 
     def parameters(self, study_id: int) -> Mapping[str, str]:
