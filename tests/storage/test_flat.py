@@ -5,6 +5,7 @@ transaction what it has touched, triggers included.
 """
 
 import asyncio
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tests.storage.fleet import (
     database,
     noting,
     param,
+    query,
     storages,
 )
 from trialfleet.storage import reading
@@ -81,8 +83,8 @@ class Cost:
 class Meter:
     """Says what one transaction costs, of a new connection or of one that is kept."""
 
-    def __init__(self, url: str, *, keep: bool = False) -> None:
-        options = {"options": "-c trialfleet.claims=on", **noting(self._count)}
+    def __init__(self, url: str, *, keep: bool = False, claims: str = "on") -> None:
+        options = {"options": f"-c trialfleet.claims={claims}", **noting(self._count)}
         pool = sa.StaticPool if keep else sa.NullPool
         self.engine = sa.create_engine(url, poolclass=pool, connect_args=options)
         self.cost = Cost()
@@ -238,3 +240,29 @@ def _tell_and_open_ten(meter: Meter, worker: Worker) -> Cost:
     _, trials = meter.write(*(worker.opening() for _ in range(10)))
     tells = [worker.telling(trial.trial_id, values=[0.0]) for trial in trials]
     return meter.write(*tells, *(worker.opening() for _ in range(10)))[0]
+
+
+@pytest.mark.parametrize("params", [1, 10])
+def test_plans_of_a_stock_client_that_are_as_old(url: str, params: int) -> None:
+    asyncio.run(create_schema(url))
+    keep_statistics(url)
+    meter = Meter(url, keep=True, claims="off")
+    insert = sa.text(
+        "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+        "SELECT :trial_id, 'y' || k, 0.5, :distribution FROM generate_series(1, :params) AS k"
+    )
+    costs = []
+    for name, trials in (("few", FEW), ("many", MANY)):
+        worker = asyncio.run(prepare(url, name, trials, 1))
+        ((trial_id,),) = query(
+            url, "SELECT max(trial_id) FROM trials WHERE study_id = :id", id=worker.study_id
+        )
+        values = {"trial_id": trial_id, "params": params, "distribution": FLOAT}
+        costs.append(meter.read(functools.partial(_execute, insert, values)))
+    meter.engine.dispose()
+    small, cost = costs
+    assert cost.rows <= 2 * small.rows + 50
+
+
+def _execute(statement: sa.TextClause, values: dict[str, Any], connection: sa.Connection) -> None:
+    connection.execute(statement, values)
