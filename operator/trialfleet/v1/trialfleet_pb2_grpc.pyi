@@ -91,7 +91,9 @@ class TrialFleetStub:
     live is given up: its running trials are lost and requeued.
     """
     KeepAlive: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.KeepAliveRequest, _trialfleet_pb2.KeepAliveReply]
-    """Extends a session's life. `alive` is false if it was given up."""
+    """Extends a session's life. `alive` is false if it was given up. A call that
+    opens a trial extends it too: seven eighths of it are left then at least.
+    """
     CloseSession: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CloseSessionRequest, _trialfleet_pb2.Applied]
     """Ends a session in order. Trials that it still runs go back to waiting."""
     GiveUp: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.GiveUpRequest, _trialfleet_pb2.GiveUpReply]
@@ -181,7 +183,9 @@ class TrialFleetAsyncStub(TrialFleetStub):
     live is given up: its running trials are lost and requeued.
     """
     KeepAlive: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.KeepAliveRequest, _trialfleet_pb2.KeepAliveReply]  # type: ignore[assignment]
-    """Extends a session's life. `alive` is false if it was given up."""
+    """Extends a session's life. `alive` is false if it was given up. A call that
+    opens a trial extends it too: seven eighths of it are left then at least.
+    """
     CloseSession: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CloseSessionRequest, _trialfleet_pb2.Applied]  # type: ignore[assignment]
     """Ends a session in order. Trials that it still runs go back to waiting."""
     GiveUp: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.GiveUpRequest, _trialfleet_pb2.GiveUpReply]  # type: ignore[assignment]
@@ -316,7 +320,9 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         request: _trialfleet_pb2.KeepAliveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trialfleet_pb2.KeepAliveReply, _abc.Awaitable[_trialfleet_pb2.KeepAliveReply]]:
-        """Extends a session's life. `alive` is false if it was given up."""
+        """Extends a session's life. `alive` is false if it was given up. A call that
+        opens a trial extends it too: seven eighths of it are left then at least.
+        """
 
     @_abc_1.abstractmethod
     def CloseSession(
