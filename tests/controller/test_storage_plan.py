@@ -211,6 +211,16 @@ class TestSecret:
         (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
         assert container["readinessProbe"]["grpc"]["port"] == names.HEALTH_PORT
 
+    def test_a_proxy_serves_until_nobody_is_sent_to_it(self) -> None:
+        planned = plan(storage_observed({"proxy": {"gracePeriod": "10s"}}))
+        (daemon_set,) = [one for one in planned.objects if one["kind"] == "DaemonSet"]
+        pod = daemon_set["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        sleep_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert sleep_s > 0
+        assert "--grace=10" in container["args"]
+        assert pod["terminationGracePeriodSeconds"] > 10 + sleep_s
+
     def test_a_plaintext_port_is_opened_if_asked_for(self) -> None:
         planned = plan(storage_observed({"security": {"plaintextPort": 14000}}))
         kinds = {f"{one['kind']}/{one['metadata']['name']}": one for one in planned.objects}

@@ -141,13 +141,16 @@ class _Pod:
         self._write_end(dict(named), phase="Failed" if failed else "Succeeded")
 
     def stop(self) -> None:
-        """Ask the processes to end, and kill them after the grace."""
+        """Ask the processes to end, after their hooks, and kill them after the grace."""
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._signal(signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+        hooks = [one.get("lifecycle", {}).get("preStop", {}) for one in self._spec["containers"]]
+        sleep = max(hook.get("sleep", {}).get("seconds", 0) for hook in hooks)
+        loop.call_later(sleep, self._signal, signal.SIGTERM)
         grace = self._spec.get("terminationGracePeriodSeconds", 30)
-        asyncio.get_running_loop().call_later(grace, self.kill)
+        loop.call_later(grace, self.kill)
 
     def kill(self) -> None:
         """Kill the processes."""

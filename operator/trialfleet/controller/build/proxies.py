@@ -23,6 +23,10 @@ WORKERS_PER_REPLICA: Final = 100
 _STOP_S: Final = 5
 """Beside its grace a proxy that stops needs this to close its connections."""
 
+_UNROUTED_S: Final = 2
+"""For so long a proxy that is to stop goes on serving: until no node sends to it any more. A worker
+that comes to another one at once has waited for nothing."""
+
 
 def build_workload(
     owner: Owner, spec: StudyStorageSpec, options: Options, *, workers: int, secret: str
@@ -156,6 +160,7 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
             "timeoutSeconds": 2,
             "failureThreshold": 2,
         },
+        lifecycle={"preStop": {"sleep": {"seconds": _UNROUTED_S}}},
         resources=resources(proxy.resources, cpu="100m", memory="256Mi"),
         volumeMounts=mounts,
     )
@@ -163,7 +168,7 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
     return own_pod(
         [container],
         options,
-        terminationGracePeriodSeconds=grace_s + _STOP_S,
+        terminationGracePeriodSeconds=_UNROUTED_S + grace_s + _STOP_S,
         volumes=volumes,
         **without_empty(
             {
