@@ -174,6 +174,8 @@ def open_trials(connection: sa.Connection, commands: Sequence[Opener]) -> list[A
     """
     study_ids = sorted({command.study_id for command in commands})
     sessions = _read_sessions(connection, [c.write for c in commands if c.write is not None])
+    if sessions:
+        connection.execute(_RENEW, {"sessions": [write.session for write in sessions]})
     lock_studies(connection, study_ids)
     standings = read_standings(connection, study_ids)
     free = {study_id: standing.free for study_id, standing in standings.items()}
@@ -241,12 +243,10 @@ def _read_sessions(
             "sequences": [write.sequence for write in writes],
         },
     )
-    found = {
+    return {
         WriteId(bytes(session), opened): (alive, trial_id)
         for session, opened, alive, trial_id in rows
     }
-    connection.execute(_RENEW, {"sessions": [write.session for write in writes]})
-    return found
 
 
 def _opened_before(sessions: dict[WriteId, tuple[bool, int | None]], write: WriteId) -> int | None:

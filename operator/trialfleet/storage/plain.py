@@ -2,10 +2,10 @@
 
 A write is plain if nothing speaks against it: its trial runs in its session, the names of its
 parameters are known and fit, no opening meets a waiting trial, a goal or the end of a study by
-anything but its number of trials. A batch
-that is not plain is applied by :mod:`~trialfleet.storage.updating` and
-:mod:`~trialfleet.storage.opening`, which know all cases; what they know of a plain one is said
-once more in ``plain.sql``, because there it costs one round trip instead of a dozen.
+anything but its number of trials. A batch that is not plain is applied by
+:mod:`~trialfleet.storage.updating` and :mod:`~trialfleet.storage.opening`, which know all cases;
+what they know of a plain one is said once more in ``plain.sql``, because there it costs one round
+trip instead of a dozen.
 """
 
 import contextlib

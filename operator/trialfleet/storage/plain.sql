@@ -3,9 +3,9 @@
 -- "told" is false, and nothing but locks was taken, if a write to a trial is not plain: its trial
 -- does not run, is another session's, or has a newer write. "opened" is null if an opening is not
 -- plain: a session has ended or the write was applied before, or the study has waiting trials, a
--- goal, or has ended but for its number of trials. Who calls goes on in the same transaction, one by
--- one. An opening that the number of trials refuses has in place of a trial's id a 0 if one that runs
--- may yet be lost and come back, and a -1 if none may.
+-- goal, or has ended by anything but its number of trials. Who calls goes on with those, one by one.
+-- An opening that the number of trials refuses has in place of a trial's id a 0 if one that runs may
+-- yet be lost and come back, and a -1 if none may.
 --
 -- Locks are taken as everywhere: sessions, studies, trials, counts. What the trials gained is
 -- written before a trial is opened: an end that comes of it is seen.

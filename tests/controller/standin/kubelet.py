@@ -149,8 +149,7 @@ class _Pod:
         hooks = [one.get("lifecycle", {}).get("preStop", {}) for one in self._spec["containers"]]
         sleep = max(hook.get("sleep", {}).get("seconds", 0) for hook in hooks)
         loop.call_later(sleep, self._signal, signal.SIGTERM)
-        grace = self._spec.get("terminationGracePeriodSeconds", 30)
-        loop.call_later(grace, self.kill)
+        loop.call_later(self._spec.get("terminationGracePeriodSeconds", 30), self.kill)
 
     def kill(self) -> None:
         """Kill the processes."""
