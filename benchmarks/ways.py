@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import warnings
@@ -130,16 +131,16 @@ class Trialfleet(Way):
         with contextlib.ExitStack() as stack:
             addresses, self.metrics, self.proxies = [], [], []
             for _ in range(proxies):
-                metrics = f"127.0.0.1:{_free_port()}"
+                log = stack.enter_context(tempfile.TemporaryFile())
                 process = stack.enter_context(
                     subprocess.Popen(
                         [
                             *(sys.executable, "-m", "trialfleet.cli.main", "proxy"),
-                            *("--listen", "127.0.0.1:0", "--metrics", metrics),
+                            *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"),
                         ],
                         env={**os.environ, names.ENV_STORAGE_URL: url},
                         stdout=subprocess.PIPE,
-                        stderr=subprocess.DEVNULL,
+                        stderr=log,
                         text=True,
                     )
                 )
@@ -151,7 +152,10 @@ class Trialfleet(Way):
                     if line.startswith("listening on "):
                         addresses.append(line.split()[-1])
                         break
-                self.metrics.append(metrics)
+                text = os.pread(log.fileno(), 64 * 1024, 0).decode()
+                found = re.search(r"event=started .* metrics=(\S+)", text)
+                assert found is not None
+                self.metrics.append(found[1])
             yield addresses
 
     def calls(self) -> Counter[str]:

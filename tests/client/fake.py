@@ -83,6 +83,10 @@ class FakeProxy(grpc.GenericRpcHandler):
 
         self._faults += [(call, refusal(code)) for code in codes]
 
+    def let_pass(self, call: str, number: int) -> None:
+        """Answer the next requests of a call as they are: what comes next concerns those behind."""
+        self._faults += [(call, lambda apply: apply())] * number
+
     def lose_answer(self, call: str) -> None:
         """Apply the next request of a call and let its answer be lost."""
 

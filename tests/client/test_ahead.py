@@ -11,8 +11,12 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tests.client.fake import UNAVAILABLE, FakeProxy
+from tests.proxy.running import eventually
 from trialfleet.client import FleetStorage
+from trialfleet.client.ahead import Heard
+from trialfleet.client.http2 import Exchange
 from trialfleet.errors import StorageUnavailable
+from trialfleet.v1 import trialfleet_pb2 as pb
 
 Connect = Callable[..., FleetStorage]
 
@@ -38,7 +42,7 @@ def _begin(storage: FleetStorage) -> tuple[int, int]:
     trial_id = storage.ask(study_id)
     assert trial_id is not None
     storage.ask_ahead(study_id)
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     return study_id, trial_id
 
 
@@ -62,7 +66,7 @@ def test_the_answer_is_not_waited_for(fake: FakeProxy, storage: FleetStorage) ->
     assert storage.get_trial(first).state is COMPLETE
     fake.wait_for("Tell")
     released.set()
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert [trial.value for trial in storage.get_all_trials(study_id, states=[COMPLETE])] == [2.0]
     assert storage.next_ahead() == second + 1
     assert fake.streams == 1
@@ -71,9 +75,9 @@ def test_the_answer_is_not_waited_for(fake: FakeProxy, storage: FleetStorage) ->
 def test_a_trial_costs_one_call(fake: FakeProxy, storage: FleetStorage) -> None:
     _, trial_id = _begin(storage)
     for k in range(20):
-        assert storage.settle()
+        assert all(heard.kept for heard in storage.settle())
         trial_id = storage.tell_ahead(trial_id, COMPLETE, [k]) or 0
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert fake.counts()["Tell"] == 20
     assert fake.counts()["Ask"] == 2
     assert fake.streams == 1
@@ -87,7 +91,7 @@ def test_no_trial_at_hand(fake: FakeProxy, storage: FleetStorage) -> None:
     fake.database.budget = 1
     storage.ask_ahead(study_id)
     assert storage.tell_ahead(trial_id, COMPLETE, [1.0]) is None
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert storage.tell_ahead(trial_id, COMPLETE, [1.0]) is None
     assert storage.get_trial(trial_id).state is TrialState.RUNNING
     assert storage.set_trial_state_values(trial_id, COMPLETE, [1.0])
@@ -103,7 +107,7 @@ def test_a_tell_that_gets_no_answer_is_sent_again(
     if fault != "refused":
         fake.lose_answer("Tell")
     assert storage.tell_ahead(first, COMPLETE, [1.0]) == first + 1
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert storage.next_ahead() == first + 2
     assert len(fake.database.trials) == 3
     assert fake.database.finished == [first]
@@ -118,7 +122,7 @@ def test_a_proxy_that_is_gone_when_a_trial_is_told(
     _, first = _begin(storage)
     near.stop()
     assert storage.tell_ahead(first, COMPLETE, [1.0])
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert far.database.finished == [first]
     assert storage.next_ahead() == first + 2
 
@@ -128,11 +132,13 @@ def test_a_trial_whose_end_is_refused_runs_again(fake: FakeProxy, storage: Fleet
     storage.set_trial_user_attr(first, "a", 1)
     fake.refuse("Tell", *[grpc.StatusCode.INVALID_ARGUMENT] * 2, details="not so")
     assert storage.tell_ahead(first, COMPLETE, [1.0])
-    with pytest.raises(ValueError, match="not so"):
-        storage.settle()
+    (heard,) = storage.settle()
+    assert (heard.trial_id, heard.kept) == (first, False)
+    assert isinstance(heard.refusal, ValueError)
+    assert str(heard.refusal) == "not so"
     trial = storage.get_trial(first)
     assert (trial.state, trial.value, trial.datetime_complete) == (TrialState.RUNNING, None, None)
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert storage.set_trial_state_values(first, TrialState.FAIL)
     assert [a.key for a in fake.database.trials[first].user_attrs] == ["a"]
     assert storage.ask(study_id) == first + 2
@@ -162,7 +168,7 @@ def test_an_interrupted_wait_is_waited_for_again(
         patch.setattr("trialfleet.client.http2.Exchange.receive", interrupted)
         with pytest.raises(KeyboardInterrupt):
             storage.settle()
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert fake.database.finished == [first]
     assert storage.next_ahead() == first + 2
 
@@ -171,7 +177,7 @@ def test_a_session_that_was_given_up(fake: FakeProxy, storage: FleetStorage) -> 
     study_id, first = _begin(storage)
     fake.database.fence(next(iter(fake.database.sessions)))
     second = storage.tell_ahead(first, COMPLETE, [1.0])
-    assert not storage.settle()
+    assert [heard.kept for heard in storage.settle()] == [False]
     assert storage.next_ahead() is None
     assert not storage.set_trial_state_values(second or 0, COMPLETE, [1.0])
     assert storage.get_all_trials(study_id, states=[COMPLETE]) == []
@@ -200,7 +206,7 @@ def test_one_that_comes_late_is_handed_back_too(
     monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
     fake.wait_for("Tell", 2)  # the answer to the first was heard by the thread in the background
     assert fake.requests("Tell")[1].update.trial_id == first + 2
-    assert storage.settle()
+    assert all(heard.kept for heard in storage.settle())
     assert storage.next_ahead() is None
     assert storage.set_trial_state_values(second or 0, COMPLETE, [2.0])
 
@@ -239,8 +245,8 @@ def test_the_thread_in_the_background_hears_that_a_trial_was_taken_away(
     monkeypatch.setattr(storage._core.ahead, "_hand_back", hearing)
     monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
     assert heard.wait(10)
-    assert not storage.settle()
-    assert storage.settle()
+    assert [heard.kept for heard in storage.settle()] == [False]
+    assert all(heard.kept for heard in storage.settle())
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -254,6 +260,170 @@ def test_a_trial_is_told_before_the_session_is_closed(
     storage.close()
     assert fake.database.finished == [first]
     assert [name for name, _ in fake.calls][-1] == "CloseSession"
+
+
+class Many:
+    """Tells trials ahead, one after the other; four answers are awaited."""
+
+    def __init__(self, fake: FakeProxy, storage: FleetStorage) -> None:
+        self.fake = fake
+        self.storage = storage
+        self.study_id, first = _begin(storage)
+        self.running = [first]
+        self.told: list[int] = []
+        self.heard: list[Heard] = []
+        for _ in range(4):
+            self.tell()
+        eventually(lambda: fake.database.finished == self.told)
+
+    def tell(self, depth: int = 4) -> None:
+        """Tell the trial that runs and begin the next one."""
+        self.heard += self.storage.settle()
+        trial_id = self.running.pop()
+        self.told.append(trial_id)
+        following = self.storage.tell_ahead(trial_id, COMPLETE, [float(trial_id)], depth=depth)
+        assert following is not None
+        self.running.append(following)
+
+    def settle(self) -> int:
+        """Hear what became of all that were told; return how many trials were still to come."""
+        before = len(self.running)
+        while True:
+            self.heard += self.storage.settle()
+            trial_id = self.storage.next_ahead()
+            if trial_id is None:
+                return len(self.running) - before
+            self.running.append(trial_id)
+
+    @property
+    def open(self) -> list[int]:
+        """The trials that run, as the proxy knows it."""
+        trials = self.fake.database.trials.values()
+        return [trial.trial_id for trial in trials if trial.state == pb.RUNNING]
+
+
+@pytest.fixture
+def many(fake: FakeProxy, storage: FleetStorage) -> Many:
+    """A worker that has told four trials."""
+    return Many(fake, storage)
+
+
+def test_several_are_on_their_way(fake: FakeProxy, many: Many) -> None:
+    released = threading.Event()
+    fake.hold("Tell", released)
+    for _ in range(4):  # there are answers to those before
+        many.tell()
+    fake.wait_for("Tell", 5)
+    assert len(fake.database.finished) == 4
+    # As a sampler sees it, all have ended.
+    seen = many.storage._core.running._ended(many.study_id)
+    assert [trial._trial_id for trial in seen] == many.told[4:]
+    released.set()
+    assert many.settle() == 4
+    assert fake.database.finished == many.told
+    assert many.heard == [Heard(trial_id, True) for trial_id in many.told]
+    assert [fake.database.trials[trial_id].values for trial_id in many.told] == [
+        [trial_id] for trial_id in many.told
+    ]
+    assert many.open == many.running
+    assert fake.streams == 1
+
+
+def test_a_trial_of_many_costs_one_call(fake: FakeProxy, many: Many) -> None:
+    for _ in range(20):
+        many.tell()
+    assert many.settle() == 4
+    assert fake.counts()["Tell"] == 24
+    assert fake.counts()["Ask"] == 2 + 3  # the first two, and those by which more come
+
+
+def test_fewer_are_on_their_way_when_trials_become_longer(many: Many) -> None:
+    for _ in range(20):
+        many.tell(depth=1)
+    assert many.settle() == 2
+    assert many.open == many.running
+
+
+def test_one_is_on_its_way_where_it_brings_the_history(fake: FakeProxy, many: Many) -> None:
+    many.storage.get_all_trials(many.study_id)
+    for _ in range(20):
+        many.tell()
+    assert all(request.next.HasField("history") for request in fake.requests("Tell")[-10:])
+    assert many.settle() == 2
+
+
+@pytest.mark.parametrize("fault", ["lost", "refused", "both"])
+@pytest.mark.parametrize("place", range(4))
+def test_what_gets_no_answer_is_sent_again(
+    fake: FakeProxy, many: Many, fault: str, place: int
+) -> None:
+    fake.let_pass("Tell", place)
+    if fault != "lost":
+        fake.refuse("Tell", UNAVAILABLE)
+    if fault != "refused":
+        fake.lose_answer("Tell")
+    for _ in range(8):
+        many.tell()
+    many.settle()
+    assert sorted(fake.database.finished) == many.told
+    assert many.heard == [Heard(trial_id, True) for trial_id in many.told]
+    # No trial was opened that nobody runs.
+    assert many.open == sorted(many.running)
+
+
+def test_one_of_many_that_is_refused_runs_again(fake: FakeProxy, many: Many) -> None:
+    (refused,) = many.running
+    fake.refuse("Tell", *[grpc.StatusCode.INVALID_ARGUMENT] * 2, details="not so")
+    for _ in range(6):
+        many.tell()
+    many.settle()
+    assert [heard.trial_id for heard in many.heard if not heard.kept] == [refused]
+    assert many.storage.get_trial(refused).state is TrialState.RUNNING
+    assert sorted([*fake.database.finished, refused]) == many.told
+    assert many.storage.set_trial_state_values(refused, TrialState.FAIL)
+    # The openings that were refused with it were made again, or will be.
+    assert set(many.open) == set(many.running)
+
+
+def test_many_of_a_session_that_was_given_up(fake: FakeProxy, many: Many) -> None:
+    fake.database.fence(next(iter(fake.database.sessions)))
+    many.tell()
+    many.settle()
+    assert [heard.kept for heard in many.heard] == [True] * 4 + [False]
+
+
+def test_many_that_wait_too_long_are_handed_back(
+    many: Many, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
+    eventually(lambda: many.open == many.running)
+    assert many.settle() == 0
+    assert many.heard == [Heard(trial_id, True) for trial_id in many.told]
+
+
+def test_many_are_told_before_the_session_is_closed(fake: FakeProxy, many: Many) -> None:
+    many.tell()
+    many.storage.close()
+    assert fake.database.finished == many.told
+    assert [name for name, _ in fake.calls][-1] == "CloseSession"
+
+
+def test_an_answer_is_not_taken_for_that_of_another_call(
+    fake: FakeProxy, many: Many, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive = Exchange.receive
+
+    def interrupted(exchange: Exchange) -> None:
+        receive(exchange)  # what came stays where it is
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            many.tell()
+    many.settle()
+    assert many.heard == [Heard(trial_id, True) for trial_id in many.told]
+    assert many.open == many.running
 
 
 def test_only_where_trials_run_one_after_the_other(fake: FakeProxy, connect: Connect) -> None:

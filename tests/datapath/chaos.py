@@ -78,7 +78,8 @@ class _Ledger:
     def __init__(self, storage: FleetStorage, write: Callable[[str], object]) -> None:
         self._storage = storage
         self._write = write
-        self.unheard: dict[str, Any] | None = None
+        self.unheard: dict[int, dict[str, Any]] = {}
+        """What was told ahead, by the trials' ids."""
 
     def told(self, record: dict[str, Any]) -> None:
         self._write(json.dumps({"told": record}) + "\n")
@@ -87,11 +88,11 @@ class _Ledger:
         self._write(json.dumps({"acknowledged": record}) + "\n")
 
     def settle(self) -> None:
-        """Hear what became of a trial that was told ahead."""
-        kept = self._storage.settle()
-        if kept and self.unheard is not None:
-            self.acknowledged(self.unheard)
-        self.unheard = None
+        """Hear what became of trials that were told ahead."""
+        for heard in self._storage.settle():
+            record = self.unheard.pop(heard.trial_id)
+            if heard.kept:
+                self.acknowledged(record)
 
 
 def _run(  # type: ignore[no-untyped-def]
@@ -119,9 +120,9 @@ def _run(  # type: ignore[no-untyped-def]
             if storage.set_trial_state_values(trial_id, state, values):
                 ledger.acknowledged(record)
             return None
-        following = storage.tell_ahead(trial_id, state, values)
+        following = storage.tell_ahead(trial_id, state, values, depth=4)
         if following is not None:
-            ledger.unheard = record
+            ledger.unheard[trial_id] = record
             return following
         kept, following = storage.tell_and_ask(trial_id, state, values)
         if kept:

@@ -10,6 +10,9 @@ import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 
 from tests.proxy.running import TIMEOUT_S, Process, Running, Session, eventually
+from trialfleet.client import calls
+from trialfleet.client.credentials import Credentials
+from trialfleet.client.stream import Stream
 from trialfleet.v1 import trialfleet_pb2 as pb
 from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -24,7 +27,15 @@ class Conversation:
     def ask(self, **request: Any) -> Any:
         """Make the call that a field of the request names."""
         ((field, _),) = request.items()
+        self.send(**request)
+        return self.answer(field)
+
+    def send(self, **request: Any) -> None:
+        """Make a call and wait for nothing."""
         self._requests.put(pb.WorkRequest(**request))
+
+    def answer(self, field: str) -> Any:
+        """Return the next answer, which is one to the call that a field names."""
         reply = next(self.call)
         assert reply.WhichOneof("answer") == field
         return getattr(reply, field)
@@ -97,6 +108,70 @@ def test_a_request_that_fails_ends_the_stream(session: Session, working: Convers
     error: Any = caught.value
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert error.details().startswith("state: found RUNNING, accepted: ")
+
+
+def test_what_is_sent_ahead_is_answered_in_its_order(
+    session: Session, working: Conversation
+) -> None:
+    trials = [session.open_trial().trial_id for _ in range(50)]
+    # A parameter that is new takes longer than what comes behind it.
+    param = pb.Param(
+        name="x", value=0.5, distribution_json=distribution_to_json(FloatDistribution(0, 1))
+    )
+    slow = _tell(session, session.open_trial().trial_id, more=True)
+    slow.update.params.append(param)
+    working.send(tell=slow)
+    for trial_id in trials:
+        working.send(tell=_tell(session, trial_id, more=True))
+    working.send(keep_alive=pb.KeepAliveRequest(session=session.name))
+    opened = [_trial_id(working.answer("tell")) for _ in (slow, *trials)]
+    assert working.answer("keep_alive").alive
+    assert len({*trials, *opened}) == 101
+    assert _trial_id(session.stub.Tell(slow)) == opened[0]
+    counts = session.stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
+    assert counts == pb.Counts(complete=51, running=51)
+
+
+def test_every_answer_is_that_to_its_own_request(session: Session, working: Conversation) -> None:
+    asks = [pb.AskRequest(write=session.write(), study_id=session.study_id) for _ in range(40)]
+    for ask in asks:
+        working.send(ask=ask)
+    opened = [working.answer("ask") for _ in asks]
+    assert opened == [session.stub.Ask(ask) for ask in asks]
+
+
+def test_the_first_that_fails_ends_the_stream_after_those_before_it(
+    session: Session, working: Conversation
+) -> None:
+    trials = [session.open_trial().trial_id for _ in range(3)]
+    tells = [_tell(session, trial_id) for trial_id in trials]
+    tells[1].state = pb.RUNNING
+    for tell in tells:
+        working.send(tell=tell)
+    working.answer("tell")
+    with pytest.raises(grpc.RpcError) as caught:
+        working.answer("tell")
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    # What was behind it may have been applied, and can be sent again.
+    assert session.stub.Tell(tells[2]) == pb.TellReply()
+    counts = session.stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
+    assert counts == pb.Counts(complete=2, running=1)
+
+
+def test_what_a_worker_sent_before_it_died_is_applied(proxy: Running, session: Session) -> None:
+    trials = [session.open_trial().trial_id for _ in range(8)]
+    credentials = Credentials("", "", "")
+    stream = Stream(credentials.target(proxy.target), None)
+    for trial_id in trials:
+        stream.begin(calls.TELL, _tell(session, trial_id).SerializeToString(), TIMEOUT_S)
+    stream.close()
+
+    def complete() -> int:
+        request = pb.SummaryRequest(study_id=session.study_id)
+        return int(session.stub.Summary(request).counts.complete)
+
+    eventually(lambda: complete() == len(trials))
 
 
 def test_it_is_counted_by_its_calls(

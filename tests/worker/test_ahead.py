@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tests.client.fake import FakeProxy
 from tests.client.proxies import Proxy
+from tests.proxy.running import eventually
 from trialfleet import names
 from trialfleet.client import FleetStorage, Goal, StudyDefinition
 from trialfleet.worker.loop import End, Outcome, run_worker
@@ -34,13 +35,15 @@ class Fleet:
         assert self.storage.ordinal == 0
         self.name = name
         self.ahead = 0
+        self.depths: list[int] = []
         tell_ahead = self.storage.tell_ahead
 
         def counting(
-            trial_id: int, state: TrialState, values: Sequence[float] | None = None
+            trial_id: int, state: TrialState, values: Sequence[float] | None = None, *, depth: int = 1
         ) -> int | None:
-            following = tell_ahead(trial_id, state, values)
+            following = tell_ahead(trial_id, state, values, depth=depth)
             self.ahead += following is not None
+            self.depths.append(depth)
             return following
 
         self.storage.tell_ahead = counting  # type: ignore[method-assign]
@@ -85,7 +88,6 @@ def start(proxy: Proxy) -> Iterator[Start]:
 def _always_brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no trial taken for a long one, nor handed back, because the test is slow."""
     monkeypatch.setattr("trialfleet.worker.loop._BRIEF_S", 60.0)
-    monkeypatch.setattr("trialfleet.worker.loop._MOST_IDLE", 1e9)
     monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 60.0)
 
 
@@ -116,16 +118,23 @@ def test_the_same_trials_as_without(start: Start, sampler: Any) -> None:
 def test_a_trial_begins_after_five_brief_ones(start: Start) -> None:
     fleet = start(trials=40)
     fleet.run(lambda trial: trial.suggest_float("x", 0, 1))
-    # Neither the first six, for it is not known how long the worker waited before the first, nor
-    # the last, after which there is none at hand.
-    assert fleet.ahead == 40 - 6 - 1
+    # Not the first five, nor the last, after which there is none at hand.
+    assert fleet.ahead == 40 - 5 - 1
 
 
-@pytest.mark.parametrize("bound", ["_BRIEF_S", "_MOST_IDLE"])
-def test_long_trials_are_not_told_ahead_nor_those_of_which_many_wait(
-    start: Start, monkeypatch: pytest.MonkeyPatch, bound: str
+@pytest.mark.parametrize(("seconds", "depth"), [(0.0, 1), (1e9, 8)])
+def test_the_briefer_they_are_the_more_are_on_their_way(
+    start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float, depth: int
 ) -> None:
-    monkeypatch.setattr(f"trialfleet.worker.loop.{bound}", 0.0)
+    monkeypatch.setattr("trialfleet.worker.loop._AHEAD_S", seconds)
+    fleet = start(trials=60)
+    fleet.run(lambda trial: trial.suggest_float("x", 0, 1))
+    assert set(fleet.depths) == {depth}
+    assert fleet.tool.summary(fleet.study_id).counts.complete == 60
+
+
+def test_long_trials_are_not_told_ahead(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialfleet.worker.loop._BRIEF_S", 0.0)
     fleet = start(trials=20)
     fleet.run(lambda trial: trial.suggest_float("x", 0, 1))
     assert fleet.ahead == 0
@@ -175,7 +184,7 @@ def test_a_worker_that_leaves_hands_back_what_it_had_at_hand(start: Start) -> No
     states = [trial.state for trial in fleet.trials]
     assert states[:21] == [TrialState.COMPLETE] * 21
     assert set(states[21:]) <= {TrialState.WAITING}
-    assert fleet.ahead == 21 - 6 - 1
+    assert fleet.ahead == 21 - 5 - 1
 
 
 def test_a_worker_that_fails_loses_nothing_that_it_told(start: Start) -> None:
@@ -224,8 +233,8 @@ class Refusing:
 
         def objective(trial: Trial) -> float:
             if trial.number == 20:
-                # The end of the one before is not the one to be refused; and a trial is at hand.
-                assert self.storage.settle()
+                # The end of the one before is not the one to be refused.
+                eventually(lambda: len(self.fake.database.finished) == 20)
                 refuse()
             return 1.0
 

@@ -1,12 +1,15 @@
-"""A worker that does not wait: its next trial is at hand, and the one after it is on its way.
+"""A worker that does not wait: its next trial is at hand, and those after it are on their way.
 
 For trials that are as short as the call between them. As a worker tells one trial it asks for
-another one, begins the trial that it has at hand, and hears the answer when that one has ended.
+another one, begins the trial that it has at hand, and hears the answer when that one has ended, or
+some trials later: the more of them are on their way, the more share a batch of the proxy, and the
+more are run for each time that the worker is woken.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,12 +26,24 @@ from trialfleet.client.opening import Opening
 from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
 from trialfleet.client.telling import Telling
-from trialfleet.errors import NotFound, TrialfleetError
+from trialfleet.client.translation import translate
+from trialfleet.errors import InvalidInput, NotFound, TrialfleetError
 
 _WAITING_S: Final = 0.5
 """A trial that waited for so long is handed back: somebody else may be without one."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of a trial that was told ahead."""
+
+    trial_id: int
+    kept: bool
+    """Whether the storage took its end; else the trial had been taken away, or was refused."""
+    refusal: Exception | None = None
+    """Why its end was refused, as Optuna's interface raises it: the trial runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +55,14 @@ class _Awaited:
     failed: Callable[[BaseException], None]
     told: RunningTrial | None = None
     """The trial whose end it tells; it is no more among those that run."""
+    asks: bool = True
+    """Whether it asks for a trial."""
 
 
 class Ahead:
-    """The trial at hand and the call under way, of the thread that runs trials. Thread-safe.
+    """The trial at hand and the calls under way, of the thread that runs trials. Thread-safe.
 
-    The background thread hands a trial back that has to wait too long.
+    The background thread hands trials back that have to wait too long.
     """
 
     def __init__(
@@ -61,13 +78,13 @@ class Ahead:
         self._running = running
         # Held while an answer is awaited.
         self._lock = threading.Lock()
-        self._awaited: _Awaited | None = None
+        self._awaited: deque[_Awaited] = deque()
         self._next: RunningTrial | None = None
         self._since = 0.0
         self._returning: bytes | None = None
         """The request that hands the trial at hand back, if it is not known whether it did."""
-        self._dropped = False
-        """Whether the background thread heard that a trial which was told was not ours."""
+        self._heard: list[Heard] = []
+        """What :meth:`settle` has yet to say."""
 
     @property
     def possible(self) -> bool:
@@ -77,66 +94,63 @@ class Ahead:
 
     def ask(self, study_id: int) -> None:
         """Ask for a trial to have at hand, unless there is one or it was asked for."""
-        session = self._sessions.opened
         with self._lock:
-            if session is None or self._awaited is not None or self._next is not None:
-                return
-            opening = self._opening(study_id)
-            write = session.next_opening(calls.ASK.path, study_id)
-            request = opening.request(write).SerializeToString()
-            self._await(
-                _Awaited(
-                    self._connection.begin(calls.ASK, request),
-                    lambda reply: opening.trial(session, reply),
-                    lambda error: session.doubt(calls.ASK.path, study_id, write),
-                )
-            )
+            if not self._awaited and self._next is None:
+                self._ask(study_id)
 
     def tell(
-        self, trial: RunningTrial, state: TrialState, values: list[float] | None
+        self, trial: RunningTrial, state: TrialState, values: list[float] | None, depth: int
     ) -> int | None:
-        """End a trial, ask for another one, and return the id of that at hand, which runs now.
+        """End a trial, ask for others, and return the id of that at hand, which runs now.
 
-        Does nothing, and returns None, if none is at hand or an answer is still awaited. Raises
-        :class:`~trialfleet.errors.TrialFinished`.
+        Others are asked for until ``depth`` are on their way, one where they bring the study's
+        history; beyond twice as many none is. Does nothing, and returns None, if no trial is at
+        hand. Raises :class:`~trialfleet.errors.TrialFinished`.
         """
+        study_id = trial.study_id
         with self._lock:
-            if self._awaited is not None or trial.fenced:
+            if trial.fenced or self._next is None or self._returning is not None:
                 return None
-            if self._next is None or self._returning is not None:
-                return None
+            if self._histories.of(study_id).wanted:
+                depth = 1
             with trial.sending:
                 self._running.check_runs(trial)
-                telling = Telling(trial, state, values, self._opening(trial.study_id))
+                coming = sum(awaited.asks for awaited in self._awaited)
+                asks = coming < 2 * depth
+                telling = Telling(trial, state, values, self._opening(study_id) if asks else None)
                 try:
                     begun = self._connection.begin(calls.TELL, telling.request)
                 except BaseException as error:
                     telling.failed(error)
                     raise
                 self._running.end_unheard(trial, state, values)
-                self._await(_Awaited(begun, telling.answered, telling.failed, trial))
+                self._await(_Awaited(begun, telling.answered, telling.failed, trial, asks))
+            if coming + asks < depth:
+                self._ask(study_id)
             following, self._next = self._next, None
             return self._running.begin(following)
 
-    def settle(self) -> bool:
-        """Wait for the answer that is awaited; return False if it says that a trial was not ours.
+    def settle(self) -> list[Heard]:
+        """Wait until a trial is at hand, or no answer is awaited any more.
 
-        Raises as the call does. If the end of a trial was refused, the trial runs again.
+        Returns what became of trials that were told. Raises as the calls do; if that leaves it
+        open whether a trial has ended, the trial runs again.
         """
         with self._lock:
-            awaited = self._awaited
-            if awaited is None:
-                dropped, self._dropped = self._dropped, False
-                return not dropped
-            try:
-                self._settle(awaited, CALL_S, None)
-            except TrialfleetError as error:
-                self._awaited = None
-                awaited.failed(error)
-                if awaited.told is not None:
-                    self._running.go_on(awaited.told)
-                raise
-            return awaited.told is None or not awaited.told.fenced
+            while self._awaited and self._next is None:
+                awaited = self._awaited[0]
+                try:
+                    self._hear(awaited, CALL_S, None)
+                except TrialfleetError as error:
+                    self._awaited.popleft()
+                    awaited.failed(error)
+                    if awaited.told is not None:
+                        self._running.go_on(awaited.told)
+                    if awaited.told is None or not isinstance(error, InvalidInput):
+                        raise
+                    self._heard.append(Heard(awaited.told.trial_id, False, translate(error)))
+            heard, self._heard = self._heard, []
+            return heard
 
     def take(self) -> int | None:
         """Return the id of the trial at hand, which runs from now on; None if there is none."""
@@ -147,31 +161,31 @@ class Ahead:
         return None if trial is None or trial.fenced else self._running.begin(trial)
 
     def hand_back_old(self, deadline_s: float) -> None:
-        """Hand back a trial that has been waiting for long; tries each proxy once."""
+        """Hand back the trials that have been waiting for long; tries each proxy once."""
         if time.monotonic() - self._since < _WAITING_S:
             return
         # Another thread that waits for an answer will use what it brings.
         if not self._lock.acquire(blocking=False):
             return
         try:
-            awaited = self._awaited
-            if awaited is not None:
-                self._settle(awaited, deadline_s, 0.0)
-                self._dropped = awaited.told is not None and awaited.told.fenced
             self._hand_back(deadline_s)
+            while self._awaited:
+                self._hear(self._awaited[0], deadline_s, 0.0)
+                self._hand_back(deadline_s)
         except TrialfleetError as error:
             logger.debug("no trial was handed back: %s", error)
         finally:
             self._lock.release()
 
     def settle_last(self, deadline_s: float) -> None:
-        """Hear whether the last trial was told, after the connection was interrupted."""
+        """Hear whether the last trials were told, after the connection was interrupted."""
+        ends_at = time.monotonic() + deadline_s
         if not self._lock.acquire(timeout=deadline_s):
             return
         try:
-            awaited, self._awaited = self._awaited, None
-            if awaited is not None:
-                awaited.begun.last_answer(deadline_s)
+            while self._awaited:
+                left_s = max(0.0, ends_at - time.monotonic())
+                self._awaited.popleft().begun.last_answer(left_s)
         except (grpc.RpcError, ChannelClosed) as error:
             logger.debug("no answer: %s", error)
         finally:
@@ -180,16 +194,33 @@ class Ahead:
     def _opening(self, study_id: int) -> Opening:
         return Opening(study_id, self._histories.of(study_id))
 
+    def _ask(self, study_id: int) -> None:
+        session = self._sessions.opened
+        if session is None:
+            return
+        opening = self._opening(study_id)
+        write = session.next_opening(calls.ASK.path, study_id)
+        self._await(
+            _Awaited(
+                self._connection.begin(calls.ASK, opening.request(write).SerializeToString()),
+                lambda reply: opening.trial(session, reply),
+                lambda error: session.doubt(calls.ASK.path, study_id, write),
+            )
+        )
+
     def _await(self, awaited: _Awaited) -> None:
-        self._awaited = awaited
+        self._awaited.append(awaited)
         self._since = time.monotonic()
 
-    def _settle(self, awaited: _Awaited, deadline_s: float, patience_s: float | None) -> None:
+    def _hear(self, awaited: _Awaited, deadline_s: float, patience_s: float | None) -> None:
+        """Wait for the first answer that is awaited."""
         reply = awaited.begun.answer(deadline_s=deadline_s, patience_s=patience_s)
-        self._awaited = None
+        self._awaited.popleft()
         self._next = awaited.answered(reply)
-        if awaited.told is not None:
-            self._running.heard(awaited.told)
+        told = awaited.told
+        if told is not None:
+            self._running.heard(told)
+            self._heard.append(Heard(told.trial_id, not told.fenced))
 
     def _hand_back(self, deadline_s: float) -> None:
         trial = self._next

@@ -53,6 +53,8 @@ class _Channel:
         self._streams: set[Stream] = set()
         # Those that no thread uses: as many as threads made calls at once.
         self._idle: list[Stream] = []
+        # That of calls whose answers are yet to be read.
+        self._begun: Stream | None = None
         self.closed = False
         self.answered_at = time.monotonic()
 
@@ -74,12 +76,19 @@ class _Channel:
     def begin(
         self, call: Call[Reply], request: bytes, deadline_s: float, metadata: Metadata | None
     ) -> Callable[[float], Reply]:
-        stream = self._take_fitting(metadata) or Stream(self._target, metadata)
+        begun = self._begun
+        if begun is None or not begun.serves(metadata):
+            begun = self._take_fitting(metadata) or Stream(self._target, metadata)
+        stream = begun
         self._use(stream, lambda: stream.begin(call, request, deadline_s))
+        self._begun = stream
 
         def finish(deadline_s: float) -> Reply:
             reply = self._use(stream, lambda: stream.finish(call, deadline_s))
-            self._give_back(stream)
+            if not stream.awaited:
+                if self._begun is stream:
+                    self._begun = None
+                self._give_back(stream)
             return reply
 
         return finish
@@ -110,6 +119,8 @@ class _Channel:
             self._close_idle()
 
     def _end(self, stream: Stream) -> None:
+        if self._begun is stream:
+            self._begun = None
         self._streams.discard(stream)
         stream.close()
 
@@ -185,6 +196,8 @@ class Endpoint:
         """Send a request of a worker's stream, within ``deadline_s``. Raises as :meth:`call`.
 
         What is returned waits for the answer, as long as it is told to; raises as :meth:`call`.
+        Others may be begun before; the answers are waited for in the order of the requests.
+        This and that are for one thread at a time.
         """
         channel = self._channel or self._connect()
         finish = channel.begin(call, request, deadline_s, self._credentials.metadata)

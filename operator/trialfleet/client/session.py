@@ -48,7 +48,7 @@ class Session:
         self.alive_at = time.monotonic()
         """When the storage extended its life last, at the earliest."""
         # Writes that may have opened a trial without our knowing, by call and study.
-        self._doubtful: dict[tuple[str, int], pb.WriteId] = {}
+        self._doubtful: dict[tuple[str, int], list[pb.WriteId]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -61,14 +61,19 @@ class Session:
     def next_opening(self, path: str, study_id: int) -> pb.WriteId:
         """Return the identity of a write that opens a trial of a study by a call.
 
-        If it is not known whether the last one opened a trial, that one is made again: else its
-        trial would run, with nobody to run it, as long as the session.
+        If it is not known of an earlier one whether it opened a trial, that one is made again: else
+        its trial would run, with nobody to run it, as long as the session.
         """
-        return self._doubtful.pop((path, study_id), None) or self.next_write()
+        with self._lock:
+            doubtful = self._doubtful.get((path, study_id))
+            if doubtful:
+                return doubtful.pop(0)
+        return self.next_write()
 
     def doubt(self, path: str, study_id: int, write: pb.WriteId) -> None:
         """Take note that a write may have opened a trial."""
-        self._doubtful[path, study_id] = write
+        with self._lock:
+            self._doubtful.setdefault((path, study_id), []).append(write)
 
 
 class Sessions:

@@ -1,4 +1,4 @@
-"""The calls of a worker, one after the other, over one stream: a fraction of the cost of each.
+"""The calls of a worker, one behind the other, over one stream: a fraction of the cost of each.
 
 gRPC's client reads sockets in threads of its own and hands every message over, which costs a worker
 several times what the message itself does. Here the calling thread writes to a socket and reads
@@ -50,7 +50,10 @@ class StreamEnded(grpc.RpcError):
 
 
 class Stream:
-    """One stream of ``Work``. Belongs to one thread at a time, but for :meth:`cancel`."""
+    """One stream of ``Work``. Belongs to one thread at a time, but for :meth:`cancel`.
+
+    Any number of requests may be sent before their answers are read, in the same order.
+    """
 
     def __init__(self, target: Target, metadata: Metadata | None) -> None:
         """Prepare it; it is opened by the first call."""
@@ -68,6 +71,8 @@ class Stream:
         self._socket: socket.socket | None = None
         self._exchange: Exchange | None = None
         self._cancelled = False
+        self.awaited = 0
+        """How many answers are to come."""
 
     def serves(self, metadata: Metadata | None) -> bool:
         """Whether a call that shows such metadata can be made over it."""
@@ -92,19 +97,24 @@ class Stream:
             assert self._socket is not None
             self._socket.settimeout(_left(ends_at))
             exchange.send(_PREFIX.pack(0, len(message)) + message)
+            self.awaited += 1
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
 
     def finish(self, call: Call[Reply], deadline_s: float) -> Reply:
-        """Wait for the answer to the request that was sent. Raises as :meth:`make`."""
+        """Wait for the answer to the first request that has none yet. Raises as :meth:`make`."""
         exchange, ends_at = self._exchange, time.monotonic() + deadline_s
-        assert exchange is not None and self._socket is not None
+        if exchange is None:
+            # Of what had come by then nobody knows any more which request it answers.
+            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, "the stream was closed")
+        assert self._socket is not None
         try:
             while (message := _message(exchange.data)) is None:
                 if exchange.ended:
                     raise _status(exchange)
                 self._socket.settimeout(_left(ends_at))
                 exchange.receive()
+            self.awaited -= 1
             return call.unwrap(message)
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
@@ -121,6 +131,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
+        self._exchange = None
         if self._socket is not None:
             self._socket.close()
 

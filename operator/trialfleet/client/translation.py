@@ -36,9 +36,15 @@ def optuna_errors(method: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return method(*args, **kwargs)
         except (NotFound, StudyExists, TrialFinished, InvalidInput) as error:
-            kind = _OPTUNA_ERRORS[type(error)]
-            if kind is type(error):
+            translation = translate(error)
+            if translation is error:
                 raise
-            raise kind(str(error)) from error
+            raise translation from error
 
     return translated
+
+
+def translate(error: TrialfleetError) -> Exception:
+    """Return the error that Optuna's interface raises for one of ours: itself if there is none."""
+    kind = _OPTUNA_ERRORS.get(type(error), type(error))
+    return error if kind is type(error) else kind(str(error))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client import calls
+from trialfleet.client.ahead import Heard
 from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.client.records import floats
 from trialfleet.client.studies import Studies
@@ -56,24 +57,30 @@ class Working(Studies):
         self._core.ahead.ask(study_id)
 
     def tell_ahead(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        *,
+        depth: int = 1,
     ) -> int | None:
         """End a trial that runs here and ask for another one; returns at once.
 
         Returns the id of the trial at hand, to be run now. If there is none, which :meth:`settle`
-        would bring, it returns None and does nothing.
+        would bring, it returns None and does nothing. As many as ``depth`` trials are kept on
+        their way, but one only where each brings what others did: a sampler or pruner that looks
+        at the study's trials sees it as early as it can.
         """
         trial = self._core.running.get(trial_id)
         if trial is None:
             return None
-        return optuna_errors(self._core.ahead.tell)(trial, state, floats(values))
+        return optuna_errors(self._core.ahead.tell)(trial, state, floats(values), depth)
 
     @optuna_errors
-    def settle(self) -> bool:
-        """Wait for the answer to what was asked or told ahead, if there is any to come.
+    def settle(self) -> list[Heard]:
+        """Wait until a trial is at hand; not if none was asked for.
 
-        Returns False if the trial that was told had been taken away. Raises as
-        :meth:`set_trial_state_values`, after which the trial that was told runs again.
+        Returns what has become of trials that were told ahead, as far as it was heard.
         """
         return self._core.ahead.settle()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -21,6 +22,10 @@ _log = logging.getLogger(__name__)
 
 # Details travel in a header, which clients limit to 8 KiB, percent-encoded.
 _DETAILS_CHARACTERS: Final = 1000
+
+
+_MOST_AT_ONCE: Final = 32
+"""Of a stream's requests so many are made at the same time at most."""
 
 
 class _TooLong(Exception):
@@ -119,9 +124,9 @@ class Calls:
         return streaming
 
     def _conversation(self, method: MethodDescriptor, implementation: object) -> Method:
-        """Return what makes calls of other methods over a stream, one after the other.
+        """Return what makes calls of other methods over a stream.
 
-        The first that fails ends it.
+        Each is made when it comes, and answered in its turn. The first that fails ends the stream.
         """
         request: Any = GetMessageClass(method.input_type)
         reply = GetMessageClass(method.output_type)
@@ -137,14 +142,47 @@ class Calls:
             for field in choice.fields
         }
 
+        async def make(message: bytes, call: Call) -> bytes:
+            asked = _decoded(request.FromString, message)
+            name = asked.WhichOneof(choice.name)
+            if name is None:
+                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
+            answer, opening = answers[name]
+            return encode_field(opening, await answer(getattr(asked, name), call))
+
         async def converse(call: Call) -> None:
-            while (message := await self._next(call)) is not None:
-                asked = _decoded(request.FromString, message)
-                name = asked.WhichOneof(choice.name)
-                if name is None:
-                    raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
-                answer, opening = answers[name]
-                await call.write(encode_field(opening, await answer(getattr(asked, name), call)))
+            loop = asyncio.get_running_loop()
+            begun: deque[asyncio.Task[bytes]] = deque()
+
+            def begin() -> None:
+                for message in call.read_more(_MOST_AT_ONCE - len(begun)):
+                    begun.append(loop.create_task(make(message, call)))
+
+            # What a caller sent before it died is made, although nobody takes the answers.
+            call.on_more = begin
+            try:
+                while True:
+                    first: Awaitable[bytes]
+                    if begun:
+                        first = begun.popleft()
+                    elif (message := await self._next(call)) is not None:
+                        first = make(message, call)  # a task less
+                    else:
+                        return
+                    begin()
+                    replies: list[bytes] = []
+                    try:
+                        replies.append(await first)
+                        while begun and begun[0].done():
+                            replies.append(begun.popleft().result())
+                    finally:
+                        if replies:
+                            await call.write(*replies)
+            finally:
+                call.on_more = None
+                for task in begun:
+                    task.add_done_callback(_drop)
+                    task.cancel()
 
         return converse
 
@@ -211,6 +249,12 @@ class Calls:
                 observe(code, perf_counter() - started)
 
         return answer
+
+
+def _drop(task: asyncio.Task[bytes]) -> None:
+    """Take no notice of how a call ended whose answer nobody gets."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _only(call: Call, decode: Callable[[bytes], Message]) -> Any:

@@ -70,6 +70,7 @@ class Call:
         "_unacknowledged",
         "limited",
         "metadata",
+        "on_more",
     )
 
     def __init__(
@@ -84,6 +85,8 @@ class Call:
         self._end = end
         self.metadata = metadata
         """What the caller sent beside the messages, the first value of each name."""
+        self.on_more: Callable[[], None] | None = None
+        """Is called when requests come while none is waited for."""
         self._buffer = bytearray()
         self._messages: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
@@ -115,18 +118,31 @@ class Call:
             self._acknowledge()
         return message
 
-    async def write(self, message: bytes) -> None:
-        """Send a reply; waits while the caller takes no more. Raises ``CancelledError``."""
+    def read_more(self, most: int) -> list[bytes]:
+        """Return up to ``most`` requests that have come already."""
+        messages = self._messages
+        taken = [messages.popleft() for _ in range(min(most, len(messages)))]
+        if taken and not messages:
+            self._acknowledge()
+        return taken
+
+    async def write(self, *messages: bytes) -> None:
+        """Send replies; waits while the caller takes no more. Raises ``CancelledError``."""
         try:
             if not self._responding:
                 self._responding = True
                 self._exchange.begin(_BEGIN)
-            prefix = _PREFIX.pack(0, len(message))
-            if len(message) > _LARGE:
-                await self._exchange.send(prefix)  # rather than a copy of all of it
+            small = b""
+            for message in messages:
+                small += _PREFIX.pack(0, len(message))
+                if len(message) <= _LARGE:
+                    small += message
+                    continue
+                await self._exchange.send(small)  # rather than a copy of all of it
                 await self._exchange.send(message)
-            else:
-                await self._exchange.send(prefix + message)
+                small = b""
+            if small:
+                await self._exchange.send(small)
         except Gone:
             raise asyncio.CancelledError from None
 
@@ -180,6 +196,8 @@ class Call:
             self._task.add_done_callback(self._done)
         elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+        elif self._reader is None and self.on_more is not None and self._messages:
+            self.on_more()
 
     async def _run(self) -> None:
         try:

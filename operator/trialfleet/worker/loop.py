@@ -5,8 +5,9 @@ import enum
 import logging
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,10 +29,13 @@ from trialfleet.worker.watch import Watch
 
 _BRIEF_S: Final = 0.4
 _BRIEF_TRIALS: Final = 5
-_MOST_IDLE: Final = 20.0
-"""After so many trials that took less than ``_BRIEF_S`` seconds, the call that tells a trial and
-brings the next one is no more waited for: :mod:`trialfleet.client.ahead`. Nor does it help if a
-worker waits for so many times as long as its trials take: it waits for others, not for the call."""
+"""After so many trials in a row that took less than so many seconds, the call that tells a trial
+and brings the next one is no more waited for: :mod:`trialfleet.client.ahead`."""
+
+_AHEAD_S: Final = 0.01
+_MOST_AHEAD: Final = 8
+"""As many trials are on their way as take so many seconds together, by the shortest of the last
+ones: at least one, and at most so many."""
 
 _ENDING_SAMPLERS: Final = (GridSampler, BruteForceSampler)
 """They stop the study when they have tried all there is: no trial is to be opened by then."""
@@ -135,10 +139,8 @@ class _Worker:
     catch: tuple[type[BaseException], ...]
     watch: Watch
     trials: int = 0
-    brief_trials: int = 0
-    """How many in a row were brief."""
-    idle_since: float = float("-inf")
-    """When the objective returned last, on the monotonic clock."""
+    brief_s: deque[float] = field(default_factory=lambda: deque(maxlen=_BRIEF_TRIALS))
+    """How long the last trials took, if they were brief."""
 
     def work(self, study_id: int) -> Outcome:
         try:
@@ -236,32 +238,38 @@ class _Worker:
         return values
 
     def _note(self, started: float) -> None:
-        """Take note of how long a trial took that ended now, and the worker waited before it."""
-        idle_s, self.idle_since = started - self.idle_since, time.monotonic()
-        seconds = self.idle_since - started
-        brief = seconds < _BRIEF_S and idle_s < _MOST_IDLE * seconds
-        self.brief_trials = self.brief_trials + 1 if brief else 0
+        """Take note of how long a trial took that ended now."""
+        seconds = time.monotonic() - started
+        if seconds < _BRIEF_S:
+            self.brief_s.append(seconds)
+        else:
+            self.brief_s.clear()
 
-    def _may_run_ahead(self) -> bool:
-        return (
-            self.brief_trials >= _BRIEF_TRIALS
-            and not isinstance(self.study.sampler, _ENDING_SAMPLERS)
-            and self.storage.may_run_ahead
-        )
+    def _ahead(self) -> int:
+        """Return how many trials are to be on their way behind the one at hand; 0: wait for it."""
+        if (
+            len(self.brief_s) < _BRIEF_TRIALS
+            or isinstance(self.study.sampler, _ENDING_SAMPLERS)
+            or not self.storage.may_run_ahead
+        ):
+            return 0
+        # Who took longer may have waited for a processor meanwhile.
+        shortest_s = min(self.brief_s)
+        return max(1, round(_AHEAD_S / max(shortest_s, _AHEAD_S / _MOST_AHEAD)))
 
     def _settle(self) -> None:
-        """Hear what became of the trial that was told ahead."""
-        told, self.study.unheard = self.study.unheard, None
+        """Have a trial at hand, and hear what became of trials that were told ahead."""
         try:
-            kept = self.storage.settle()
+            heard = self.storage.settle()
         except KeyError as gone:
             raise NotFound("a trial is gone: the study was deleted") from gone
-        except (ValueError, InvalidInput) as refused:
-            if told is None:
-                raise
-            verdict = failure.raised(refused)
-            kept = self._tell(self.storage.get_trial(told), verdict, time.monotonic(), False)
-        self.trials -= not kept
+        for told in heard:
+            kept = told.kept
+            if told.refusal is not None:
+                verdict = failure.raised(told.refusal)
+                trial = self.storage.get_trial(told.trial_id)
+                kept = self._tell(trial, verdict, time.monotonic(), False)
+            self.trials -= not kept
 
     def _conclude(
         self,
@@ -284,7 +292,7 @@ class _Worker:
         go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
-        ahead = go_on and self._may_run_ahead()
+        ahead = self._ahead() if go_on else 0
         if isinstance(verdict, Failure):
             for key, value in verdict.attributes.items():
                 self.storage.set_trial_system_attr(trial._trial_id, key, value)

@@ -58,8 +58,6 @@ class WorkerStudy(optuna.Study):
         """Id of the trial that was opened when the last one ended."""
         self.running_ahead = False
         """Whether a trial may be at hand, or an answer awaited."""
-        self.unheard: int | None = None
-        """Id of the trial that was told ahead, until it is known whether the storage took it."""
         self.pruning = False
         """Whether a pruner is being asked."""
         self._finished_trials: list[FrozenTrial] | None = None
@@ -86,12 +84,13 @@ class WorkerStudy(optuna.Study):
         values: Sequence[float] | None,
         *,
         go_on: bool,
-        ahead: bool = False,
+        ahead: int = 0,
     ) -> bool:
         """End a trial; return False if it is this worker's no longer, as far as is known.
 
-        With ``go_on`` the next one is opened in the same call, unless the study was stopped; with
-        ``ahead`` too, the next one is at hand already, and nobody waits for the call.
+        With ``go_on`` the next one is opened in the same call, unless the study was stopped; if
+        there are to be trials ``ahead`` too, the next one is at hand already, so many are on their
+        way behind it, and nobody waits for the call.
 
         A pruned trial gets its last intermediate value, as ``Study.tell`` has it. A sampler that
         fails afterwards is logged: the trial itself is complete.
@@ -116,9 +115,8 @@ class WorkerStudy(optuna.Study):
         # Unless it is the second attempt, and the first has taken what was at hand.
         if self.running_ahead and self.next_trial is None:
             if go_on and ahead:
-                self.next_trial = self._fleet.tell_ahead(trial_id, state, values)
+                self.next_trial = self._fleet.tell_ahead(trial_id, state, values, depth=ahead)
                 if self.next_trial is not None:
-                    self.unheard = trial_id
                     return True
             self.next_trial = self._fleet.next_ahead()
         if not go_on or self.next_trial is not None:
