@@ -16,6 +16,8 @@ from trialfleet.client import FleetStorage, StudyDefinition
 
 TRIALS = 200_000
 _ROUNDS = 150
+_READINGS = 5
+"""Of a history; the fastest counts, for the others were disturbed."""
 
 _FILL = (
     """
@@ -107,11 +109,14 @@ def _operate(storage: FleetStorage, study_id: int, seconds: dict[str, list[float
 
 def _history(address: str, study_id: int, trials: int) -> dict[str, float]:
     """Return trials a second, the first time through a proxy and once it has them encoded."""
-    found: dict[str, float] = {}
-    for name in ("first", "again"):
-        storage = FleetStorage(address)
-        began = time.perf_counter()
-        assert len(storage.news(study_id)) >= trials
-        found[f"{name}_trials_per_s"] = round(trials / (time.perf_counter() - began))
-        storage.close()
-    return found
+    first, *again = (_read(address, study_id, trials) for _ in range(1 + _READINGS))
+    return {"first_trials_per_s": first, "again_trials_per_s": max(again)}
+
+
+def _read(address: str, study_id: int, trials: int) -> int:
+    storage = FleetStorage(address)
+    began = time.perf_counter()
+    assert len(storage.news(study_id)) >= trials
+    seconds = time.perf_counter() - began
+    storage.close()
+    return round(trials / seconds)

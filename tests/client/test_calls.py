@@ -207,6 +207,23 @@ def test_a_large_history_comes_in_parts(fake: FakeProxy, storage: FleetStorage) 
     late.close()
 
 
+def test_copies_share_nothing(fake: FakeProxy, storage: FleetStorage) -> None:
+    study = _study(storage, RandomSampler(seed=0))
+    for _ in range(2):
+        _run(study)
+    late = FleetStorage(fake.address)
+    first, second = late.get_all_trials(study._study_id)
+    before = list(second.params)
+    for trial in (first, *late.get_all_trials(study._study_id)):
+        assert list(trial.distributions) == before
+        trial.distributions.clear()
+        trial.params.clear()
+        trial.user_attrs["a"] = 1
+    assert list(second.distributions) == list(second.params) == before
+    assert "a" not in second.user_attrs
+    late.close()
+
+
 def test_news_are_given_once_in_the_order_seen(fake: FakeProxy, storage: FleetStorage) -> None:
     study_id = storage.create_new_study([StudyDirection.MINIMIZE])
     first, second = storage.ask(study_id), storage.ask(study_id)

@@ -1,14 +1,13 @@
 """A study's history is put together from whatever order its answers come in."""
 
 import gc
-from typing import Any
 
 import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.records import decode_trial
+from trialfleet.client.records import Definitions, decode_trial
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
@@ -121,7 +120,7 @@ def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
 ) -> None:
     enabled: list[bool] = []
 
-    def decode_and_look(encoded: bytes, definitions: Any) -> Any:
+    def decode_and_look(encoded: bytes, definitions: Definitions) -> FrozenTrial:
         enabled.append(gc.isenabled())
         return decode_trial(encoded, definitions)
 

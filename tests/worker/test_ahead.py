@@ -39,7 +39,11 @@ class Fleet:
         tell_ahead = self.storage.tell_ahead
 
         def counting(
-            trial_id: int, state: TrialState, values: Sequence[float] | None = None, *, depth: int = 1
+            trial_id: int,
+            state: TrialState,
+            values: Sequence[float] | None = None,
+            *,
+            depth: int = 1,
         ) -> int | None:
             following = tell_ahead(trial_id, state, values, depth=depth)
             self.ahead += following is not None

@@ -14,12 +14,7 @@ from trialfleet.client import calls
 from trialfleet.client.connection import Connection
 from trialfleet.client.endpoint import Endpoint
 from trialfleet.client.ordered import OrderedTrials
-from trialfleet.client.records import (
-    Definition,
-    decode_batch,
-    decode_definitions,
-    decode_trial,
-)
+from trialfleet.client.records import Definition, Definitions, decode_batch, decode_trial
 from trialfleet.errors import NotFound
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -50,7 +45,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.cursor = pb.Cursor()
-        self.definitions: list[Definition] = []
+        self.definitions = Definitions()
         self.finished: list[FrozenTrial] = []  # in the order seen
         self._ordered = OrderedTrials()
         self._unfinished: list[FrozenTrial] = []
@@ -64,9 +59,7 @@ class _Log:
         News that overlap with what is there are the same there: a log only grows.
         """
         batch = news.finished
-        first = batch.first_definition
-        definitions = decode_definitions(batch.definitions)
-        self.definitions[first : first + len(definitions)] = definitions
+        definitions = self.definitions.add(batch.first_definition, batch.definitions)
         with _without_collector(len(batch.trials)):
             for encoded in batch.trials:
                 trial = decode_trial(encoded, self.definitions)

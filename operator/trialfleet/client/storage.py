@@ -283,7 +283,8 @@ class FleetStorage(Working):
         Fetches what changed; right after :meth:`ask` that came with the trial.
         """
         trials = self._core.running.all_trials(study_id, states)
-        return copy.deepcopy(trials) if deepcopy else trials
+        # One by one: they share their distributions, and copies are to share nothing.
+        return [copy.deepcopy(trial) for trial in trials] if deepcopy else trials
 
     @optuna_errors
     def finished_trials(self, study_id: int, late_s: float) -> list[FrozenTrial]:

@@ -146,7 +146,8 @@ class WorkerStudy(optuna.Study):
         else:
             trials = self._finished_trials
         trials = [trial for trial in trials if trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
+        # One by one: they share their distributions, and copies are to share nothing.
+        return [copy.deepcopy(trial) for trial in trials] if deepcopy else trials
 
     def _forget_trials(self) -> None:
         # What a sampler has read is valid for one trial only.
