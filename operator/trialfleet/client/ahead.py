@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -31,6 +31,11 @@ from trialfleet.errors import InvalidInput, NotFound, TrialfleetError
 
 _WAITING_S: Final = 0.5
 """A trial that waited for so long is handed back: somebody else may be without one."""
+
+_SOON_S: Final = 1.0
+_LATE_S: Final = 2.0
+"""More trials are on their way than before only if answers come as soon as that, and one less with
+each answer that is later than that: of thousands that wait nobody is to let all wait for longer."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +62,8 @@ class _Awaited:
     """The trial whose end it tells; it is no more among those that run."""
     asks: bool = True
     """Whether it asks for a trial."""
+    since: float = field(default_factory=time.monotonic)
+    """When it was sent."""
 
 
 class Ahead:
@@ -81,6 +88,8 @@ class Ahead:
         self._awaited: deque[_Awaited] = deque()
         self._next: RunningTrial | None = None
         self._since = 0.0
+        self._took_s = 0.0
+        """How long the answer that was heard last was awaited."""
         self._returning: bytes | None = None
         """The request that hands the trial at hand back, if it is not known whether it did."""
         self._heard: list[Heard] = []
@@ -104,8 +113,8 @@ class Ahead:
         """End a trial, ask for others, and return the id of that at hand, which runs now.
 
         Others are asked for until ``depth`` are on their way, one where they bring the study's
-        history; beyond twice as many none is. Does nothing, and returns None, if no trial is at
-        hand. Raises :class:`~trialfleet.errors.TrialFinished`.
+        history, fewer where answers are late; beyond twice as many none is. Does nothing, and
+        returns None, if no trial is at hand. Raises :class:`~trialfleet.errors.TrialFinished`.
         """
         study_id = trial.study_id
         with self._lock:
@@ -116,7 +125,7 @@ class Ahead:
             with trial.sending:
                 self._running.check_runs(trial)
                 coming = sum(awaited.asks for awaited in self._awaited)
-                asks = coming < 2 * depth
+                asks = coming < (1 if self._took_s > _LATE_S else 2 * depth)
                 telling = Telling(trial, state, values, self._opening(study_id) if asks else None)
                 try:
                     begun = self._connection.begin(calls.TELL, telling.request)
@@ -125,7 +134,7 @@ class Ahead:
                     raise
                 self._running.end_unheard(trial, state, values)
                 self._await(_Awaited(begun, telling.answered, telling.failed, trial, asks))
-            if coming + asks < depth:
+            if coming + asks < depth and self._took_s < _SOON_S:
                 self._ask(study_id)
             following, self._next = self._next, None
             return self._running.begin(following)
@@ -210,12 +219,13 @@ class Ahead:
 
     def _await(self, awaited: _Awaited) -> None:
         self._awaited.append(awaited)
-        self._since = time.monotonic()
+        self._since = awaited.since
 
     def _hear(self, awaited: _Awaited, deadline_s: float, patience_s: float | None) -> None:
         """Wait for the first answer that is awaited."""
         reply = awaited.begun.answer(deadline_s=deadline_s, patience_s=patience_s)
         self._awaited.popleft()
+        self._took_s = time.monotonic() - awaited.since
         self._next = awaited.answered(reply)
         told = awaited.told
         if told is not None:
