@@ -7,7 +7,7 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.records import Definitions, decode_trial
+from trialfleet.client.trials import Definitions, decode_finished
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
@@ -105,6 +105,28 @@ def test_another_epoch_replaces_what_was_there() -> None:
     assert history.begin().cursor.epoch == 8
 
 
+def test_trials_that_were_returned_are_not_returned_again_however_often_logs_change() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(3), ()))
+    assert [trial.number for trial in history.news()] == [0, 1, 2]
+    history.accept(history.begin(), _news(8, range(2), ()))  # of a proxy that is behind
+    assert history.news() == []
+    history.accept(history.begin(), _news(9, range(4), ()))
+    assert [trial.number for trial in history.news()] == [3]
+    history.accept(history.begin(), _news(9, range(4, 6), ()))
+    assert [trial.number for trial in history.news()] == [4, 5]
+    assert history.news() == []
+
+
+def test_finished_trials_come_in_any_order() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(2, 4), ()))
+    history.accept(history.begin(), _news(7, range(0, 5, 4), ()))
+    history.accept(history.begin(), _news(7, range(1, 3), ()))  # one of them once more
+    assert _states(history) == "0c1c2c3c4c"
+    assert [trial.number for trial in history.news()] == [2, 3, 0, 4, 1]
+
+
 def test_own_running_trials_are_laid_over() -> None:
     history = StudyHistory()
     history.accept(history.begin(), _news(7, range(1), (1,)))
@@ -120,11 +142,11 @@ def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
 ) -> None:
     enabled: list[bool] = []
 
-    def decode_and_look(encoded: bytes, definitions: Definitions) -> FrozenTrial:
+    def decode_and_look(batch: pb.TrialBatch, definitions: Definitions) -> list[FrozenTrial]:
         enabled.append(gc.isenabled())
-        return decode_trial(encoded, definitions)
+        return decode_finished(batch, definitions)
 
-    monkeypatch.setattr("trialfleet.client.history.decode_trial", decode_and_look)
+    monkeypatch.setattr("trialfleet.client.history.decode_finished", decode_and_look)
     for trials, meanwhile in ((99, True), (100, False)):
         history = StudyHistory()
         batch = pb.TrialBatch(
@@ -136,5 +158,5 @@ def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
         news = pb.News(restarted=True, cursor=pb.Cursor(epoch=1, trials=trials), finished=batch)
         enabled.clear()
         assert history.accept(history.begin(finished_only=True), news)
-        assert enabled == [meanwhile] * trials
+        assert enabled == [meanwhile]
         assert gc.isenabled()

@@ -20,14 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet.client import Goal, StudyDefinition
 from trialfleet.client.records import (
     Definition,
-    Definitions,
-    decode_batch,
     decode_time,
-    decode_trial,
     encode_distribution,
     encode_template,
     encode_time,
 )
+from trialfleet.client.trials import decode_batch
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {
@@ -64,26 +62,6 @@ def test_a_trial() -> None:
     assert [type(value) for value in decoded.params.values()] == [
         type(value) for value, _ in _PARAMS.values()
     ]
-
-
-@pytest.mark.parametrize("layouts", [0, 1, 1000])
-def test_trials_that_point_to_definitions(monkeypatch: pytest.MonkeyPatch, layouts: int) -> None:
-    monkeypatch.setattr("trialfleet.client.records._MAX_LAYOUTS", layouts)
-    definitions = Definitions()
-    for first, name in enumerate(_PARAMS):
-        text = distribution_to_json(_PARAMS[name][1])
-        added = definitions.add(first, [pb.Definition(name=name, distribution_json=text)])
-        assert [definition.name for definition in added] == [name]
-    names = list(_PARAMS)
-    for used in (names, names[:1], names[::-1], [], names):
-        message = pb.Trial(
-            state=pb.COMPLETE,
-            definitions=[names.index(name) for name in used],
-            params=[_PARAMS[name][1].to_internal_repr(_PARAMS[name][0]) for name in used],
-        )
-        decoded = decode_trial(message.SerializeToString(), definitions)
-        assert list(decoded.params.items()) == [(name, _PARAMS[name][0]) for name in used]
-        assert list(decoded.distributions.items()) == [(name, _PARAMS[name][1]) for name in used]
 
 
 def test_not_a_number() -> None:

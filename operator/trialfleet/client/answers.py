@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from trialfleet.client.records import decode_batch
+from trialfleet.client.trials import decode_batch
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import threading
 from collections.abc import Container, Iterable, Iterator
-from itertools import islice
 from time import monotonic
 from typing import Final
 
@@ -14,7 +13,8 @@ from trialfleet.client import calls
 from trialfleet.client.connection import Connection
 from trialfleet.client.endpoint import Endpoint
 from trialfleet.client.ordered import OrderedTrials
-from trialfleet.client.records import Definition, Definitions, decode_batch, decode_trial
+from trialfleet.client.records import Definition
+from trialfleet.client.trials import Definitions, decode_batch, decode_finished
 from trialfleet.errors import NotFound
 from trialfleet.v1 import trialfleet_pb2 as pb
 
@@ -61,10 +61,8 @@ class _Log:
         batch = news.finished
         definitions = self.definitions.add(batch.first_definition, batch.definitions)
         with _without_collector(len(batch.trials)):
-            for encoded in batch.trials:
-                trial = decode_trial(encoded, self.definitions)
-                if self._ordered.add(trial):
-                    self.finished.append(trial)
+            trials = decode_finished(batch, self.definitions)
+            self.finished += self._ordered.add(trials)
         if news.cursor.epoch != self.cursor.epoch or news.cursor.trials >= self.cursor.trials:
             self.cursor = news.cursor
         return definitions
@@ -119,8 +117,8 @@ class StudyHistory:
         self._lock = threading.Lock()
         self._log = _Log()
         self._tickets = 0
-        self._given: set[int] = set()  # numbers of the trials that `news` returned
-        self._position = 0
+        self._position = 0  # up to which `news` returned the log's trials
+        self._given: set[int] = set()  # numbers of those that it returned of earlier logs
         self.read_at = float("-inf")
         """When what is known was asked for, on the monotonic clock: it may be as old as that."""
 
@@ -176,14 +174,10 @@ class StudyHistory:
     def news(self) -> list[FrozenTrial]:
         """Return the finished trials that were not returned before, in the order seen."""
         with self._lock:
-            finished = self._log.finished
-            new = [
-                trial
-                for trial in islice(finished, self._position, None)
-                if trial.number not in self._given
-            ]
-            self._position = len(finished)
-            self._given.update(trial.number for trial in new)
+            new = self._log.finished[self._position :]
+            self._position += len(new)
+            if self._given:
+                new = [trial for trial in new if trial.number not in self._given]
             return new
 
     def _complete(self, reading: Reading, unfinished: pb.TrialBatch) -> None:
@@ -198,6 +192,7 @@ class StudyHistory:
     def _adopt(self, log: _Log, ticket: int) -> None:
         if log is not self._log and ticket > self._log.ticket:
             log.ticket = ticket
+            self._given.update(trial.number for trial in self._log.finished[: self._position])
             self._log = log
             self._position = 0
 

@@ -4,8 +4,9 @@ from time import monotonic
 
 from trialfleet.client.buffer import RunningTrial
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.records import decode_batch, decode_definitions
+from trialfleet.client.records import decode_definitions
 from trialfleet.client.session import Session
+from trialfleet.client.trials import decode_batch
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable
+from operator import lt
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,18 +14,18 @@ class OrderedTrials:
         self._trials: list[FrozenTrial] = []
         self._states: set[TrialState] = set()
 
-    def add(self, trial: FrozenTrial) -> bool:
-        """Add a trial; return False if it is there already."""
-        trials = self._trials
-        if not trials or trial.number > trials[-1].number:
-            trials.append(trial)
+    def add(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Add trials; return those that were not there already."""
+        numbers = [trial.number for trial in trials]
+        # Mostly they are in order, and come after all others.
+        before = [self._trials[-1].number if self._trials else -1, *numbers]
+        if all(map(lt, before, numbers)):
+            added = trials
+            self._trials += trials
         else:
-            place = bisect_left(trials, trial.number, key=_number)
-            if trials[place].number == trial.number:
-                return False
-            trials.insert(place, trial)
-        self._states.add(trial.state)
-        return True
+            added = [trial for trial in trials if self._insert(trial)]
+        self._states.update(trial.state for trial in added)
+        return added
 
     def merged(
         self, others: Iterable[FrozenTrial], states: Container[TrialState] | None
@@ -41,6 +42,13 @@ class OrderedTrials:
             if (states is None or trial.state in states) and not self._has(trial.number):
                 merged.insert(bisect_left(merged, trial.number, key=_number), trial)
         return merged
+
+    def _insert(self, trial: FrozenTrial) -> bool:
+        place = bisect_left(self._trials, trial.number, key=_number)
+        if place < len(self._trials) and self._trials[place].number == trial.number:
+            return False
+        self._trials.insert(place, trial)
+        return True
 
     def _has(self, number: int) -> bool:
         place = bisect_left(self._trials, number, key=_number)

@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
-    FloatDistribution,
     distribution_to_json,
     json_to_distribution,
 )
@@ -24,10 +23,7 @@ _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _EXACT_US: Final = 2**32 * 1_000_000
 """Until then, in the year 2106, a float of seconds is right to a quarter of a microsecond."""
 
-_MAX_LAYOUTS: Final = 1000
-
-# The protocol gives Optuna's states and directions Optuna's own names.
-_STATES: Final = {pb.State.Value(state.name): state for state in TrialState}
+# The protocol gives Optuna's directions Optuna's own names.
 _DIRECTIONS: Final = {
     pb.MINIMIZE: StudyDirection.MINIMIZE,
     pb.MAXIMIZE: StudyDirection.MAXIMIZE,
@@ -88,90 +84,6 @@ def decode_definitions(definitions: Iterable[pb.Definition]) -> list[Definition]
         Definition(d.name, decode_distribution(d.distribution_json), d.distribution_json)
         for d in definitions
     ]
-
-
-class _Layout(NamedTuple):
-    """What trials with the same parameters have in common."""
-
-    names: tuple[str, ...]
-    distributions: dict[str, BaseDistribution]
-    changed: tuple[tuple[str, BaseDistribution], ...]
-    """Those whose values are not the numbers that stand for them."""
-
-
-class Definitions:
-    """The definitions that trials point into. Belongs to one thread at a time."""
-
-    def __init__(self) -> None:
-        self.known: list[Definition] = []
-        self._layouts: dict[tuple[int, ...], _Layout] = {}
-
-    def add(self, first: int, definitions: Iterable[pb.Definition]) -> list[Definition]:
-        """Add those of a batch, the first of which has a given index; return them."""
-        added = decode_definitions(definitions)
-        self.known[first : first + len(added)] = added
-        return added
-
-    def layout(self, indices: Sequence[int]) -> _Layout:
-        """Return that of trials whose parameters have the definitions with given indices."""
-        key = tuple(indices)
-        found = self._layouts.get(key)
-        if found is None:
-            used = [self.known[index] for index in key]
-            found = _Layout(
-                tuple(definition.name for definition in used),
-                {definition.name: definition.distribution for definition in used},
-                tuple(
-                    (name, distribution)
-                    for name, distribution, _ in used
-                    if not isinstance(distribution, FloatDistribution)
-                ),
-            )
-            if len(self._layouts) < _MAX_LAYOUTS:
-                self._layouts[key] = found
-        return found
-
-
-def decode_trial(encoded: bytes, definitions: Definitions) -> FrozenTrial:
-    """Return a trial, which shares its ``distributions`` with others: not to be modified."""
-    message = pb.Trial.FromString(encoded)
-    started_us, completed_us = message.started_us, message.completed_us
-    user_attrs, system_attrs, steps = message.user_attrs, message.system_attrs, message.steps
-    # By slices, here and below: they are lists, which are read in a third of the time.
-    names, distributions, changed = definitions.layout(message.definitions[:])
-    params: dict[str, Any] = dict(zip(names, message.params[:], strict=True))
-    for name, distribution in changed:
-        params[name] = distribution.to_external_repr(params[name])
-    return FrozenTrial(
-        number=message.number,
-        state=_STATES[message.state],
-        value=None,
-        values=message.values[:] or None,
-        datetime_start=(
-            decode_time(started_us) if started_us or message.HasField("started_us") else None
-        ),
-        datetime_complete=(
-            decode_time(completed_us) if completed_us or message.HasField("completed_us") else None
-        ),
-        params=params,
-        distributions=distributions,
-        user_attrs=decode_attributes(user_attrs) if user_attrs else {},
-        system_attrs=decode_attributes(system_attrs) if system_attrs else {},
-        intermediate_values=(
-            dict(zip(steps[:], message.intermediate_values[:], strict=True)) if steps else {}
-        ),
-        trial_id=message.trial_id,
-    )
-
-
-def decode_batch(batch: pb.TrialBatch) -> list[FrozenTrial]:
-    """Return the trials of a self-contained batch, which share nothing."""
-    definitions = Definitions()
-    definitions.add(0, batch.definitions)
-    trials = [decode_trial(encoded, definitions) for encoded in batch.trials]
-    for trial in trials:
-        trial.distributions = trial.distributions.copy()
-    return trials
 
 
 def new_trial(trial_id: int, number: int) -> FrozenTrial:

@@ -14,8 +14,9 @@ from trialfleet import names
 from trialfleet.client import calls
 from trialfleet.client.core import Core
 from trialfleet.client.credentials import from_environment
-from trialfleet.client.records import decode_batch, encode_attributes, floats
+from trialfleet.client.records import encode_attributes, floats
 from trialfleet.client.translation import optuna_errors
+from trialfleet.client.trials import decode_batch
 from trialfleet.client.working import Working
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
 from trialfleet.errors import InvalidInput, NotFound
