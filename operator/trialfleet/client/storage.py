@@ -1,7 +1,6 @@
 """An Optuna storage that speaks to a proxy."""
 
 import atexit
-import copy
 import os
 import weakref
 from collections.abc import Container, Sequence
@@ -16,7 +15,7 @@ from trialfleet.client.core import Core
 from trialfleet.client.credentials import from_environment
 from trialfleet.client.records import encode_attributes, floats
 from trialfleet.client.translation import optuna_errors
-from trialfleet.client.trials import decode_batch
+from trialfleet.client.trials import decode_batch, deep_copies
 from trialfleet.client.working import Working
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
 from trialfleet.errors import InvalidInput, NotFound
@@ -284,8 +283,7 @@ class FleetStorage(Working):
         Fetches what changed; right after :meth:`ask` that came with the trial.
         """
         trials = self._core.running.all_trials(study_id, states)
-        # One by one: they share their distributions, and copies are to share nothing.
-        return [copy.deepcopy(trial) for trial in trials] if deepcopy else trials
+        return deep_copies(trials) if deepcopy else trials
 
     @optuna_errors
     def finished_trials(self, study_id: int, late_s: float) -> list[FrozenTrial]:

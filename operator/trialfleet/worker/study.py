@@ -1,6 +1,5 @@
 """Optuna's study as a worker uses it, trial by trial."""
 
-import copy
 import logging
 from collections.abc import Container, Mapping, Sequence
 from typing import Final
@@ -13,6 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet.client import FleetStorage
+from trialfleet.client.trials import deep_copies
 from trialfleet.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
 from trialfleet.worker import failure
 
@@ -146,8 +146,7 @@ class WorkerStudy(optuna.Study):
         else:
             trials = self._finished_trials
         trials = [trial for trial in trials if trial.state in states]
-        # One by one: they share their distributions, and copies are to share nothing.
-        return [copy.deepcopy(trial) for trial in trials] if deepcopy else trials
+        return deep_copies(trials) if deepcopy else trials
 
     def _forget_trials(self) -> None:
         # What a sampler has read is valid for one trial only.
