@@ -143,7 +143,7 @@ class FakeProxy(grpc.GenericRpcHandler):
             call = "".join(word.capitalize() for word in field.split("_"))
             reply = self._answer(call, getattr(asked, field).SerializeToString(), context)
             answered: Any = {field: reply}
-            return pb.WorkReply(**answered).SerializeToString()
+            return pb.WorkReply(**answered, number=asked.number).SerializeToString()
 
         if name == "Work":
             self.streams += 1

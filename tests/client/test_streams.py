@@ -261,6 +261,17 @@ def _headers(*pairs: tuple[str, str], flags: int = END_HEADERS) -> bytes:
             "found a compressed message, expected a plain one",
         ),
         (
+            # The number 2, field 15, and no answer.
+            [_headers((":status", "200")), frame(DATA, 0, 1, b"\0\0\0\0\2\x78\2")],
+            grpc.StatusCode.INTERNAL,
+            "found the answer to request 2, expected 1",
+        ),
+        (
+            [_headers((":status", "200")), frame(DATA, 0, 1, b"\0\0\0\0\2\x78\1")],
+            grpc.StatusCode.INTERNAL,
+            "found an answer to None, expected one to tell",
+        ),
+        (
             [_headers((":status", "200")), frame(DATA, 0, 1, b"\0\0\0\0\2x")],
             grpc.StatusCode.UNAVAILABLE,
             "the other end closed the connection",

@@ -1,5 +1,6 @@
 """A worker's calls over one stream: each answered as alone, until one fails or it is to end."""
 
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -22,6 +23,8 @@ class Conversation:
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._requests: SimpleQueue[Any] = SimpleQueue()
+        self._sent = itertools.count(1)
+        self._answered = itertools.count(1)
         self.call = call(iter(self._requests.get, None), timeout=TIMEOUT_S)
 
     def ask(self, **request: Any) -> Any:
@@ -32,12 +35,13 @@ class Conversation:
 
     def send(self, **request: Any) -> None:
         """Make a call and wait for nothing."""
-        self._requests.put(pb.WorkRequest(**request))
+        self._requests.put(pb.WorkRequest(**request, number=next(self._sent)))
 
     def answer(self, field: str) -> Any:
         """Return the next answer, which is one to the call that a field names."""
         reply = next(self.call)
         assert reply.WhichOneof("answer") == field
+        assert reply.number == next(self._answered)
         return getattr(reply, field)
 
     def end(self) -> None:

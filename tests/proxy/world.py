@@ -17,7 +17,7 @@ WORK = {
     f"Work.{field.name}": next(
         method.name for method in SERVICE.methods if method.input_type == field.message_type
     )
-    for field in pb.WorkRequest.DESCRIPTOR.fields
+    for field in pb.WorkRequest.DESCRIPTOR.oneofs_by_name["call"].fields
 }
 """The calls that are made over the stream of a worker, and each one's own method."""
 CALLS = sorted({*SERVICE.methods_by_name, *WORK} - {"Work"})

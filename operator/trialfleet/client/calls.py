@@ -28,13 +28,19 @@ class Call(Generic[Reply]):
     work: str = ""
     """The field that holds it in messages of ``Work``; empty: it does not go over that stream."""
 
-    def wrap(self, request: bytes) -> bytes:
-        """Return the message of ``Work`` that holds a request."""
-        return encode_field(_TAGS[self.work], request)
+    def wrap(self, request: bytes, number: int) -> bytes:
+        """Return the message of ``Work`` that holds a request and its number."""
+        numbered = pb.WorkRequest(number=number).SerializeToString()
+        return encode_field(_TAGS[self.work], request) + numbered
 
-    def unwrap(self, message: bytes) -> Reply:
-        """Return the reply that a message of ``Work`` holds. Raises ``ValueError``."""
+    def unwrap(self, message: bytes, number: int) -> Reply:
+        """Return the reply to the request with a number, which a message of ``Work`` holds.
+
+        Raises ``ValueError``.
+        """
         reply = pb.WorkReply.FromString(message)
+        if reply.number != number:
+            raise ValueError(f"found the answer to request {reply.number}, expected {number}")
         found = reply.WhichOneof("answer")
         if found != self.work:
             raise ValueError(f"found an answer to {found}, expected one to {self.work}")
@@ -43,7 +49,8 @@ class Call(Generic[Reply]):
 
 
 _TAGS: Final = {
-    field: tag(pb.WorkRequest, field) for field in pb.WorkRequest.DESCRIPTOR.fields_by_name
+    field.name: tag(pb.WorkRequest, field.name)
+    for field in pb.WorkRequest.DESCRIPTOR.oneofs_by_name["call"].fields
 }
 
 

@@ -71,8 +71,13 @@ class Stream:
         self._socket: socket.socket | None = None
         self._exchange: Exchange | None = None
         self._cancelled = False
-        self.awaited = 0
+        self._sent = 0
+        self._answered = 0
+
+    @property
+    def awaited(self) -> int:
         """How many answers are to come."""
+        return self._sent - self._answered
 
     def serves(self, metadata: Metadata | None) -> bool:
         """Whether a call that shows such metadata can be made over it."""
@@ -90,14 +95,14 @@ class Stream:
 
     def begin(self, call: Call[Reply], request: bytes, deadline_s: float) -> None:
         """Send a request; :meth:`finish` is to follow. Raises as :meth:`make`."""
-        message = call.wrap(request)
+        message = call.wrap(request, self._sent + 1)
         ends_at = time.monotonic() + deadline_s
         try:
             exchange = self._exchange or self._open(deadline_s)
             assert self._socket is not None
             self._socket.settimeout(_left(ends_at))
             exchange.send(_PREFIX.pack(0, len(message)) + message)
-            self.awaited += 1
+            self._sent += 1
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
 
@@ -114,8 +119,8 @@ class Stream:
                     raise _status(exchange)
                 self._socket.settimeout(_left(ends_at))
                 exchange.receive()
-            self.awaited -= 1
-            return call.unwrap(message)
+            self._answered += 1
+            return call.unwrap(message, self._answered)
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
         except (ValueError, DecodeError) as error:

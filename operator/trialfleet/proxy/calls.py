@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from trialfleet.errors import TrialfleetError, grpc_code
+from trialfleet.proxy.conversation import Conversation
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics
 from trialfleet.proxy.rpc import Call, Method, Refused
@@ -22,10 +22,6 @@ _log = logging.getLogger(__name__)
 
 # Details travel in a header, which clients limit to 8 KiB, percent-encoded.
 _DETAILS_CHARACTERS: Final = 1000
-
-
-_MOST_AT_ONCE: Final = 32
-"""Of a stream's requests so many are made at the same time at most."""
 
 
 class _TooLong(Exception):
@@ -126,10 +122,10 @@ class Calls:
     def _conversation(self, method: MethodDescriptor, implementation: object) -> Method:
         """Return what makes calls of other methods over a stream.
 
-        Each is made when it comes, and answered in its turn. The first that fails ends the stream.
+        An answer bears the number of its request.
         """
         request: Any = GetMessageClass(method.input_type)
-        reply = GetMessageClass(method.output_type)
+        reply: Any = GetMessageClass(method.output_type)
         (choice,) = method.input_type.oneofs
         by_request: dict[Any, MethodDescriptor] = {
             other.input_type: other for other in method.containing_service.methods
@@ -148,43 +144,10 @@ class Calls:
             if name is None:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
             answer, opening = answers[name]
-            return encode_field(opening, await answer(getattr(asked, name), call))
+            answered = encode_field(opening, await answer(getattr(asked, name), call))
+            return answered + serialize(reply(number=asked.number))
 
-        async def converse(call: Call) -> None:
-            loop = asyncio.get_running_loop()
-            begun: deque[asyncio.Task[bytes]] = deque()
-
-            def begin() -> None:
-                for message in call.read_more(_MOST_AT_ONCE - len(begun)):
-                    begun.append(loop.create_task(make(message, call)))
-
-            # What a caller sent before it died is made, although nobody takes the answers.
-            call.on_more = begin
-            try:
-                while True:
-                    first: Awaitable[bytes]
-                    if begun:
-                        first = begun.popleft()
-                    elif (message := await self._next(call)) is not None:
-                        first = make(message, call)  # a task less
-                    else:
-                        return
-                    begin()
-                    replies: list[bytes] = []
-                    try:
-                        replies.append(await first)
-                        while begun and begun[0].done():
-                            replies.append(begun.popleft().result())
-                    finally:
-                        if replies:
-                            await call.write(*replies)
-            finally:
-                call.on_more = None
-                for task in begun:
-                    task.add_done_callback(_drop)
-                    task.cancel()
-
-        return converse
+        return lambda call: Conversation(call, self._next, make).run()
 
     async def _next(self, call: Call) -> bytes | None:
         task = asyncio.current_task()
@@ -249,12 +212,6 @@ class Calls:
                 observe(code, perf_counter() - started)
 
         return answer
-
-
-def _drop(task: asyncio.Task[bytes]) -> None:
-    """Take no notice of how a call ended whose answer nobody gets."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def _only(call: Call, decode: Callable[[bytes], Message]) -> Any:

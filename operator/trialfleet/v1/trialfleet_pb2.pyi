@@ -412,36 +412,40 @@ class TellReply(_message.Message):
     def __init__(self, fenced: _Optional[bool] = ..., next: _Optional[_Union[AskReply, _Mapping]] = ...) -> None: ...
 
 class WorkRequest(_message.Message):
-    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell")
+    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell", "number")
     OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     TELL_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     open_session: OpenSessionRequest
     keep_alive: KeepAliveRequest
     close_session: CloseSessionRequest
     ask: AskRequest
     report: ReportRequest
     tell: TellRequest
-    def __init__(self, open_session: _Optional[_Union[OpenSessionRequest, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveRequest, _Mapping]] = ..., close_session: _Optional[_Union[CloseSessionRequest, _Mapping]] = ..., ask: _Optional[_Union[AskRequest, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., tell: _Optional[_Union[TellRequest, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, open_session: _Optional[_Union[OpenSessionRequest, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveRequest, _Mapping]] = ..., close_session: _Optional[_Union[CloseSessionRequest, _Mapping]] = ..., ask: _Optional[_Union[AskRequest, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., tell: _Optional[_Union[TellRequest, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class WorkReply(_message.Message):
-    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell")
+    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell", "number")
     OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     TELL_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     open_session: OpenSessionReply
     keep_alive: KeepAliveReply
     close_session: Applied
     ask: AskReply
     report: ReportReply
     tell: TellReply
-    def __init__(self, open_session: _Optional[_Union[OpenSessionReply, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveReply, _Mapping]] = ..., close_session: _Optional[_Union[Applied, _Mapping]] = ..., ask: _Optional[_Union[AskReply, _Mapping]] = ..., report: _Optional[_Union[ReportReply, _Mapping]] = ..., tell: _Optional[_Union[TellReply, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, open_session: _Optional[_Union[OpenSessionReply, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveReply, _Mapping]] = ..., close_session: _Optional[_Union[Applied, _Mapping]] = ..., ask: _Optional[_Union[AskReply, _Mapping]] = ..., report: _Optional[_Union[ReportReply, _Mapping]] = ..., tell: _Optional[_Union[TellReply, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class CreateTrialRequest(_message.Message):
     __slots__ = ("write", "study_id", "template")
