@@ -68,6 +68,27 @@ def test_the_answer_is_not_waited_for(fake: FakeProxy, storage: FleetStorage) ->
     assert fake.streams == 1
 
 
+def test_an_end_that_did_not_come_with_the_answer_is_read(
+    fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id, first = _begin(storage)
+    storage.get_all_trials(study_id, states=[COMPLETE])  # from now on trials come with them
+    assert all(heard.kept for heard in storage.settle())
+    second = storage.tell_ahead(first, COMPLETE, [1.0])
+    assert second is not None
+    assert all(heard.kept for heard in storage.settle())
+    # The budget is used up: the answer brings no trial, and so no history.
+    fake.database.budget = len(fake.database.trials)
+    third = storage.tell_ahead(second, COMPLETE, [2.0])
+    assert third is not None
+    monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 0.0)
+    fake.wait_for("Tell", 2)
+    storage._core.ahead.hand_back_old(10.0)  # as the background thread does; it hears the answer
+    assert not storage._core.running._unheard
+    seen = storage.get_all_trials(study_id, states=[COMPLETE])
+    assert [trial.value for trial in seen] == [1.0, 2.0]
+
+
 def test_a_trial_costs_one_call(fake: FakeProxy, storage: FleetStorage) -> None:
     _, trial_id = _begin(storage)
     for k in range(20):

@@ -1,6 +1,7 @@
 """A study's history is put together from whatever order its answers come in."""
 
 import gc
+import os
 
 import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
@@ -127,6 +128,34 @@ def test_finished_trials_come_in_any_order() -> None:
     assert [trial.number for trial in history.news()] == [2, 3, 0, 4, 1]
 
 
+def _finished_only(epoch: int, numbers: range) -> pb.News:
+    news = _news(epoch, numbers)
+    news.ClearField("unfinished")
+    return news
+
+
+@pytest.mark.parametrize("epochs", [(7, 7), (7, 8)])
+def test_an_answer_without_unfinished_trials_does_not_take_those_of_an_earlier_request(
+    epochs: tuple[int, int],
+) -> None:
+    history = StudyHistory()
+    whole = history.begin()
+    finished = history.begin(finished_only=True)  # another thread's, and answered first
+    assert history.accept(finished, _finished_only(epochs[0], range(1)))
+    assert _states(history) == "0c"
+    assert history.accept(whole, _news(epochs[1], range(2), (5,)))
+    # By its own answer, whatever the other's lacks.
+    assert _states(history) == "0c1c5r"
+    assert sorted(trial.number for trial in history.news()) == [0, 1]
+
+
+def test_unfinished_trials_stay_when_another_log_is_read_without_them() -> None:
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(1), (5, 6)))
+    history.accept(history.begin(finished_only=True), _finished_only(8, range(3, 6)))
+    assert _states(history) == "3c4c5c6r"
+
+
 def test_own_running_trials_are_laid_over() -> None:
     history = StudyHistory()
     history.accept(history.begin(), _news(7, range(1), (1,)))
@@ -160,3 +189,32 @@ def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
         assert history.accept(history.begin(finished_only=True), news)
         assert enabled == [meanwhile]
         assert gc.isenabled()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_a_process_that_is_forked_meanwhile_has_its_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    children: list[int] = []
+
+    def decode_and_fork(batch: pb.TrialBatch, definitions: Definitions) -> list[FrozenTrial]:
+        if not (child := os.fork()):
+            os._exit(0 if gc.isenabled() else 1)
+        children.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        assert not gc.isenabled()
+        return decode_finished(batch, definitions)
+
+    monkeypatch.setattr("trialfleet.client.history.decode_finished", decode_and_fork)
+    history = StudyHistory()
+    history.accept(history.begin(), _news(7, range(100)))
+    assert children == [0]
+    assert gc.isenabled()
+
+
+def test_a_garbage_collector_that_somebody_sent_away_stays_away() -> None:
+    gc.disable()
+    try:
+        StudyHistory().accept(StudyHistory().begin(), _news(7, range(100)))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

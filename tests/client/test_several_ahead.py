@@ -183,6 +183,47 @@ def test_many_are_told_before_the_session_is_closed(fake: FakeProxy, many: Many)
     assert [name for name, _ in fake.calls][-1] == "CloseSession"
 
 
+def test_many_are_told_before_the_session_is_closed_though_one_is_refused(
+    fake: FakeProxy, many: Many
+) -> None:
+    (refused,) = many.running
+    fake.refuse("Tell", *[grpc.StatusCode.INVALID_ARGUMENT] * 2, details="not so")
+    for _ in range(3):
+        many.tell()
+    many.storage.close()
+    assert sorted([*fake.database.finished, refused]) == many.told
+    assert [name for name, _ in fake.calls][-1] == "CloseSession"
+
+
+def test_many_are_told_to_another_proxy_before_the_session_is_closed(
+    start_fake: Callable[..., FakeProxy],
+    connect: Callable[..., FleetStorage],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trialfleet.client.ahead._WAITING_S", 60.0)
+    near = start_fake()
+    far = start_fake(near.database)
+    many = Many(near, connect(near, far, sequential=True))
+    near.refuse("Tell", *[UNAVAILABLE] * 100)
+    many.tell()
+    many.storage.close()
+    assert far.database.finished == many.told
+    assert [name for name, _ in far.calls] == ["Tell", "CloseSession"]
+
+
+def test_an_end_that_was_taken_is_heard_as_kept_though_the_session_is_over(
+    fake: FakeProxy, many: Many
+) -> None:
+    many.tell()
+    eventually(lambda: fake.database.finished == many.told)
+    sessions = many.storage._core.sessions
+    assert sessions.opened is not None
+    sessions.forget(sessions.opened)  # as one does who hears that it was given up meanwhile
+    while many.storage._core.ahead._awaited:
+        assert many.settle() == 0  # those that were opened are no more ours
+    assert many.heard == [Heard(trial_id, True) for trial_id in many.told]
+
+
 def test_an_answer_is_not_taken_for_that_of_another_call(
     fake: FakeProxy, many: Many, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Trials that come from a storage, and what they decode only when it is looked at."""
 
 import copy
+import math
 import pickle
 import threading
 from collections.abc import Callable
@@ -97,6 +98,13 @@ def test_it_is_equal_to_the_whole_trial(
     assert finished != 7
     with pytest.raises(TypeError, match="unhashable"):  # as the whole one
         hash(finished)
+
+
+def test_it_is_equal_to_itself_whatever_was_reported(definitions: Definitions) -> None:
+    reported = pb.Trial(state=pb.COMPLETE, steps=[0], intermediate_values=[math.nan])
+    finished = FinishedTrial(reported.SerializeToString(), definitions)
+    assert finished == finished
+    assert [finished] == [finished]
 
 
 @pytest.mark.parametrize("looked_at", [False, True])

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 import trialfleet
 from tests.local.running import processes_of, until
@@ -78,6 +79,10 @@ def test_callbacks_run_here_one_after_the_other_and_may_stop() -> None:
             assert threading.current_thread() is threading.main_thread()
             seen.append(trial.number)
             study.set_user_attr("last", trial.number)
+            assert (
+                trial.suggest_float("x", -99, 99) == trial.params["x"]
+            )  # as a model is built again
+            trial.set_user_attr("seen", True)
             assert study.best_value <= (trial.value or 0.0)
             if len(seen) == 5:
                 study.stop()
@@ -91,6 +96,9 @@ def test_callbacks_run_here_one_after_the_other_and_may_stop() -> None:
     assert sorted(seen) == [trial.number for trial in study.trials]
     assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
     assert study.user_attrs == {"last": seen[-1]}
+    # What a callback does with its trial stays between the two.
+    assert not any(trial.distributions["x"] == FloatDistribution(-99, 99) for trial in study.trials)
+    assert not any(trial.user_attrs for trial in study.trials)
 
 
 def test_what_an_objective_raises_is_raised_here() -> None:

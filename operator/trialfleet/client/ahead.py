@@ -58,8 +58,8 @@ class _Awaited:
     begun: Begun[Any]
     answered: Callable[[Any], RunningTrial | None]
     failed: Callable[[BaseException], None]
-    told: RunningTrial | None = None
-    """The trial whose end it tells; it is no more among those that run."""
+    telling: Telling | None = None
+    """What it tells; the trial is no more among those that run."""
     asks: bool = True
     """Whether it asks for a trial."""
     since: float = field(default_factory=time.monotonic)
@@ -133,7 +133,7 @@ class Ahead:
                     telling.failed(error)
                     raise
                 self._running.end_unheard(trial, state, values)
-                self._await(_Awaited(begun, telling.answered, telling.failed, trial, asks))
+                self._await(_Awaited(begun, telling.answered, telling.failed, telling, asks))
             if coming + asks < depth and self._took_s < _SOON_S:
                 self._ask(study_id)
             following, self._next = self._next, None
@@ -153,11 +153,12 @@ class Ahead:
                 except TrialfleetError as error:
                     self._awaited.popleft()
                     awaited.failed(error)
-                    if awaited.told is not None:
-                        self._running.go_on(awaited.told)
-                    if awaited.told is None or not isinstance(error, InvalidInput):
+                    told = None if awaited.telling is None else awaited.telling.trial
+                    if told is not None:
+                        self._running.go_on(told)
+                    if told is None or not isinstance(error, InvalidInput):
                         raise
-                    self._heard.append(Heard(awaited.told.trial_id, False, translate(error)))
+                    self._heard.append(Heard(told.trial_id, False, translate(error)))
             heard, self._heard = self._heard, []
             return heard
 
@@ -194,9 +195,11 @@ class Ahead:
         try:
             while self._awaited:
                 left_s = max(0.0, ends_at - time.monotonic())
-                self._awaited.popleft().begun.last_answer(left_s)
-        except (grpc.RpcError, ChannelClosed) as error:
-            logger.debug("no answer: %s", error)
+                # Those behind one that is refused are told all the same.
+                try:
+                    self._awaited.popleft().begun.last_answer(left_s)
+                except (grpc.RpcError, ChannelClosed) as error:
+                    logger.debug("no answer: %s", error)
         finally:
             self._lock.release()
 
@@ -227,10 +230,10 @@ class Ahead:
         self._awaited.popleft()
         self._took_s = time.monotonic() - awaited.since
         self._next = awaited.answered(reply)
-        told = awaited.told
-        if told is not None:
-            self._running.heard(told)
-            self._heard.append(Heard(told.trial_id, not told.fenced))
+        telling = awaited.telling
+        if telling is not None:
+            self._running.heard(telling.trial, kept=telling.kept)
+            self._heard.append(Heard(telling.trial.trial_id, telling.kept))
 
     def _hand_back(self, deadline_s: float) -> None:
         trial = self._next

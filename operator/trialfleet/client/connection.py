@@ -139,11 +139,22 @@ class Connection:
         self._closed.set()
 
     def last_call(self, call: Call[Reply], request: bytes, deadline_s: float) -> Reply:
-        """Make one attempt at the current endpoint, also after :meth:`interrupt`.
+        """Try each endpoint once, the current one first, also after :meth:`interrupt`.
 
-        Raises ``grpc.RpcError`` and :class:`~trialfleet.client.endpoint.ChannelClosed`.
+        All attempts share ``deadline_s``. Raises what the last one does: ``grpc.RpcError`` and
+        :class:`~trialfleet.client.endpoint.ChannelClosed`.
         """
-        return self._endpoints[self._current].call(call, request, deadline_s)
+        index, ends_at = self._current, time.monotonic() + deadline_s
+        for others in range(len(self._endpoints) - 1, 0, -1):
+            share_s = max(0.0, ends_at - time.monotonic()) / (1 + others)
+            try:
+                return self._endpoints[index].call(call, request, share_s)
+            except (grpc.RpcError, ChannelClosed) as error:
+                if not _is_passing(error):
+                    raise
+            index = self._leave(index)
+        left_s = max(0.0, ends_at - time.monotonic())
+        return self._endpoints[index].call(call, request, left_s)
 
     def _check_size(self, request: bytes) -> None:
         if len(request) > self.max_message_bytes:
@@ -301,16 +312,22 @@ class Begun(Generic[Reply]):
 
     def last_answer(self, deadline_s: float) -> Reply:
         """Return the answer, as :meth:`Connection.last_call` does."""
-        reply = self._finished(deadline_s)
+        ends_at = time.monotonic() + deadline_s
+        reply = self._finished(deadline_s / 2)
         if reply is not None:
             return reply
-        return self._connection.last_call(self._call, self._request, deadline_s)
+        left_s = max(0.0, ends_at - time.monotonic())
+        return self._connection.last_call(self._call, self._request, left_s)
 
     def _finished(self, deadline_s: float) -> Reply | None:
         finish, self._finish = self._finish, None
         with contextlib.suppress(grpc.RpcError, ChannelClosed):
             return None if finish is None else finish(deadline_s)
         return None
+
+
+def _is_passing(failure: grpc.RpcError | ChannelClosed) -> bool:
+    return isinstance(failure, ChannelClosed) or cast(grpc.Call, failure).code() in _RETRIED
 
 
 def _is_unauthenticated(failure: grpc.RpcError | ChannelClosed) -> bool:

@@ -80,9 +80,9 @@ class Core:
             self._closed = True
             self._ending.set()
             self.connection.interrupt()
+            self.ahead.settle_last(_LAST_CALL_S)
             session = self.sessions.opened
             if session is not None:
-                self.ahead.settle_last(_LAST_CALL_S)
                 self.running.flush_last(_LAST_CALL_S)
                 request = pb.CloseSessionRequest(session=session.name)
                 try:

@@ -80,11 +80,11 @@ class _Channel:
         if begun is None or not begun.serves(metadata):
             begun = self._take_fitting(metadata) or Stream(self._target, metadata)
         stream = begun
-        self._use(stream, lambda: stream.begin(call, request, deadline_s))
+        number = self._use(stream, lambda: stream.begin(call, request, deadline_s))
         self._begun = stream
 
         def finish(deadline_s: float) -> Reply:
-            reply = self._use(stream, lambda: stream.finish(call, deadline_s))
+            reply = self._use(stream, lambda: stream.finish(call, number, deadline_s))
             if not stream.awaited:
                 if self._begun is stream:
                     self._begun = None

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import threading
 from collections.abc import Container, Iterable, Iterator
 from time import monotonic
@@ -24,20 +25,46 @@ _STREAM_S: Final = 60.0
 _MANY_TRIALS: Final = 100
 
 
-@contextlib.contextmanager
-def _without_collector(trials: int) -> Iterator[None]:
-    """Keep the garbage collector away while many trials are made.
+class _Collector:
+    """The garbage collector, which is kept away while many trials are made.
 
     They are kept, so it finds nothing, and takes as long to do so as they take to be made.
     """
-    if trials < _MANY_TRIALS or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keepers = 0
+
+    @contextlib.contextmanager
+    def away(self, trials: int) -> Iterator[None]:
+        """Keep it away while so many trials are made, unless they are few."""
+        if trials < _MANY_TRIALS:
+            yield
+            return
+        with self._lock:
+            # Where somebody else has sent it away it stays so.
+            keeper = bool(self._keepers) or gc.isenabled()
+            self._keepers += keeper
+            if keeper:
+                gc.disable()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keepers -= keeper
+                if keeper and not self._keepers:
+                    gc.enable()
+
+    def begin_in_child(self) -> None:
+        """Bring it back in a forked process, where nobody does who had sent it away."""
+        self._lock = threading.Lock()
+        if self._keepers:
+            self._keepers = 0
+            gc.enable()
+
+
+_collector: Final = _Collector()
+os.register_at_fork(after_in_child=_collector.begin_in_child)
 
 
 class _Log:
@@ -47,11 +74,9 @@ class _Log:
         self.cursor = pb.Cursor()
         self.definitions = Definitions()
         self.finished: list[FrozenTrial] = []  # in the order seen
-        self._ordered = OrderedTrials()
-        self._unfinished: list[FrozenTrial] = []
-        self.encoded: pb.TrialBatch | None = None
-        """Unfinished trials that nobody has read yet: others' running trials come with each Ask."""
+        self.ordered = OrderedTrials()
         self.ticket = 0
+        """The latest request whose answer was added."""
 
     def add(self, news: pb.News) -> list[Definition]:
         """Add finished trials; return the definitions that came with them.
@@ -60,27 +85,15 @@ class _Log:
         """
         batch = news.finished
         definitions = self.definitions.add(batch.first_definition, batch.definitions)
-        with _without_collector(len(batch.trials)):
-            trials = decode_finished(batch, self.definitions)
-            self.finished += self._ordered.add(trials)
+        with _collector.away(len(batch.trials)):
+            self.add_trials(decode_finished(batch, self.definitions))
         if news.cursor.epoch != self.cursor.epoch or news.cursor.trials >= self.cursor.trials:
             self.cursor = news.cursor
         return definitions
 
-    def trials(
-        self,
-        ours: Iterable[FrozenTrial],
-        states: Container[TrialState] | None,
-        *,
-        finished_only: bool,
-    ) -> list[FrozenTrial]:
-        """Return trials as :meth:`StudyHistory.trials` does."""
-        if finished_only:
-            return self._ordered.merged(ours, states)
-        if self.encoded is not None:
-            self._unfinished = decode_batch(self.encoded)
-            self.encoded = None
-        return self._ordered.merged((*self._unfinished, *ours), states)
+    def add_trials(self, trials: list[FrozenTrial]) -> None:
+        """Add finished trials, unless they are there."""
+        self.finished += self.ordered.add(trials)
 
 
 class Reading:
@@ -116,6 +129,10 @@ class StudyHistory:
         """The first definition seen of each parameter: others have to be compatible."""
         self._lock = threading.Lock()
         self._log = _Log()
+        self._unfinished: list[FrozenTrial] = []
+        # Those that nobody has read yet: others' running trials come with each Ask.
+        self._encoded: pb.TrialBatch | None = None
+        self._unfinished_ticket = 0
         self._tickets = 0
         self._position = 0  # up to which `news` returned the log's trials
         self._given: set[int] = set()  # numbers of those that it returned of earlier logs
@@ -141,7 +158,7 @@ class StudyHistory:
             elif news.more or not reading.finished_only:
                 return False
             else:
-                self._adopt(reading.log, reading.ticket)
+                self._complete(reading, None)
             if reading.log is self._log:
                 self.read_at = max(self.read_at, reading.began)
             return True
@@ -169,7 +186,21 @@ class StudyHistory:
         ``finished_only`` no others that have not finished are among them.
         """
         with self._lock:
-            return self._log.trials(ours, states, finished_only=finished_only)
+            if finished_only:
+                return self._log.ordered.merged(ours, states)
+            if self._encoded is not None:
+                self._unfinished = decode_batch(self._encoded)
+                self._encoded = None
+            return self._log.ordered.merged((*self._unfinished, *ours), states)
+
+    def lacks(self, number: int) -> bool:
+        """Return whether a trial that has finished is not among those that were read."""
+        with self._lock:
+            return not self._log.ordered.has(number)
+
+    def outdate(self) -> None:
+        """Take note that a trial of ours has finished that was not read yet."""
+        self.read_at = float("-inf")
 
     def news(self) -> list[FrozenTrial]:
         """Return the finished trials that were not returned before, in the order seen."""
@@ -180,21 +211,24 @@ class StudyHistory:
                 new = [trial for trial in new if trial.number not in self._given]
             return new
 
-    def _complete(self, reading: Reading, unfinished: pb.TrialBatch) -> None:
+    def _complete(self, reading: Reading, unfinished: pb.TrialBatch | None) -> None:
+        """Use an answer of which all parts have come; None: it has no unfinished trials."""
         # Answers may come in another order than their requests were sent in. One to a later
         # request is never older than that request, so it is new enough for all earlier ones.
-        log = reading.log
-        if reading.ticket > log.ticket:
-            log.ticket = reading.ticket
-            log.encoded = unfinished
-        self._adopt(log, log.ticket)
-
-    def _adopt(self, log: _Log, ticket: int) -> None:
-        if log is not self._log and ticket > self._log.ticket:
+        log, ticket = reading.log, reading.ticket
+        if unfinished is not None and ticket > self._unfinished_ticket:
+            self._unfinished_ticket = ticket
+            self._encoded = unfinished
+        if log is self._log:
+            log.ticket = max(log.ticket, ticket)
+        elif ticket > self._log.ticket:
             log.ticket = ticket
             self._given.update(trial.number for trial in self._log.finished[: self._position])
             self._log = log
             self._position = 0
+        else:
+            # The later one may have come from a proxy that is behind, for who wanted less.
+            self._log.add_trials(log.finished)
 
 
 class Histories:
@@ -225,7 +259,7 @@ class Histories:
         def attempt(endpoint: Endpoint) -> None:
             request = pb.HistoryRequest(study_id=study_id, cursor=reading.cursor)
             complete = False
-            with _without_collector(_MANY_TRIALS):
+            with _collector.away(_MANY_TRIALS):
                 for part in endpoint.stream(calls.HISTORY, request.SerializeToString(), _STREAM_S):
                     complete = history.accept(reading, part.news)
             if not complete:

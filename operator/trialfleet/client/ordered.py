@@ -39,7 +39,7 @@ class OrderedTrials:
         else:
             merged = [trial for trial in self._trials if trial.state in states]
         for trial in {trial.number: trial for trial in others}.values():
-            if (states is None or trial.state in states) and not self._has(trial.number):
+            if (states is None or trial.state in states) and not self.has(trial.number):
                 merged.insert(bisect_left(merged, trial.number, key=_number), trial)
         return merged
 
@@ -50,7 +50,8 @@ class OrderedTrials:
         self._trials.insert(place, trial)
         return True
 
-    def _has(self, number: int) -> bool:
+    def has(self, number: int) -> bool:
+        """Return whether there is a trial of that number."""
         place = bisect_left(self._trials, number, key=_number)
         return place < len(self._trials) and self._trials[place].number == number
 

@@ -215,13 +215,18 @@ class RunningTrials:
             self._unheard[trial.trial_id] = trial
             self._end(trial, state, values)
 
-    def heard(self, trial: RunningTrial) -> None:
+    def heard(self, trial: RunningTrial, *, kept: bool) -> None:
         """Take note that the storage knows of a trial's end, or that it was taken away."""
+        history = self._histories.of(trial.study_id)
         with self._lock:
             self._unheard.pop(trial.trial_id, None)
-            if trial.fenced:
+            if not kept:
                 self._finished.pop(trial.trial_id, None)
                 logger.info("trial %d was taken away before it ended: dropped", trial.number)
+            elif history.lacks(trial.number):
+                # It did not come with the answer: who looks now has to read it.
+                self._outdate(trial)
+                history.outdate()
 
     def go_on(self, trial: RunningTrial) -> None:
         """Let a trial run again: the storage has refused its end."""
@@ -238,34 +243,30 @@ class RunningTrials:
         values: list[float] | None,
         opening: Opening | None,
     ) -> tuple[bool, int | None]:
-        following = None
+        following, kept = None, False
         if not trial.fenced:
             with trial.sending:
                 self.check_runs(trial)
-                following = self._send_tell(trial, state, values, opening)
+                telling = Telling(trial, state, values, opening)
+                following = self._send_tell(telling, state, values)
+                kept = telling.kept
                 self._remove(trial, state, values)
         else:
             self._remove(trial, state, values)
         following_id = None if following is None else self._add(following)
-        if trial.fenced:
+        if not kept:
             logger.info("trial %d was taken away before it ended: dropped", trial.number)
-            return False, following_id
-        return True, following_id
+        return kept, following_id
 
     def _send_tell(
-        self,
-        trial: RunningTrial,
-        state: TrialState,
-        values: list[float] | None,
-        opening: Opening | None,
+        self, telling: Telling, state: TrialState, values: list[float] | None
     ) -> RunningTrial | None:
-        telling = Telling(trial, state, values, opening)
         try:
             return telling.answered(self._connection.call(calls.TELL, telling.request))
         except BaseException as error:
             telling.failed(error)
             if isinstance(error, NotFound):
-                self._remove(trial, state, values)
+                self._remove(telling.trial, state, values)
             raise
 
     def flush_old(self, deadline_s: float) -> None:
@@ -295,8 +296,7 @@ class RunningTrials:
             if trial.fenced or not trial.sending.acquire(timeout=deadline_s):
                 continue
             try:
-                unsent = trial.take()
-                if unsent:
+                if unsent := trial.take():
                     request = report_request(trial, unsent, None)
                     self._connection.last_call(
                         calls.REPORT, request.SerializeToString(), deadline_s

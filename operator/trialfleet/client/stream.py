@@ -90,11 +90,11 @@ class Stream:
         Raises :class:`StreamEnded`.
         """
         ends_at = time.monotonic() + deadline_s
-        self.begin(call, request, deadline_s)
-        return self.finish(call, max(0.0, ends_at - time.monotonic()))
+        number = self.begin(call, request, deadline_s)
+        return self.finish(call, number, max(0.0, ends_at - time.monotonic()))
 
-    def begin(self, call: Call[Reply], request: bytes, deadline_s: float) -> None:
-        """Send a request; :meth:`finish` is to follow. Raises as :meth:`make`."""
+    def begin(self, call: Call[Reply], request: bytes, deadline_s: float) -> int:
+        """Send a request; return its number, for :meth:`finish`. Raises as :meth:`make`."""
         message = call.wrap(request, self._sent + 1)
         ends_at = time.monotonic() + deadline_s
         try:
@@ -103,11 +103,12 @@ class Stream:
             self._socket.settimeout(_left(ends_at))
             exchange.send(_PREFIX.pack(0, len(message)) + message)
             self._sent += 1
+            return self._sent
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
 
-    def finish(self, call: Call[Reply], deadline_s: float) -> Reply:
-        """Wait for the answer to the first request that has none yet. Raises as :meth:`make`."""
+    def finish(self, call: Call[Reply], number: int, deadline_s: float) -> Reply:
+        """Wait for the answer to a request, the first that has none yet. Raises as :meth:`make`."""
         exchange, ends_at = self._exchange, time.monotonic() + deadline_s
         if exchange is None:
             # Of what had come by then nobody knows any more which request it answers.
@@ -120,7 +121,7 @@ class Stream:
                 self._socket.settimeout(_left(ends_at))
                 exchange.receive()
             self._answered += 1
-            return call.unwrap(message, self._answered)
+            return call.unwrap(message, number)
         except OSError as error:
             raise self._ended_by(error, deadline_s) from error
         except (ValueError, DecodeError) as error:

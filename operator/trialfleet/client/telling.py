@@ -38,6 +38,9 @@ class Telling:
         session = trial.session
         self._unsent = trial.take()
         self._asking = None
+        self.kept = True
+        """Whether the storage took the end, as far as its answer has come; else the trial was taken
+        away before."""
         if opening is not None:
             self._asking = session.next_opening(calls.ASK.path, trial.study_id)
         self.request = pb.TellRequest(
@@ -53,6 +56,7 @@ class Telling:
         if not reply.HasField("next"):
             self._doubt()
         if reply.fenced:
+            self.kept = False
             self.trial.fence()
         return (
             None if self._opening is None else self._opening.trial(self.trial.session, reply.next)

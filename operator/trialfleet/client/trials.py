@@ -116,6 +116,8 @@ class FinishedTrial(FrozenTrial):
         return self.__getattribute__(name)
 
     def __eq__(self, other: Any) -> bool:
+        if other is self:  # whatever is in it that does not equal itself
+            return True
         return self.plain() == (other.plain() if isinstance(other, FinishedTrial) else other)
 
     def __hash__(self) -> int:

@@ -1,6 +1,7 @@
 """``trialfleet.optimize``: an objective in worker processes, from a script or a notebook."""
 
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import os
@@ -253,7 +254,8 @@ class _Run:
             completed = trial.datetime_complete
             earlier = completed is not None and completed.timestamp() < began
             if not earlier and not is_lost(trial):
-                yield trial
+                # Callbacks may do with it what they like.
+                yield copy.deepcopy(trial)
 
     def _stop(self) -> None:
         self.stopped = True
