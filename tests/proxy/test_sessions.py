@@ -1,12 +1,28 @@
 """Sessions that are not kept alive are given up, but not for the storage's own absence."""
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from optuna.study import StudyDirection
 
 from tests.proxy.running import Running, Session, eventually
 from trialfleet import names
-from trialfleet.proxy.monitor import SweepTimer
+from trialfleet.proxy.health import Health
+from trialfleet.proxy.history import Histories
+from trialfleet.proxy.monitor import Monitor, SweepTimer
+from trialfleet.storage import Storage
+from trialfleet.storage.records import (
+    Budget,
+    Command,
+    EnsureStudy,
+    KeepAlive,
+    OpenSession,
+    OpenTrial,
+    WriteId,
+)
 from trialfleet.v1 import trialfleet_pb2 as pb
 
 
@@ -26,6 +42,39 @@ def test_the_grace_begins_anew_after_an_outage() -> None:
     assert not timer.due(reachable=True, now_s=102)
     assert not timer.due(reachable=True, now_s=161.9)
     assert timer.due(reachable=True, now_s=162)
+
+
+def test_a_sweep_is_about_the_moment_at_which_it_was_decided(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with Storage(database_url) as storage:
+            histories = Histories(storage, max_bytes=1, idle_s=1.0)
+            timer = SweepTimer(grace_s=0.0, interval_s=0.0)
+            monitor = Monitor(storage, Health(), histories, timer, 0.0)
+            apply, decided = storage.apply, asyncio.Event()
+            study = EnsureStudy("s", [StudyDirection.MINIMIZE], Budget())
+            study_id = (await apply(study)).study_id
+            await apply(OpenSession(b"s" * 16, "w", "s", 60.0))
+            await storage.open_trial(OpenTrial(study_id, WriteId(b"s" * 16, 1)), 0.0)
+
+            async def late(command: Command) -> Any:
+                # As if the database had stood still for longer than the session's life.
+                engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+                with engine.begin() as connection:
+                    connection.execute(
+                        sa.text("UPDATE trialfleet_sessions SET expires_at = clock_timestamp()")
+                    )
+                decided.set()
+                return await apply(command)
+
+            monkeypatch.setattr(storage, "apply", late)
+            await monitor._sweep()
+            assert decided.is_set()
+            assert await apply(KeepAlive(b"s" * 16))
+            assert (await storage.summary(study_id)).counts.lost == 0
+
+    asyncio.run(main())
 
 
 def ensure(proxy: Running) -> None:

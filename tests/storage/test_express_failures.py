@@ -46,6 +46,28 @@ def test_a_text_that_no_database_takes(url: str, by_thread: list[Command], text:
     check(url)
 
 
+def test_what_follows_a_text_that_no_database_takes_is_applied(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            worker = await Worker(storage, await create(storage)).start()
+            await steady(worker)
+            trial = await worker.open()
+            async with asyncio.timeout(60):
+                # Two of one trial don't share a batch; nothing comes after them.
+                refused, applied = await asyncio.gather(
+                    worker.tell(trial.trial_id, None, user_attrs=[("\0", "1")]),
+                    worker.tell(trial.trial_id, None, user_attrs=[("k", "1")]),
+                    return_exceptions=True,
+                )
+            assert isinstance(refused, InvalidInput)
+            assert applied is None
+            (told,) = await storage.trials([trial.trial_id])
+            assert list(told.user_attrs) == [("k", "1")]
+
+    asyncio.run(main())
+    check(url)
+
+
 def test_a_distribution_of_brackets_in_brackets(url: str, by_thread: list[Command]) -> None:
     async def main() -> None:
         async with storages(url, 1) as (storage,):

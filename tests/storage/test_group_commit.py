@@ -9,14 +9,24 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from tests.storage.fleet import Worker, check, create, held, query, storages, together
+from tests.storage.fleet import (
+    Worker,
+    check,
+    create,
+    held,
+    noting,
+    query,
+    storages,
+    together,
+)
 from trialfleet.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
 from trialfleet.storage import Storage
-from trialfleet.storage.batch import Writer
+from trialfleet.storage.batch import _MOST_IN_VAIN, Writer
 from trialfleet.storage.records import (
     Command,
     Counts,
     CreateStudy,
+    DeleteStudy,
     KeepAlive,
     SetStudyAttribute,
     TrialRecord,
@@ -255,6 +265,79 @@ def test_a_lock_that_somebody_keeps_holds_up_no_other_study(url: str) -> None:
             assert again[-1] is None
             assert [answer.state for answer in again[:-1]] == [TrialState.RUNNING] * 16
             writer.close()
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_many_that_wait_for_one_lock_are_told_so_without_trying_each(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            ids = [await create(storage, name) for name in ("stuck", "free")]
+            workers = [await Worker(storage, study_id).start("") for study_id in ids * 100]
+            tries: list[str] = []
+            settings = noting(lambda query: tries.append(query) if "'100ms'" in query else None)
+            engine = sa.create_engine(
+                url,
+                poolclass=sa.NullPool,
+                connect_args={"options": "-c lock_timeout=300ms", **settings},
+            )
+            writer = Writer(engine)
+            async with held(url, "SELECT 1 FROM studies WHERE study_name = 'stuck' FOR UPDATE"):
+                openings = [worker.opening() for worker in workers]
+                answers = await asyncio.to_thread(writer.apply, openings)
+            writer.close()
+            for command, answer in zip(openings, answers, strict=True):
+                kind = StorageUnavailable if command.study_id == ids[0] else TrialRecord
+                assert isinstance(answer, kind)
+            assert len(tries) == _MOST_IN_VAIN + 1
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_one_trial_that_somebody_locks_is_found_among_many(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            study_id = await create(storage)
+            worker = await Worker(storage, study_id).start()
+            trials = [await worker.open() for _ in range(200)]
+            engine = sa.create_engine(
+                url, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=300ms"}
+            )
+            writer = Writer(engine)
+            lock = f"SELECT 1 FROM trials WHERE trial_id = {trials[130].trial_id} FOR UPDATE"
+            async with held(url, lock):
+                tellings = [worker.telling(trial.trial_id) for trial in trials]
+                answers = await asyncio.to_thread(writer.apply, tellings)
+            writer.close()
+            assert isinstance(answers.pop(130), StorageUnavailable)
+            assert answers == [None] * 199
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_a_study_is_deleted_beside_all_other_writes(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            ids = [await create(storage, name) for name in ("large", "other")]
+            workers = [await Worker(storage, study_id).start("") for study_id in ids]
+            trial = await workers[0].open()
+            lock = f"SELECT 1 FROM trials WHERE trial_id = {trial.trial_id} FOR UPDATE"
+            async with asyncio.timeout(60), held(url, lock) as locked:
+                # The same comes again before the first is done, as a client's does in time.
+                delete = DeleteStudy(ids[0], workers[0].write())
+                first, again = (asyncio.create_task(storage.apply(delete)) for _ in range(2))
+                await locked.waiters(1)
+                again.cancel()
+                again = asyncio.create_task(storage.apply(delete))
+                assert await storage.apply(KeepAlive(workers[1].session))
+                await workers[1].open()
+                assert not first.done()
+                locked.release()
+                assert [await first, await again] == [None, None]
+            assert [study.name for study in await storage.studies()] == ["other"]
 
     asyncio.run(main())
     check(url)

@@ -56,6 +56,27 @@ async def one(storage: Storage, trial_id: int) -> TrialRecord:
     return trial
 
 
+def test_a_sweep_that_had_to_wait_takes_nobody_whose_time_ran_out_meanwhile(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            worker = await Worker(storage, await create(storage)).start()
+            await worker.open()
+            decided = await storage.now()
+            # The database stood still from a moment after that on, and nobody could say anything.
+            write(url, "UPDATE trialfleet_sessions SET expires_at = :at", at=decided)
+            late = GiveUp(names.REASON_KEEP_ALIVE, as_of=decided)
+            assert await storage.apply(late) == GivenUp()
+            assert await storage.apply(KeepAlive(worker.session))
+            write(url, "UPDATE trialfleet_sessions SET expires_at = :at", at=decided)
+            as_of = await storage.now()
+            assert as_of > decided
+            due = await storage.apply(GiveUp(names.REASON_KEEP_ALIVE, as_of=as_of))
+            assert due.lost == [0]
+
+    asyncio.run(main())
+    check(url)
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_lost_trial_is_retried_as_optuna_retries_a_stale_one(url: str) -> None:
     async def main() -> tuple[list[TrialRecord], list[TrialRecord]]:

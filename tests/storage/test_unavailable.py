@@ -45,6 +45,7 @@ def test_stopped_and_started_again(folder: Path) -> None:
             worker = await Worker(storage, study_id).start()
             trial = await worker.open()
         assert not await storage.ready()
+        committed = storage.committed_at, storage.batches, storage.commands
         telling = worker.telling(trial.trial_id)
         calls: list[Awaitable[Any]] = [
             storage.apply(telling),
@@ -61,6 +62,8 @@ def test_stopped_and_started_again(folder: Path) -> None:
             assert isinstance(answer, StorageUnavailable)
             assert str(answer).startswith("the database is away: ")
             assert "\n" not in str(answer)
+        # Else who watches it would take it for there, and the living for dead when it is back.
+        assert committed == (storage.committed_at, storage.batches, storage.commands)
         with Postgres(folder) as postgres:
             assert postgres.url == url
             assert await storage.ready()

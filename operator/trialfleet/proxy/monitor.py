@@ -114,9 +114,11 @@ class Monitor:
 
     async def _sweep(self) -> None:
         try:
-            # What takes longer is applied all the same; the watch has to go on.
+            # What takes longer is applied all the same; the watch has to go on. While it waited
+            # nobody may have been able to say that he is alive: that time does not count.
             async with asyncio.timeout(_ANSWER_S):
-                given_up = await self._storage.apply(GiveUp(reason=names.REASON_KEEP_ALIVE))
+                sweep = GiveUp(reason=names.REASON_KEEP_ALIVE, as_of=await self._storage.now())
+                given_up = await self._storage.apply(sweep)
         except (TrialfleetError, TimeoutError) as error:
             event(_log, logging.WARNING, "sweep of sessions failed", error=repr(error))
             return

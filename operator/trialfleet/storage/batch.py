@@ -74,6 +74,8 @@ _AGAIN: Final = (
 
 # For those who waited in vain once, together with others: who holds the lock may well keep it.
 _IMPATIENT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
+_MOST_IN_VAIN: Final = 12
+"""Parts of the commands about one study that may: enough to find the one that does of a batch."""
 
 # Ranks the trials that were completed so far; else that is done at the end of the transaction.
 _RANK: Final = sa.text("SET CONSTRAINTS trialfleet_completed IMMEDIATE")
@@ -91,6 +93,7 @@ class Writer:
         self._plain = plain or PlainWrites(Distributions())
         self._distributions = self._plain.distributions
         self._cut = False
+        self._in_vain: list[Exception] = []
 
     def close(self) -> None:
         """Give the connection back."""
@@ -129,22 +132,50 @@ class Writer:
     ) -> list[Any]:
         if not commands:
             return []
+        if not patient and len(self._in_vain) >= _MOST_IN_VAIN:
+            return [_refused(self._in_vain[-1])] * len(commands)
         try:
             return self._transaction(lambda connection: work(connection, commands), patient)
         except StorageUnavailable as error:
             return [error] * len(commands)
         except Exception as error:
+            locked = _is_locked(error)
+            if locked and not patient:
+                self._in_vain.append(error)
             if len(commands) == 1:
                 return [_refused(error)]
             # Somebody's command is wrong, or waits for a lock that somebody holds: the others
             # are not to suffer for it, nor to wait for it one after the other.
             _log.info("a batch of %d is applied in halves: %s", len(commands), _one_line(error))
-            patient = patient and not _is_locked(error)
+            if locked and patient:
+                return self._study_by_study(commands, work)
             middle = len(commands) // 2
             return [
                 *self._together(commands[:middle], work, patient=patient),
                 *self._together(commands[middle:], work, patient=patient),
             ]
+
+    def _study_by_study(self, commands: Sequence[Any], work: Callable[..., list[Any]]) -> list[Any]:
+        # Mostly it is one study's lock: what is about others is not to wait for it any more.
+        studies: dict[int | None, list[int]] = {}
+        for place, command in enumerate(commands):
+            studies.setdefault(self._study(command), []).append(place)
+        answers: list[Any] = [None] * len(commands)
+        for places in studies.values():
+            about = [commands[place] for place in places]
+            for place, answer in zip(
+                places, self._together(about, work, patient=False), strict=True
+            ):
+                answers[place] = answer
+            self._in_vain.clear()
+        return answers
+
+    def _study(self, command: Any) -> int | None:
+        """Return which study a command is about, as far as that is known."""
+        if isinstance(command, UpdateTrial | WriteTrial):
+            return self._plain.study(command.update.trial_id)
+        study_id: int | None = getattr(command, "study_id", None)
+        return study_id
 
     def _transaction(self, work: _Work, patient: bool) -> list[Any]:
         cut = self._cut

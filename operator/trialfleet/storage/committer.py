@@ -217,6 +217,8 @@ class Committer:
             self._commit(flight, ())
         else:
             self._hand_over_each(followers)
+            if self._waiting:
+                self._depart_soon()  # what was put off for the sake of those handed over
 
     def _applied(self, flight: _Flight, row: Sequence[Any] | None) -> None:
         if row is None or not flight.in_turn:
@@ -325,7 +327,13 @@ class Committer:
         commands: Sequence[Command],
         answers: Sequence[Any],
     ) -> None:
-        self._on_commit(commands)
+        applied = [
+            command
+            for command, answer in zip(commands, answers, strict=True)
+            if not isinstance(answer, StorageUnavailable)
+        ]
+        if applied:
+            self._on_commit(applied)
         given = iter(answers)
         for submitted, left in batch:
             for place in left:

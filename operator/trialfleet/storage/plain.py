@@ -173,6 +173,10 @@ class PlainWrites:
                 answers.append(TrialRecord(trial_id, number, TrialState.RUNNING, started=started))
         return answers
 
+    def study(self, trial_id: int) -> int | None:
+        """Return a trial's study if it is remembered."""
+        return self._studies.get(trial_id)
+
     def remember(self, trial_id: int, study_id: int) -> None:
         """Take note of a trial's study."""
         while len(self._studies) >= _MAX_REMEMBERED:

@@ -229,7 +229,7 @@ class GiveUp:
     Those that a sequential session had not begun wait again.
 
     Exactly one of ``session`` and ``worker`` is given. Without either, every session whose
-    keep-alive has run out is given up.
+    keep-alive had run out at ``as_of`` is given up.
     """
 
     reason: str
@@ -238,6 +238,8 @@ class GiveUp:
     worker: str | None = None
     failed: bool = False
     """The objective's own doing: its trials count as failed and are not requeued."""
+    as_of: datetime.datetime | None = None
+    """By the database's clock; None: when it is applied."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ _ANSWER: Final = sa.text(
 
 _BY_SESSION: Final = "session_id = :session"
 _BY_WORKER: Final = "worker = :worker"
-_EXPIRED: Final = "expires_at < clock_timestamp()"
+_EXPIRED: Final = "expires_at < coalesce(CAST(:as_of AS timestamptz), clock_timestamp())"
 
 _END: Final = """
     UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
@@ -234,7 +234,7 @@ def _end_sessions(
 def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
     """See :class:`GiveUp`."""
     which: str = _EXPIRED
-    key: dict[str, Any] = {}
+    key: dict[str, Any] = {"as_of": command.as_of}
     if command.session is not None:
         which, key = _BY_SESSION, {"session": command.session}
     elif command.worker is not None:

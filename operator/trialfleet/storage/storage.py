@@ -1,6 +1,7 @@
 """The interface of a storage."""
 
 import asyncio
+import datetime
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,14 @@ import sqlalchemy as sa
 
 from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
 from trialfleet.storage import reading
+from trialfleet.storage.batch import Writer
 from trialfleet.storage.committer import Committer
 from trialfleet.storage.express import Express
 from trialfleet.storage.parking import Parking
 from trialfleet.storage.plain import rehearsal
 from trialfleet.storage.records import (
     Command,
+    DeleteStudy,
     Ended,
     KeepAlive,
     OpenTrial,
@@ -80,6 +83,9 @@ class Storage:
         self._sessions_studies = SharedReads(self._read_sessions_studies)
         self._trials_studies = SharedReads(self._read_trials_studies)
         self._parking = Parking(self._read_standings)
+        # Beside the committer: what takes a minute is not to keep workers from saying they live.
+        self._deletions = SharedReads(self._delete)
+        self._deleter = Writer(self._engine)
         self._committer: Committer | None = None
         self._closed = False
         self.committed_at = float("-inf")
@@ -112,6 +118,7 @@ class Storage:
             await self._committer.close()
         self._closed = True
         await asyncio.to_thread(self._readers.shutdown)
+        self._deleter.close()
         self._engine.dispose()
         self._reading_engine.dispose()
 
@@ -133,7 +140,10 @@ class Storage:
 
     async def apply(self, command: Command) -> Any:
         """Apply one command; return when it is committed. See each command for its answer."""
-        (answer,) = await self.apply_all((command,))
+        if isinstance(command, DeleteStudy):
+            answer = await self._deletions.get(command)
+        else:
+            (answer,) = await self.apply_all((command,))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -170,6 +180,10 @@ class Storage:
         except StorageUnavailable:
             return False
         return True
+
+    async def now(self) -> datetime.datetime:
+        """Return the database's clock."""
+        return await self._reading(_clock)
 
     async def studies(
         self, *, study_id: int | None = None, name: str | None = None
@@ -232,6 +246,15 @@ class Storage:
     async def study_of_trial(self, trial_id: int) -> str | None:
         """Return the name of a trial's study; None if the trial does not exist."""
         return await self._trials_studies.get(trial_id)
+
+    async def _delete(self, commands: Sequence[DeleteStudy]) -> dict[DeleteStudy, Any]:
+        answers = await self._in_reader(self._deleter.apply, commands)
+        deleted = [
+            command for command, answer in zip(commands, answers, strict=True) if answer is None
+        ]
+        if deleted:
+            self._committed(deleted)
+        return dict(zip(commands, answers, strict=True))
 
     async def _read_trials(self, ids: Sequence[int]) -> dict[int, TrialRecord]:
         return await self._reading(functools.partial(reading.read_trials, ids=ids))
@@ -306,6 +329,11 @@ def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
     # It was cut, maybe while nobody used it: the pool has dropped all that are as old.
     with engine.connect() as connection:
         return read(connection)
+
+
+def _clock(connection: sa.Connection) -> datetime.datetime:
+    now: datetime.datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return now
 
 
 def _ping(connection: sa.Connection) -> None:
