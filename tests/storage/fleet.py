@@ -163,9 +163,12 @@ async def held(url: str, *locks: str) -> AsyncIterator["Held"]:
         yield Held(url, connection)
 
 
-async def together(url: str, commands: Sequence[Command]) -> list[Any]:
-    """Apply commands in one batch, as a proxy of their own; return their answers or errors."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+async def together(url: str, commands: Sequence[Command], **settings: Any) -> list[Any]:
+    """Apply commands in one batch, as a proxy of their own; return their answers or errors.
+
+    ``settings`` are those of the connection.
+    """
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=settings)
     writer = Writer(engine)
     try:
         return await asyncio.to_thread(writer.apply, commands)

@@ -18,6 +18,7 @@ from tests.storage.fleet import (
     query,
     storages,
     together,
+    write,
 )
 from trialfleet.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
 from trialfleet.storage import Storage
@@ -33,6 +34,7 @@ from trialfleet.storage.records import (
 )
 
 LOCK_STUDIES = "SELECT 1 FROM studies FOR UPDATE"
+SOON_IN_VAIN = "-c lock_timeout=300ms"
 
 
 def test_concurrent_commands_share_transactions(url: str) -> None:
@@ -245,14 +247,10 @@ def test_a_lock_that_somebody_keeps_holds_up_no_other_study(url: str) -> None:
         async with storages(url, 1) as (storage,):
             ids = [await create(storage, name) for name in ("stuck", "free")]
             workers = [await Worker(storage, study_id).start("") for study_id in ids * 8]
-            write = SetStudyAttribute(ids[0], "k", "1", True, workers[0].write())
-            engine = sa.create_engine(
-                url, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=300ms"}
-            )
-            writer = Writer(engine)
+            mark = SetStudyAttribute(ids[0], "k", "1", True, workers[0].write())
             async with held(url, "SELECT 1 FROM studies WHERE study_name = 'stuck' FOR UPDATE"):
                 openings = [worker.opening() for worker in workers]
-                answers = await asyncio.to_thread(writer.apply, [*openings, write])
+                answers = await together(url, [*openings, mark], options=SOON_IN_VAIN)
             for command, answer in zip(openings, answers, strict=False):
                 if command.study_id == ids[0]:
                     assert isinstance(answer, StorageUnavailable)
@@ -261,10 +259,9 @@ def test_a_lock_that_somebody_keeps_holds_up_no_other_study(url: str) -> None:
                 else:
                     assert isinstance(answer, TrialRecord)
             assert isinstance(answers[-1], StorageUnavailable)
-            again = await asyncio.to_thread(writer.apply, [*openings, write])
+            again = await together(url, [*openings, mark])
             assert again[-1] is None
             assert [answer.state for answer in again[:-1]] == [TrialState.RUNNING] * 16
-            writer.close()
 
     asyncio.run(main())
     check(url)
@@ -277,16 +274,9 @@ def test_many_that_wait_for_one_lock_are_told_so_without_trying_each(url: str) -
             workers = [await Worker(storage, study_id).start("") for study_id in ids * 100]
             tries: list[str] = []
             settings = noting(lambda query: tries.append(query) if "'100ms'" in query else None)
-            engine = sa.create_engine(
-                url,
-                poolclass=sa.NullPool,
-                connect_args={"options": "-c lock_timeout=300ms", **settings},
-            )
-            writer = Writer(engine)
             async with held(url, "SELECT 1 FROM studies WHERE study_name = 'stuck' FOR UPDATE"):
                 openings = [worker.opening() for worker in workers]
-                answers = await asyncio.to_thread(writer.apply, openings)
-            writer.close()
+                answers = await together(url, openings, options=SOON_IN_VAIN, **settings)
             for command, answer in zip(openings, answers, strict=True):
                 kind = StorageUnavailable if command.study_id == ids[0] else TrialRecord
                 assert isinstance(answer, kind)
@@ -302,15 +292,10 @@ def test_one_trial_that_somebody_locks_is_found_among_many(url: str) -> None:
             study_id = await create(storage)
             worker = await Worker(storage, study_id).start()
             trials = [await worker.open() for _ in range(200)]
-            engine = sa.create_engine(
-                url, poolclass=sa.NullPool, connect_args={"options": "-c lock_timeout=300ms"}
-            )
-            writer = Writer(engine)
             lock = f"SELECT 1 FROM trials WHERE trial_id = {trials[130].trial_id} FOR UPDATE"
             async with held(url, lock):
                 tellings = [worker.telling(trial.trial_id) for trial in trials]
-                answers = await asyncio.to_thread(writer.apply, tellings)
-            writer.close()
+                answers = await together(url, tellings, options=SOON_IN_VAIN)
             assert isinstance(answers.pop(130), StorageUnavailable)
             assert answers == [None] * 199
 
@@ -338,6 +323,33 @@ def test_a_study_is_deleted_beside_all_other_writes(url: str) -> None:
                 locked.release()
                 assert [await first, await again] == [None, None]
             assert [study.name for study in await storage.studies()] == ["other"]
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_a_storage_that_closes_does_not_wait_for_a_deletion(url: str) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            async with storages(url, 1) as (storage,):
+                study_id = await create(storage)
+                await (await Worker(storage, study_id).start()).open()
+                write(
+                    url,
+                    """
+                    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+                    AS 'BEGIN PERFORM pg_sleep(3600); RETURN OLD; END';
+                    CREATE TRIGGER slow BEFORE DELETE ON trials FOR EACH ROW EXECUTE FUNCTION slow()
+                    """,
+                )
+                deletion = asyncio.create_task(storage.apply(DeleteStudy(study_id)))
+                sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                while not query(url, sleeping):
+                    await asyncio.sleep(0.01)
+            with pytest.raises(StorageUnavailable, match="user request"):
+                await deletion
+            async with storages(url, 1) as (storage,):
+                assert [study.study_id for study in await storage.studies()] == [study_id]
 
     asyncio.run(main())
     check(url)

@@ -75,7 +75,8 @@ _AGAIN: Final = (
 # For those who waited in vain once, together with others: who holds the lock may well keep it.
 _IMPATIENT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
 _MOST_IN_VAIN: Final = 12
-"""Parts of the commands about one study that may: enough to find the one that does of a batch."""
+"""So many parts of the commands about one study are tried like that before the rest is refused: by
+halves, that is enough to find the one of a batch that has to wait."""
 
 # Ranks the trials that were completed so far; else that is done at the end of the transaction.
 _RANK: Final = sa.text("SET CONSTRAINTS trialfleet_completed IMMEDIATE")
@@ -100,6 +101,13 @@ class Writer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def cancel(self) -> None:
+        """Let the statement that is under way, in another thread, fail."""
+        connection = self._connection
+        if connection is not None:
+            dbapi: Any = connection.connection.dbapi_connection
+            dbapi.cancel()
 
     def apply(self, commands: Sequence[Command], *, cut: bool = False) -> list[Any]:
         """Apply commands and commit; return for each its answer or its error.

@@ -117,7 +117,12 @@ class Storage:
         if self._committer is not None:
             await self._committer.close()
         self._closed = True
-        await asyncio.to_thread(self._readers.shutdown)
+        shutdown = asyncio.create_task(asyncio.to_thread(self._readers.shutdown))
+        while not shutdown.done():
+            # A deletion may take minutes; another proxy is asked for it again. It is several
+            # statements: one may end, and the next begin, just now.
+            await asyncio.to_thread(self._deleter.cancel)
+            await asyncio.wait({shutdown}, timeout=0.1)
         self._deleter.close()
         self._engine.dispose()
         self._reading_engine.dispose()
@@ -248,13 +253,12 @@ class Storage:
         return await self._trials_studies.get(trial_id)
 
     async def _delete(self, commands: Sequence[DeleteStudy]) -> dict[DeleteStudy, Any]:
-        answers = await self._in_reader(self._deleter.apply, commands)
-        deleted = [
-            command for command, answer in zip(commands, answers, strict=True) if answer is None
-        ]
+        applied = await self._in_reader(self._deleter.apply, commands)
+        answers = dict(zip(commands, applied, strict=True))
+        deleted = [command for command, answer in answers.items() if answer is None]
         if deleted:
             self._committed(deleted)
-        return dict(zip(commands, answers, strict=True))
+        return answers
 
     async def _read_trials(self, ids: Sequence[int]) -> dict[int, TrialRecord]:
         return await self._reading(functools.partial(reading.read_trials, ids=ids))
