@@ -45,10 +45,23 @@ def generate_proto(into: Path) -> None:
     )
     if code != 0:
         sys.exit(code)
+    _move_stubs(stubs)
     page = into / "docs" / "protocol.md"
     page.parent.mkdir()
     page.write_text(protocol_page.render(descriptors.read_bytes()), encoding="utf-8")
     descriptors.unlink()
+
+
+def _move_stubs(stubs: Path) -> None:
+    """Move protoc's package ``trialfleet.v1`` into ``trialfleet.wire``, with its imports."""
+    package = stubs / "trialfleet" / "wire" / "v1"
+    package.parent.mkdir()
+    (stubs / "trialfleet" / "v1").rename(package)
+    for path in package.iterdir():
+        text = path.read_text(encoding="utf-8")
+        text = text.replace("from trialfleet.v1 ", "from trialfleet.wire.v1 ")
+        text = text.replace("'trialfleet.v1.trialfleet_pb2'", "'trialfleet.wire.v1.trialfleet_pb2'")
+        path.write_text(text, encoding="utf-8")
 
 
 def generate_crds(into: Path) -> None:
@@ -86,7 +99,7 @@ def check(target: str, made: Path) -> bool:
     ]
     folders = {path.parent.relative_to(made) for path in files} - {Path("docs")}
     expected = {path.relative_to(made) for path in files} | {
-        Path("operator/trialfleet/v1/__init__.py")
+        Path("operator/trialfleet/wire/v1/__init__.py")
     }
     stale = [
         path.relative_to(ROOT)

@@ -12,7 +12,7 @@ from tests.api.cluster import rejections
 from tests.api.study_text import HEAD, storage, study, written
 from trialfleet.api import manifest
 from trialfleet.api.yaml_documents import documents
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 
 @dataclass(frozen=True)

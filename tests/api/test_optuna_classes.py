@@ -9,7 +9,7 @@ from optuna.samplers import GridSampler, PartialFixedSampler, QMCSampler, Random
 
 from trialfleet.api.optuna_classes import Pruner, Sampler, build_pruner, build_sampler, grid
 from trialfleet.api.search_space import ParameterSpace, distributions
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 
 def space(**parameters: dict[str, Any]) -> dict[str, ParameterSpace]:

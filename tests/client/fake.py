@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from trialfleet import names
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

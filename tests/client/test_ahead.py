@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from tests.client.fake import UNAVAILABLE, FakeProxy
 from trialfleet.client import FleetStorage
-from trialfleet.errors import StorageUnavailable
+from trialfleet.model.errors import StorageUnavailable
 
 Connect = Callable[..., FleetStorage]
 

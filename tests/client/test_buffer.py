@@ -11,9 +11,9 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from tests.client.fake import UNAVAILABLE, FakeProxy
-from trialfleet import errors
 from trialfleet.client import FleetStorage
 from trialfleet.client.buffer import RunningTrial
+from trialfleet.model import errors
 
 Connect = Callable[..., FleetStorage]
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tests.client.fake import FakeProxy
 from trialfleet.client import FleetStorage
-from trialfleet.errors import StudyEnded
+from trialfleet.model.errors import StudyEnded
 from trialfleet.worker.loop import run_worker
 
 

@@ -19,10 +19,12 @@ from optuna.trial import TrialState
 
 from tests.client.fake import FakeProxy
 from tests.proxy.running import TIMEOUT_S, Running
-from trialfleet import certificates, errors, names, tokens
+from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition
 from trialfleet.client.credentials import Credentials
 from trialfleet.client.target import Target
+from trialfleet.model import errors
+from trialfleet.wire import certificates, tokens
 
 KEY, NEW_KEY = "k" * 32, "n" * 32
 MINIMIZE = [StudyDirection.MINIMIZE]

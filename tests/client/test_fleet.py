@@ -25,8 +25,9 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from tests.client.proxies import Proxy
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import Counts, FleetStorage, GivenUp, StudyDefinition
+from trialfleet.model import errors
 
 Connect = Callable[..., FleetStorage]
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client.history import StudyHistory
 from trialfleet.client.trials import Definitions, decode_finished
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
 _Y = pb.Definition(name="y", distribution_json=distribution_to_json(FloatDistribution(0, 9)))

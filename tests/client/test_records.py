@@ -26,7 +26,7 @@ from trialfleet.client.records import (
     encode_time,
 )
 from trialfleet.client.trials import decode_batch
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {
     "z": (0.1, FloatDistribution(0, 1)),

@@ -14,10 +14,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tests.client.fake import UNAVAILABLE, FakeProxy, Refused
-from trialfleet import errors
 from trialfleet.client import FleetStorage
 from trialfleet.client.connection import Connection
 from trialfleet.client.credentials import Credentials
+from trialfleet.model import errors
 
 Connect = Callable[..., FleetStorage]
 StartFake = Callable[..., FakeProxy]

@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 
 from tests.client.fake import FakeProxy
 from tests.client.proxies import Proxy
-from trialfleet import errors
 from trialfleet.client import FleetStorage
 from trialfleet.client.session import Session
+from trialfleet.model import errors
 
 Connect = Callable[..., FleetStorage]
 StartFake = Callable[..., FakeProxy]

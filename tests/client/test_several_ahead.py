@@ -13,7 +13,7 @@ from tests.proxy.running import eventually
 from trialfleet.client import FleetStorage
 from trialfleet.client.ahead import Heard
 from trialfleet.client.http2 import Exchange
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 COMPLETE = TrialState.COMPLETE
 

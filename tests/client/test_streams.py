@@ -30,7 +30,7 @@ from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed, Endpoint
 from trialfleet.client.http2 import Exchange
 from trialfleet.client.stream import StreamEnded
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 DEADLINE_S = 10.0

@@ -17,7 +17,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client.trials import Definitions, FinishedTrial, decode_batch
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {
     "x": (0.25, FloatDistribution(0, 1)),

@@ -16,13 +16,14 @@ from tests.controller.observations import (
     storage_observed,
     study,
 )
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.api.manifest import load
 from trialfleet.api.study import Study
 from trialfleet.controller.build import run_once, workers
 from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.workers import Reach
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.model import errors
 
 OWNER = Owner("Study", "q", "ns", "uid-q")
 VERSIONS = ("1.30", "1.35")

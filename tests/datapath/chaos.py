@@ -26,7 +26,7 @@ import optuna
 from optuna.trial import TrialState
 
 from trialfleet.client import FleetStorage, StudyDefinition
-from trialfleet.errors import SessionGivenUp, StudyEnded
+from trialfleet.model.errors import SessionGivenUp, StudyEnded
 
 STUDY = "chaos"
 TIME_TO_LIVE_S = 3.0

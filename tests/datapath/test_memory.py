@@ -12,7 +12,7 @@ import pytest
 
 from tests.datapath.chaos import free_port, start_proxy
 from trialfleet.client import FleetStorage, StudyDefinition
-from trialfleet.errors import StudyEnded
+from trialfleet.model.errors import StudyEnded
 
 TRIALS = 2_000
 """Of each of the studies that follow each other, with history for each worker."""

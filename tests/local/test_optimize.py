@@ -15,8 +15,8 @@ from optuna.distributions import FloatDistribution
 
 import trialfleet
 from tests.local.running import processes_of, until
-from trialfleet import errors
 from trialfleet.local.optimize import WorkerTraceback
+from trialfleet.model import errors
 
 
 class Unlucky(Exception):

@@ -14,9 +14,9 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from trialfleet import errors
 from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state
 from trialfleet.local.postgres_keeper import postmaster
+from trialfleet.model import errors
 
 HOLDER = """
 import sys

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.proxy.running import TIMEOUT_S, Process, Running, Session
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 
 @pytest.fixture

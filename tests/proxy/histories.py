@@ -19,7 +19,7 @@ from trialfleet.storage.records import (
     TrialCreated,
     TrialRecord,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 NONE = Cursor(0, 0, 0)
 ALL = Bound(trials=1_000_000, size=1 << 30)

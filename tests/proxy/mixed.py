@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.proxy.world import Side
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 MIXED: dict[str, Callable[[Side, Side], tuple[str, Any]]] = {
     "ask with a session of another": lambda mine, other: (

@@ -17,8 +17,8 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
 
 from trialfleet.proxy.ports import Address
 from trialfleet.proxy.server import Options, Proxy
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 LOCALHOST = Address("127.0.0.1", 0)
 TIMEOUT_S = 30

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from tests.proxy.mixed import MIXED
 from tests.proxy.running import TIMEOUT_S, Running, Session, eventually, trials_of
 from tests.proxy.world import CALLS, KEY, REQUESTS, WORK, Caller, Side
-from trialfleet import errors, tokens
+from trialfleet.model import errors
 from trialfleet.proxy import authorization
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import tokens
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 OPERATORS = {"EnsureStudy", "CreateStudy", "DeleteStudy", "GiveUp"}
 """Calls that a study's token does not make, not even about its own study."""

@@ -15,8 +15,8 @@ from trialfleet.proxy.batches import (
     moment,
 )
 from trialfleet.storage.records import Param, TrialRecord
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.wire import varint
+from trialfleet.wire.fields import varint
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 RECORD = TrialRecord(
     trial_id=7,

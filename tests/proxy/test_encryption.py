@@ -22,10 +22,12 @@ from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
 
 from tests.proxy.running import LOCALHOST, Process, Running, eventually
 from tests.proxy.world import KEY, Caller, Side
-from trialfleet import certificates, errors, names, tokens
-from trialfleet.certificates import Authority, Issued
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet import names
+from trialfleet.model import errors
+from trialfleet.wire import certificates, tokens
+from trialfleet.wire.certificates import Authority, Issued
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 HOST = "digits-proxy.team.svc"
 

@@ -8,10 +8,10 @@ import pytest
 from optuna.storages._grpc.auto_generated import api_pb2
 
 from tests.proxy.running import Running, Session
-from trialfleet import errors
+from trialfleet.model import errors
 from trialfleet.proxy.calls import status
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

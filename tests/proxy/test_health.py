@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from tests.proxy.running import TIMEOUT_S, Running, eventually
 from trialfleet.local.postgres import Postgres
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 SERVICES = ("", "trialfleet.v1.TrialFleet", "optuna.StorageService")
 SERVING = health_pb2.HealthCheckResponse.SERVING

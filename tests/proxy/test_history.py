@@ -21,7 +21,7 @@ from tests.proxy.histories import (
     params,
 )
 from tests.proxy.running import trials_of
-from trialfleet.errors import StorageUnavailable
+from trialfleet.model.errors import StorageUnavailable
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
@@ -33,7 +33,7 @@ from trialfleet.storage.records import (
     WriteId,
     WriteTrial,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 def test_each_finished_trial_is_read_once(database_url: str) -> None:

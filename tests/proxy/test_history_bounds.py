@@ -15,7 +15,7 @@ from tests.proxy.histories import (
     opened,
     params,
 )
-from trialfleet.errors import NotFound
+from trialfleet.model.errors import NotFound
 from trialfleet.storage.records import (
     DeleteStudy,
 )

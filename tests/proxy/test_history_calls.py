@@ -7,8 +7,8 @@ import pytest
 
 from tests.proxy.running import Running, Session, trials_of
 from trialfleet.proxy.history import Bound
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 
 def history(stub: TrialFleetStub, study_id: int, cursor: pb.Cursor) -> list[pb.News]:

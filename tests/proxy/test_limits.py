@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.proxy.running import LOCALHOST, TIMEOUT_S, Process, Running, Session, eventually
 from trialfleet import names
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -10,8 +10,8 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages import GrpcStorageProxy
 
 from tests.proxy.running import Process
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 TRIALS = 10_000
 MIB = 1024 * 1024

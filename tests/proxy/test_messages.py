@@ -8,10 +8,10 @@ import pytest
 from google.protobuf.message import Message
 from optuna.distributions import FloatDistribution, distribution_to_json
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy import messages
 from trialfleet.storage.records import Budget, Goal
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 FLOAT = distribution_to_json(FloatDistribution(0, 1))
 MINIMIZE = [pb.MINIMIZE]

@@ -9,7 +9,7 @@ from optuna.storages._grpc.auto_generated import api_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.proxy.running import LOCALHOST, Running, Session
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.ports import Address, bind
 
 V4, V6 = "127.0.0.1", "::1"

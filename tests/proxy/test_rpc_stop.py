@@ -18,10 +18,10 @@ from h2.errors import ErrorCodes
 
 from tests.proxy.running import TIMEOUT_S, eventually
 from tests.proxy.serving import ECHO, PARK, Client, Serving, framed
-from trialfleet import certificates
 from trialfleet.proxy import rpc
 from trialfleet.proxy.encryption import server_context
 from trialfleet.proxy.rpc import Call
+from trialfleet.wire import certificates
 
 Code = grpc.StatusCode
 

@@ -10,8 +10,8 @@ from optuna.distributions import FloatDistribution, IntDistribution, distributio
 
 from tests.proxy.running import Session, trials_of
 from trialfleet import names
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 FLOAT = distribution_to_json(FloatDistribution(0, 1))
 INT = distribution_to_json(IntDistribution(1, 9))

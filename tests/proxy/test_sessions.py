@@ -23,7 +23,7 @@ from trialfleet.storage.records import (
     OpenTrial,
     WriteId,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 def test_the_first_sweep_waits_for_the_grace() -> None:

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from tests.proxy.running import Process, Running
-from trialfleet import errors, names
+from trialfleet import names
+from trialfleet.model import errors
 from trialfleet.proxy.ports import Address
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 AWAY = "postgresql+psycopg2://user:s3cret@127.0.0.1:1/database"
 

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.proxy.running import TIMEOUT_S, Process, Session, eventually, free_port
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 
 @contextmanager

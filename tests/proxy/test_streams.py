@@ -14,8 +14,8 @@ from tests.proxy.running import TIMEOUT_S, Process, Running, Session, eventually
 from trialfleet.client import calls
 from trialfleet.client.credentials import Credentials
 from trialfleet.client.stream import Stream
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 
 class Conversation:

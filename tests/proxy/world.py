@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from tests.proxy.running import Session
-from trialfleet import tokens
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.wire import tokens
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 KEY = "k" * 32
 SERVICE = pb.DESCRIPTOR.services_by_name["TrialFleet"]

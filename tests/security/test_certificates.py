@@ -8,8 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from trialfleet import certificates
-from trialfleet.certificates import AUTHORITY_PERIOD, SERVER_PERIOD, Authority, Issued
+from trialfleet.wire import certificates
+from trialfleet.wire.certificates import AUTHORITY_PERIOD, SERVER_PERIOD, Authority, Issued
 
 NOW = datetime.datetime.now(datetime.UTC)
 SEED, OTHER = b"s" * 32, b"o" * 32

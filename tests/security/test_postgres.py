@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives import serialization
 from optuna.study import StudyDirection
 
 from tests.proxy.running import free_port
-from trialfleet import certificates, errors
-from trialfleet.certificates import Authority
+from trialfleet.model import errors
 from trialfleet.storage import Storage
 from trialfleet.storage.records import Budget, EnsureStudy
+from trialfleet.wire import certificates
+from trialfleet.wire.certificates import Authority
 
 TIMEOUT_S = 60
 PASSWORD = "s3cret-password"

@@ -2,8 +2,9 @@
 
 import pytest
 
-from trialfleet import errors, tokens
-from trialfleet.tokens import Grant
+from trialfleet.model import errors
+from trialfleet.wire import tokens
+from trialfleet.wire.tokens import Grant
 
 KEY = "k" * 32
 OTHER = "o" * 32

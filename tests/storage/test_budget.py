@@ -25,7 +25,7 @@ from tests.storage.fleet import (
     write,
 )
 from trialfleet import names
-from trialfleet.errors import SessionGivenUp, StudyEnded
+from trialfleet.model.errors import SessionGivenUp, StudyEnded
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     Budget,

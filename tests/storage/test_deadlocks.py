@@ -21,7 +21,7 @@ from tests.storage.fleet import (
     storages,
 )
 from trialfleet import names
-from trialfleet.errors import NotFound, SessionGivenUp, StudyExists, TrialFinished
+from trialfleet.model.errors import NotFound, SessionGivenUp, StudyExists, TrialFinished
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     Budget,

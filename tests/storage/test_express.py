@@ -19,7 +19,7 @@ from tests.storage.express import (
 )
 from tests.storage.fleet import Worker, check, create, database, held, param, query, storages
 from trialfleet import names
-from trialfleet.errors import StorageUnavailable
+from trialfleet.model.errors import StorageUnavailable
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.plain import PlainWrites
 from trialfleet.storage.records import (

@@ -15,7 +15,7 @@ from tests.storage.express import (
     wait_for_locks,
 )
 from tests.storage.fleet import Worker, check, create, held, query, storages
-from trialfleet.errors import InvalidInput, StorageUnavailable
+from trialfleet.model.errors import InvalidInput, StorageUnavailable
 from trialfleet.storage.records import Command, Param, TrialRecord
 
 

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, create, held, param, query, storages, together
-from trialfleet.errors import SessionGivenUp
+from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,

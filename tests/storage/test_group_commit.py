@@ -20,7 +20,7 @@ from tests.storage.fleet import (
     together,
     write,
 )
-from trialfleet.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
+from trialfleet.model.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
 from trialfleet.storage import Storage
 from trialfleet.storage.batch import _MOST_IN_VAIN, Writer
 from trialfleet.storage.records import (

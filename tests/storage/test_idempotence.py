@@ -22,7 +22,7 @@ from tests.storage.fleet import (
     storages,
     together,
 )
-from trialfleet.errors import InvalidInput, NotFound, StudyExists
+from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,

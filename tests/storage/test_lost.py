@@ -22,7 +22,7 @@ from tests.storage.fleet import (
     write,
 )
 from trialfleet import names
-from trialfleet.errors import SessionGivenUp
+from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     CloseSession,

@@ -26,7 +26,7 @@ from tests.storage.fleet import (
     storages,
     together,
 )
-from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp
+from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
 from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import CreateTrial, GiveUp, Param, TrialRecord
 

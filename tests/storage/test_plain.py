@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, create, noting, param, storages
 from trialfleet import names
-from trialfleet.errors import SessionGivenUp
+from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import Budget, Ended, GiveUp, Goal, TrialRecord, Wait
 

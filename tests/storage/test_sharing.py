@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.storage.fleet import Worker, create, held, storages
-from trialfleet.errors import StorageUnavailable
+from trialfleet.model.errors import StorageUnavailable
 from trialfleet.storage.records import Counts
 from trialfleet.storage.sharing import SharedReads
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.storage.fleet import Worker, check, create, storages
 from trialfleet import names
-from trialfleet.errors import NotFound, StudyEnded
+from trialfleet.model.errors import NotFound, StudyEnded
 from trialfleet.storage.records import (
     Budget,
     CreateTrial,

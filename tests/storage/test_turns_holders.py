@@ -16,7 +16,7 @@ from tests.storage.express import (
     wait_for_locks,
 )
 from tests.storage.fleet import check, create, database, held, query, storages
-from trialfleet.errors import InvalidInput, StorageUnavailable
+from trialfleet.model.errors import InvalidInput, StorageUnavailable
 from trialfleet.storage.records import Command
 
 TAKE_TURN = sa.text("SELECT trialfleet_take_turn(ARRAY[CAST(:study_id AS int)])")

@@ -13,8 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.storage.fleet import Held, Worker, check, create, held, query, storages
-from trialfleet.errors import StorageUnavailable
 from trialfleet.local.postgres import Postgres
+from trialfleet.model.errors import StorageUnavailable
 from trialfleet.storage import Storage
 from trialfleet.storage.records import Budget, Ended, GiveUp, KeepAlive, TrialRecord, Wait
 

@@ -24,7 +24,7 @@ from tests.storage.fleet import (
     storages,
     together,
 )
-from trialfleet.errors import InvalidInput, NotFound
+from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
     Command,

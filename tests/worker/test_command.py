@@ -14,7 +14,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.worker.fleet import TIMEOUT_S, Study, Worker
-from trialfleet import errors, names
+from trialfleet import names
+from trialfleet.model import errors
 
 MakeStudy = Callable[..., Study]
 StartWorker = Callable[..., Worker]

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from tests.client.proxies import Proxy
 from tests.worker.fleet import Study, Worker, source
-from trialfleet import errors, names
+from trialfleet import names
+from trialfleet.model import errors
 
 MakeStudy = Callable[..., Study]
 StartWorker = Callable[..., Worker]

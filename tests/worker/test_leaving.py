@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 
 from tests.client.proxies import Proxy
 from tests.worker.fleet import TIMEOUT_S, Study, Worker, source
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import FleetStorage
+from trialfleet.model import errors
 
 MakeStudy = Callable[..., Study]
 StartWorker = Callable[..., Worker]

@@ -17,8 +17,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tests.client.proxies import Proxy
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition
+from trialfleet.model import errors
 from trialfleet.worker import surroundings
 from trialfleet.worker.loop import End, Outcome, run_worker
 from trialfleet.worker.watch import Watch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trialfleet.errors import InvalidInput, ObjectiveImportError
+from trialfleet.model.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker.objectives import python
 
 

@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.worker.fleet import Study, Worker, source
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import FleetStorage
+from trialfleet.model import errors
 
 MakeStudy = Callable[..., Study]
 StartWorker = Callable[..., Worker]

@@ -12,7 +12,7 @@ from trialfleet.api.study_storage import StudyStorage
 from trialfleet.api.suggestions import did_you_mean, found
 from trialfleet.api.verdict import Rejected, check, line
 from trialfleet.api.yaml_documents import Document, YamlError, documents
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 Resource = Study | StudyStorage
 

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from trialfleet.api.base import ACCEPTED, OPEN, Finding, Model, broken_at
 from trialfleet.api.search_space import ParameterSpace
 from trialfleet.api.suggestions import did_you_mean, found
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 Path = tuple[str | int, ...]
 

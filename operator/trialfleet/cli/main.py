@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from trialfleet.errors import InvalidInput, TrialfleetError, exit_code
+from trialfleet.model.errors import InvalidInput, TrialfleetError, exit_code
 
 COMMANDS: Final = (
     "run",

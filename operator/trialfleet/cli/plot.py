@@ -9,7 +9,7 @@ from typing import Final
 import optuna
 from optuna.trial import FrozenTrial
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 INTERACTIVE: Final = (".html", ".htm")
 

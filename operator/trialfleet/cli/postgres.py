@@ -9,8 +9,8 @@ import typer
 
 import trialfleet
 from trialfleet import names
-from trialfleet.errors import InvalidInput
 from trialfleet.local import postgres as installed
+from trialfleet.model.errors import InvalidInput
 
 _ROOT: Final = Path(trialfleet.__file__).parents[1]
 _START: Final = (

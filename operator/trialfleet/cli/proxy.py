@@ -8,7 +8,7 @@ import typer
 import uvloop
 
 from trialfleet import names
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy import logs
 from trialfleet.proxy.ports import Address
 from trialfleet.proxy.server import Options, serve

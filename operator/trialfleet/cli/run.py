@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.api import manifest as manifests
 from trialfleet.api.study import Study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
@@ -18,6 +18,7 @@ from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.failures import Failures
 from trialfleet.local.plan import cluster_only, define, make_plan
 from trialfleet.local.progress import Shown, make_view
+from trialfleet.model import errors
 
 if TYPE_CHECKING:
     from trialfleet.local.supervisor import Fleet, Plan

@@ -11,7 +11,8 @@ import typer
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from trialfleet import errors, names
+from trialfleet import names
+from trialfleet.model import errors
 
 DEFAULT_FOLDER: Final = Path(".trialfleet")
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from trialfleet import tokens
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
+from trialfleet.wire import tokens
 
 
 def token(

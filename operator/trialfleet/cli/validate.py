@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from trialfleet.api import manifest
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 
 def validate(

@@ -8,7 +8,7 @@ import typer
 
 from trialfleet import names
 from trialfleet.cli.credentials import CaFileOption, TokenFileOption
-from trialfleet.errors import InvalidInput, ObjectiveImportError
+from trialfleet.model.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import assignment, log, process
 from trialfleet.worker.watch import GRACE_S
 

@@ -27,7 +27,7 @@ from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
 from trialfleet.client.telling import Telling
 from trialfleet.client.translation import translate
-from trialfleet.errors import InvalidInput, NotFound, TrialfleetError
+from trialfleet.model.errors import InvalidInput, NotFound, TrialfleetError
 
 _WAITING_S: Final = 0.5
 """A trial that waited for so long is handed back: somebody else may be without one."""
@@ -114,7 +114,7 @@ class Ahead:
 
         Others are asked for until ``depth`` are on their way, one where they bring the study's
         history, fewer where answers are late; beyond twice as many none is. Does nothing, and
-        returns None, if no trial is at hand. Raises :class:`~trialfleet.errors.TrialFinished`.
+        returns None, if no trial is at hand. Raises ``TrialFinished``.
         """
         study_id = trial.study_id
         with self._lock:

@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet.client.records import Definition, encode_attributes
 from trialfleet.client.session import Session
 from trialfleet.client.writing import ITEM_BYTES, attribute_bytes
-from trialfleet.errors import InvalidInput, SessionGivenUp
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import InvalidInput, SessionGivenUp
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _NEWS_S: Final = 0.9
 _SAME_S: Final = 0.1
@@ -127,8 +127,8 @@ class RunningTrial:
     def check(self) -> None:
         """Raise if the trial can't go on.
 
-        Raises :class:`~trialfleet.errors.SessionGivenUp`, or
-        :class:`~trialfleet.errors.InvalidInput` if the storage refused what was flushed.
+        Raises :class:`~trialfleet.model.errors.SessionGivenUp`, or
+        :class:`~trialfleet.model.errors.InvalidInput` if the storage refused what was flushed.
         """
         if self.fenced:
             raise SessionGivenUp(

@@ -6,8 +6,8 @@ from typing import Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.wire import encode_field, tag
+from trialfleet.wire.fields import encode_field, tag
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 Reply = TypeVar("Reply")
 _M = TypeVar("_M", bound=Message)

@@ -10,10 +10,11 @@ from typing import Final, Generic, TypeVar, cast
 
 import grpc
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client.calls import Call, Reply
 from trialfleet.client.credentials import Credentials
 from trialfleet.client.endpoint import ChannelClosed, Endpoint
+from trialfleet.model import errors
 
 CALL_S: Final = 10.0
 """Deadline of one attempt of a call, in seconds."""
@@ -82,10 +83,10 @@ class Connection:
         """Return the answer to a request, whichever proxy gives it.
 
         ``deadline_s`` is for one attempt, ``patience_s`` for all of them; with a patience of 0
-        each endpoint is tried once. Raises the error of :mod:`trialfleet.errors` that the
-        answer's status stands for, :class:`~trialfleet.errors.StorageUnavailable` when the
+        each endpoint is tried once. Raises the error of :mod:`trialfleet.model.errors` that the
+        answer's status stands for, :class:`~trialfleet.model.errors.StorageUnavailable` when the
         patience is over or the connection was closed, and
-        :class:`~trialfleet.errors.MessageTooLarge`.
+        :class:`~trialfleet.model.errors.MessageTooLarge`.
         """
         self._check_size(request)
         return self.attempt(lambda endpoint: endpoint.call(call, request, deadline_s), patience_s)
@@ -93,8 +94,8 @@ class Connection:
     def begin(self, call: Call[Reply], request: bytes) -> "Begun[Reply]":
         """Send a request, a call of a worker's stream, and don't wait for its answer.
 
-        Raises :class:`~trialfleet.errors.StorageUnavailable` when the connection was closed, and
-        :class:`~trialfleet.errors.MessageTooLarge`.
+        Raises ``StorageUnavailable`` when the connection was closed, and
+        :class:`~trialfleet.model.errors.MessageTooLarge`.
         """
         self._check_size(request)
         if self._closed.is_set():

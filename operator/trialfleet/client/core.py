@@ -15,7 +15,7 @@ from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories
 from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _BEAT_S: Final = 0.5
 """Hundreds of workers on one machine wake up as often; twice a second keeps what is promised."""

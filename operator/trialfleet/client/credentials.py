@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import grpc
 
-from trialfleet import tokens
 from trialfleet.client.target import Target
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
+from trialfleet.wire import tokens
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Credentials:
     def __init__(self, token_file: str, ca_file: str, server_name: str) -> None:
         """Take paths, empty for none, and the name to expect in certificates, empty for the host's.
 
-        Raises :class:`~trialfleet.errors.InvalidInput` for files that can't be used.
+        Raises :class:`~trialfleet.model.errors.InvalidInput` for files that can't be used.
         """
         self._token_file = token_file
         self._ca_file = ca_file

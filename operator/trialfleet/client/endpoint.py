@@ -11,7 +11,7 @@ from grpc.experimental import ChannelOptions
 from trialfleet.client.calls import Call, Reply
 from trialfleet.client.credentials import Credentials, Metadata
 from trialfleet.client.stream import Stream, StreamEnded
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 _OPTIONS: Final = (
     # The proxy is the one that limits messages; the client checks before it sends.
@@ -166,7 +166,7 @@ class Endpoint:
     """A proxy's address. Thread-safe; connects at the first call."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Take ``host:port``. Raises :class:`~trialfleet.errors.InvalidInput`."""
+        """Take ``host:port``. Raises :class:`~trialfleet.model.errors.InvalidInput`."""
         host, colon, port = address.rpartition(":")
         if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
             raise InvalidInput(f"endpoints: found {address!r}, accepted: HOST:PORT[,HOST:PORT...]")

@@ -16,8 +16,8 @@ from trialfleet.client.endpoint import Endpoint
 from trialfleet.client.ordered import OrderedTrials
 from trialfleet.client.records import Definition
 from trialfleet.client.trials import Definitions, decode_batch, decode_finished
-from trialfleet.errors import NotFound
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import NotFound
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _STREAM_S: Final = 60.0
 """Deadline of one attempt to read a history, in seconds; the next goes on where it ended."""
@@ -253,7 +253,7 @@ class Histories:
             self._studies.pop(study_id, None)
 
     def read(self, study_id: int, reading: Reading) -> None:
-        """Read all that changed. Raises :class:`~trialfleet.errors.NotFound` for the study."""
+        """Read all that changed. Raises ``NotFound`` for the study."""
         history = self.of(study_id)
 
         def attempt(endpoint: Endpoint) -> None:

@@ -7,7 +7,7 @@ from trialfleet.client.history import StudyHistory
 from trialfleet.client.records import decode_definitions
 from trialfleet.client.session import Session
 from trialfleet.client.trials import decode_batch
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 class Opening:

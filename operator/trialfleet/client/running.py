@@ -21,7 +21,7 @@ from trialfleet.client.records import Definition, encode_distribution, new_trial
 from trialfleet.client.session import Sessions
 from trialfleet.client.telling import Telling, report_request
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
-from trialfleet.errors import (
+from trialfleet.model.errors import (
     InvalidInput,
     NotFound,
     SessionGivenUp,
@@ -29,7 +29,7 @@ from trialfleet.errors import (
     TrialFinished,
     TrialfleetError,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _FLUSH_AFTER_S: Final = 0.4
 _FINISHED: Final = 16
@@ -79,7 +79,7 @@ class RunningTrials:
     def ask(self, study_id: int, wait_s: float) -> int | None:
         """Open the next trial; return its id, or None if there is none to run now.
 
-        Raises :class:`~trialfleet.errors.StudyEnded`.
+        Raises :class:`~trialfleet.model.errors.StudyEnded`.
         """
         for _ in range(_REOPENINGS):
             opening = Opening(study_id, self._histories.of(study_id), wait_s)
@@ -99,7 +99,7 @@ class RunningTrials:
     def create(self, study_id: int) -> int:
         """Open a new trial, as Optuna's ``create_new_trial`` does; return its id.
 
-        Raises :class:`~trialfleet.errors.NotFound`, :class:`~trialfleet.errors.StudyEnded`.
+        Raises ``NotFound``, ``StudyEnded``.
         """
         session, reply = self._sessions.open_trial(
             calls.CREATE_TRIAL,
@@ -117,7 +117,7 @@ class RunningTrials:
 
         With what is unsent or unheard of ours. If only finished ones are wanted, those that
         finished in the last ``late_s`` seconds may be missing. Raises
-        :class:`~trialfleet.errors.NotFound`.
+        :class:`~trialfleet.model.errors.NotFound`.
         """
         finished_only = states is not None and not any(state in states for state in _UNFINISHED)
         history = self._histories.of(study_id)
@@ -180,7 +180,7 @@ class RunningTrials:
     def tell(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial, or hand it back; return whether it was still ours.
 
-        Raises :class:`~trialfleet.errors.TrialFinished` if another thread ended it.
+        Raises :class:`~trialfleet.model.errors.TrialFinished` if another thread ended it.
         """
         return self._tell(trial, state, values, None)[0]
 
@@ -203,7 +203,7 @@ class RunningTrials:
         return self._add(trial)
 
     def check_runs(self, trial: RunningTrial) -> None:
-        """Raise :class:`~trialfleet.errors.TrialFinished` if another thread ended a trial."""
+        """Raise :class:`~trialfleet.model.errors.TrialFinished` if another thread ended a trial."""
         if self._trials.get(trial.trial_id) is not trial:
             raise TrialFinished(f"trial {trial.number} has already finished")
 

@@ -15,8 +15,8 @@ from trialfleet.client import calls
 from trialfleet.client.calls import Call
 from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.records import decode_directions
-from trialfleet.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _REPLACEMENTS: Final = 3
 """How many sessions in a row may be given up before one write is done."""
@@ -119,7 +119,7 @@ class Sessions:
     def current(self) -> Session:
         """Return the session, a new one if there is none or it was given up.
 
-        Raises :class:`~trialfleet.errors.NotFound` if the study does not exist.
+        Raises :class:`~trialfleet.model.errors.NotFound` if the study does not exist.
         """
         return self._session or self._open()
 

@@ -18,8 +18,8 @@ from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trials import decode_batch, deep_copies
 from trialfleet.client.working import Working
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
-from trialfleet.errors import InvalidInput, NotFound
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 # What columns of Optuna's tables hold.
 _STEPS: Final = 2**31
@@ -45,13 +45,13 @@ class FleetStorage(Working):
     has the copy in a forked process: trials go on in the process that asked for them.
 
     **Security.** A pickled copy carries the paths of the files, not what they hold. A token that no
-    proxy knows raises :class:`~trialfleet.errors.Unauthenticated` after seconds, one of another
-    study :class:`~trialfleet.errors.PermissionDenied` at once.
+    proxy knows raises ``Unauthenticated`` after seconds, one of another
+    study :class:`~trialfleet.model.errors.PermissionDenied` at once.
 
     **Failures.** A call is tried at each proxy in turn, with pauses, for ``patience_s`` seconds,
-    and then raises :class:`~trialfleet.errors.StorageUnavailable`; every write is applied once
+    and then raises ``StorageUnavailable``; every write is applied once
     however often it was sent. When the session was given up meanwhile, the next ``set_trial_*``
-    of its trials raises :class:`~trialfleet.errors.SessionGivenUp`, ``set_trial_state_values``
+    of its trials raises ``SessionGivenUp``, ``set_trial_state_values``
     returns False, and the next trial begins a new session.
 
     ``datetime_complete`` of a trial that ended here, and ``datetime_start`` of one that
@@ -135,7 +135,7 @@ class FleetStorage(Working):
         self._settings = state
         self._begin()
 
-    # -- beyond Optuna's interface: these raise trialfleet.errors ------------------------------
+    # -- beyond Optuna's interface: these raise trialfleet.model.errors ---------------------------
 
     @property
     def study_id(self) -> int | None:
@@ -152,7 +152,7 @@ class FleetStorage(Working):
         """Send what is unsent, hand back what still runs, end the session, the thread and channels.
 
         Takes a few seconds at most, also while no proxy answers. Idempotent; other calls raise
-        :class:`~trialfleet.errors.StorageUnavailable` from then on.
+        :class:`~trialfleet.model.errors.StorageUnavailable` from then on.
         """
         self._core.close()
 
@@ -162,7 +162,7 @@ class FleetStorage(Working):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See :class:`optuna.storages.BaseStorage`.
 
-        Raises also :class:`~trialfleet.errors.StudyEnded` if the study has a budget that allows
+        Raises also ``StudyEnded`` if the study has a budget that allows
         no further trial.
         """
         if template_trial is None:

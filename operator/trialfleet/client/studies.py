@@ -15,8 +15,8 @@ from trialfleet.client.core import Core
 from trialfleet.client.records import decode_study
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.writing import check_name, encode_attribute
-from trialfleet.errors import NotFound
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import NotFound
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 class Studies(BaseStorage):

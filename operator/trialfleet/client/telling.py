@@ -6,8 +6,8 @@ from trialfleet.client import calls
 from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Reading
 from trialfleet.client.opening import Opening
-from trialfleet.errors import NotFound
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import NotFound
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 def report_request(

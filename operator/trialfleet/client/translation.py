@@ -6,7 +6,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 
-from trialfleet.errors import (
+from trialfleet.model.errors import (
     InvalidInput,
     MessageTooLarge,
     NotFound,

@@ -15,7 +15,7 @@ from trialfleet.client.records import (
     decode_definitions,
     decode_time,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _MAX_LAYOUTS: Final = 1000
 

@@ -10,12 +10,12 @@ from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.client.records import floats
 from trialfleet.client.studies import Studies
 from trialfleet.client.translation import optuna_errors
-from trialfleet.errors import NotFound
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import NotFound
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
 class Working(Studies):
-    """Trials from Ask to Tell. Thread-safe; raises :mod:`trialfleet.errors` where not said."""
+    """Trials from Ask to Tell. Thread-safe; raises :mod:`trialfleet.model.errors`."""
 
     def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
         """Open the next trial, a waiting one first; return its id.

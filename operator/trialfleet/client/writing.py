@@ -6,8 +6,8 @@ from typing import Any, Final
 from optuna.trial import FrozenTrial
 
 from trialfleet.client.records import encode_template
-from trialfleet.errors import InvalidInput, MessageTooLarge
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.model.errors import InvalidInput, MessageTooLarge
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 ITEM_BYTES: Final = 32
 """What an item takes in a message beside its name and text, at most."""
@@ -20,7 +20,7 @@ _ENVELOPE_BYTES: Final = 64 * 1024
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise :class:`~trialfleet.errors.InvalidInput` for a name that no database takes."""
+    """Raise :class:`~trialfleet.model.errors.InvalidInput` for a name that no database takes."""
     if len(name) > _NAME_CHARACTERS:
         raise InvalidInput(
             f"{what} {name[:40]!r}...: found a name of {len(name)} characters, accepted: up to "
@@ -39,8 +39,8 @@ def check_name(name: str, what: str) -> None:
 def encode_attribute(owner: str, key: str, value: Any, max_message_bytes: int) -> str:
     """Return an attribute's JSON text; ``owner`` says whose it is, for people.
 
-    Raises ``TypeError`` for a value that is not JSON, :class:`~trialfleet.errors.InvalidInput`,
-    and :class:`~trialfleet.errors.MessageTooLarge` for one that no message holds.
+    Raises ``TypeError`` for a value that is not JSON, ``InvalidInput``,
+    and :class:`~trialfleet.model.errors.MessageTooLarge` for one that no message holds.
     """
     text = json.dumps(value)
     check_name(key, f"{owner} attribute")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from trialfleet import names, tokens
+from trialfleet import names
 from trialfleet.client.answers import GivenUp, Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
@@ -36,7 +36,8 @@ from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
 from trialfleet.controller.study_status import BEST
 from trialfleet.controller.wakeups import Wakeups
-from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.wire import tokens
 
 _log = logging.getLogger(__name__)
 

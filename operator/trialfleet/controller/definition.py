@@ -6,7 +6,7 @@ from typing import Any
 
 from trialfleet.api.study import Study
 from trialfleet.client.answers import Goal, StudyDefinition
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 
 def define(study: Study, points: Sequence[Mapping[str, Any]] = ()) -> StudyDefinition:

@@ -7,7 +7,7 @@ from typing import Final
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.kinds import SECRET
 from trialfleet.controller.secrecy import Keys
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 _FIELD: Final = "key"
 _BYTES: Final = 32
@@ -16,7 +16,7 @@ _BYTES: Final = 32
 async def load(cluster: Cluster, namespace: str, name: str) -> Keys:
     """Return the operator's keys; the first operator ever makes the Secret.
 
-    Raises :class:`~trialfleet.errors.InvalidInput` if the Secret is another's.
+    Raises :class:`~trialfleet.model.errors.InvalidInput` if the Secret is another's.
     """
     wanted = {
         "apiVersion": "v1",

@@ -10,10 +10,12 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 
-from trialfleet import errors, names, tokens
+from trialfleet import names
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.v1.trialfleet_pb2_grpc import TrialFleetStub
+from trialfleet.model import errors
+from trialfleet.wire import tokens
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 _CALL_S: Final = 5.0
 """Deadline of a call: each answers in milliseconds, or not at all."""
@@ -46,7 +48,7 @@ class Link:
     """The proxies of one storage, encrypted if there is a trust. On one event loop.
 
     Every call is idempotent, and is tried at each proxy in turn, the one that answered last
-    first. Raises :class:`~trialfleet.errors.StorageUnavailable` if none answers.
+    first. Raises :class:`~trialfleet.model.errors.StorageUnavailable` if none answers.
     """
 
     def __init__(self, trust: Trust | None) -> None:
@@ -75,13 +77,13 @@ class Link:
     async def ensure_study(self, definition: StudyDefinition) -> int:
         """Make the storage know a study as it is defined; return its id.
 
-        Raises :class:`~trialfleet.errors.InvalidInput` if it has it with other directions.
+        Raises :class:`~trialfleet.model.errors.InvalidInput` if it has it with other directions.
         """
         reply: pb.EnsureStudyReply = await self._call("EnsureStudy", definition.message())
         return reply.study_id
 
     async def summary(self, study_id: int, best: int) -> Summary:
-        """Return a study in a few numbers. Raises :class:`~trialfleet.errors.NotFound`."""
+        """Return a study in a few numbers. Raises :class:`~trialfleet.model.errors.NotFound`."""
         request = pb.SummaryRequest(study_id=study_id, best=best)
         return Summary.decode(await self._call("Summary", request))
 

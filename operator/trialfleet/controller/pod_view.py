@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import parse_time
+from trialfleet.model import errors
 
 _CRASHES: Final = frozenset(
     {

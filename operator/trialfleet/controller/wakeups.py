@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from trialfleet.controller.store import Key
-from trialfleet.errors import TrialfleetError
+from trialfleet.model.errors import TrialfleetError
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.local import exits
 from trialfleet.local.exits import Fate, Verdict
 from trialfleet.local.processes import Child, Reaper
+from trialfleet.model import errors
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage, StudyDefinition, Summary

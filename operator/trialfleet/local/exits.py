@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trialfleet import errors, names
+from trialfleet import names
+from trialfleet.model import errors
 
 _CRASHES: Final = frozenset(
     {

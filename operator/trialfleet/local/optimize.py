@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial
 from rich.console import Console
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
 from trialfleet.local import optimize_worker
 from trialfleet.local.crew import Workforce
@@ -31,6 +31,7 @@ from trialfleet.local.failures import is_lost
 from trialfleet.local.plan import proxy_command, share_of_cores
 from trialfleet.local.progress import Shown, View, make_view
 from trialfleet.local.supervisor import Fleet, Plan
+from trialfleet.model import errors
 
 Objective = Callable[[Trial], float | Sequence[float]]
 Callback = Callable[[optuna.Study, FrozenTrial], None]

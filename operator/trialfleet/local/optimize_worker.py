@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.client import FleetStorage
+from trialfleet.model import errors
 from trialfleet.worker import failure, log
 from trialfleet.worker.loop import End, run_worker
 from trialfleet.worker.watch import Watch

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.local.crew import Workforce
 from trialfleet.local.supervisor import Plan
+from trialfleet.model import errors
 
 if TYPE_CHECKING:
     from trialfleet.api.study import Study, StudySpec

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from trialfleet import errors
 from trialfleet.local import postgres_keeper
+from trialfleet.model import errors
 
 START_TIMEOUT_S: Final = 120.0
 """A server that was cut off recovers first; that takes as long as it wrote unflushed."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from trialfleet import errors
 from trialfleet.local.processes import Child, Reaper
+from trialfleet.model import errors
 
 STOP_S: Final = 10.0
 """For the calls in flight; after it a proxy that was asked to stop is killed."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
 from trialfleet.local.proxy import Proxy
+from trialfleet.model import errors
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage, StudyDefinition

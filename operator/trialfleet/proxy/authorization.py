@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from trialfleet import tokens
-from trialfleet.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
+from trialfleet.model.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from trialfleet.proxy import messages
 from trialfleet.proxy.reloading import Reloaded
 from trialfleet.proxy.rpc import Call
 from trialfleet.storage import Storage
-from trialfleet.tokens import Grant
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire import tokens
+from trialfleet.wire.tokens import Grant
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _REMEMBERED: Final = 50_000
 """Sessions, and studies: some 10 MB; beyond that the oldest is read again."""
@@ -34,7 +34,7 @@ class Authorization:
     def __init__(self, key_file: Path, storage: Storage) -> None:
         """Take the file with the keys that tokens are made with; it is read again when it changes.
 
-        Raises :class:`~trialfleet.errors.InvalidInput` if it can't be used.
+        Raises :class:`~trialfleet.model.errors.InvalidInput` if it can't be used.
         """
         self._keys = Reloaded("token-key", (key_file,), _read_keys)
         self._storage = storage

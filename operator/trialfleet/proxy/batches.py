@@ -1,6 +1,6 @@
 """Trials as bytes of ``trialfleet.v1``: encoded once, put together by copying.
 
-A :class:`~trialfleet.v1.trialfleet_pb2.TrialBatch` that is made of messages costs as much as
+A :class:`~trialfleet.wire.v1.trialfleet_pb2.TrialBatch` that is made of messages costs as much as
 all its trials each time it is sent. Here a trial is encoded once, together with the tag and
 length it has inside a batch; a batch is then a concatenation of such entries.
 """
@@ -12,8 +12,8 @@ from typing import Final
 from optuna.trial import TrialState
 
 from trialfleet.storage.records import TrialRecord
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.wire import tag, varint
+from trialfleet.wire.fields import tag, varint
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)

@@ -11,12 +11,12 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from trialfleet.errors import TrialfleetError, grpc_code
+from trialfleet.model.errors import TrialfleetError, grpc_code
 from trialfleet.proxy.conversation import Conversation
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics
 from trialfleet.proxy.rpc import Call, Method, Refused
-from trialfleet.wire import encode_field, tag
+from trialfleet.wire.fields import encode_field, tag
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.reloading import Reloaded
 
 _OPTION: Final = "tls-cert, tls-key"
@@ -18,7 +18,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Return a context that shows, to each new connection, what the two PEM files hold then.
 
     Connections that are open are not disturbed. Raises
-    :class:`~trialfleet.errors.InvalidInput` for files that can't be used.
+    :class:`~trialfleet.model.errors.InvalidInput` for files that can't be used.
     """
 
     def parse(certificate_pem: bytes, key_pem: bytes) -> ssl.SSLContext:

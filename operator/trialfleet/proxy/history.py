@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final, NamedTuple
 
-from trialfleet.errors import NotFound
+from trialfleet.model.errors import NotFound
 from trialfleet.proxy.batches import Definitions, encode_batch, encode_trial
 from trialfleet.proxy.flights import SharedFlight
 from trialfleet.proxy.scanning import scan
 from trialfleet.storage import Storage
 from trialfleet.storage.records import TrialRecord
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.wire import tag, varint
+from trialfleet.wire.fields import tag, varint
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _CURSOR: Final = tag(pb.News, "cursor")
 _FINISHED: Final = tag(pb.News, "finished")

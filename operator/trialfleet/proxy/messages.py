@@ -1,6 +1,6 @@
 """From the messages of ``trialfleet.v1`` to commands and records, and back.
 
-Every function that takes a message raises :class:`~trialfleet.errors.InvalidInput`, with the
+Every function that takes a message raises :class:`~trialfleet.model.errors.InvalidInput`, with the
 field's path, for one that no command can be made of.
 """
 
@@ -15,7 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from trialfleet.errors import InvalidInput, NotFound
+from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.proxy.batches import moment
 from trialfleet.storage.records import (
     Budget,
@@ -30,7 +30,7 @@ from trialfleet.storage.records import (
     TrialUpdate,
     WriteId,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 SESSION_BYTES: Final = 16
 
@@ -186,7 +186,7 @@ def trial_update(update: pb.TrialUpdate) -> TrialUpdate:
 
 
 def check_selection(request: pb.GetTrialsRequest) -> None:
-    """Raise :class:`~trialfleet.errors.InvalidInput` if too many trials are asked for."""
+    """Raise :class:`~trialfleet.model.errors.InvalidInput` if too many trials are asked for."""
     asked = len(request.trial_ids) + len(request.numbers)
     if asked > MAX_TRIALS:
         raise InvalidInput(f"trial_ids, numbers: found {asked}, accepted: {MAX_TRIALS} at most")

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from trialfleet import names
-from trialfleet.errors import StorageUnavailable, TrialfleetError
+from trialfleet.model.errors import StorageUnavailable, TrialfleetError
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
@@ -71,7 +71,7 @@ class Monitor:
     async def run(self, connected: Callable[[], None]) -> None:
         """Run until cancelled; call ``connected`` when the proxy begins to serve.
 
-        Raises :class:`~trialfleet.errors.SchemaMismatch`.
+        Raises :class:`~trialfleet.model.errors.SchemaMismatch`.
         """
         await self._connect()
         self._tell(True)

@@ -12,7 +12,7 @@ from optuna.storages._grpc.auto_generated import api_pb2 as pb
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from trialfleet.errors import InvalidInput, NotFound
+from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.proxy import messages
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.scanning import scan
@@ -29,7 +29,7 @@ from trialfleet.storage.records import (
     TrialUpdate,
     WriteTrial,
 )
-from trialfleet.wire import tag, varint
+from trialfleet.wire.fields import tag, varint
 
 _DATETIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
 _DIRECTIONS: Final = {

@@ -5,7 +5,7 @@ import os
 import socket
 from typing import NamedTuple, Self
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 
 class Address(NamedTuple):
@@ -18,7 +18,7 @@ class Address(NamedTuple):
     def parse(cls, text: str, option: str) -> Self:
         """Return the address of ``HOST:PORT``, or ``[HOST]:PORT`` for IPv6.
 
-        Raises :class:`~trialfleet.errors.InvalidInput`, naming the option.
+        Raises :class:`~trialfleet.model.errors.InvalidInput`, naming the option.
         """
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
@@ -37,7 +37,7 @@ def bind(address: Address, option: str) -> tuple[list[socket.socket], Address]:
     """Return a socket for each address of a host, on one port, and the address with that port.
 
     Where all of the machine's addresses are meant, they are those of IPv6 too. Raises
-    :class:`~trialfleet.errors.InvalidInput`, naming the option.
+    :class:`~trialfleet.model.errors.InvalidInput`, naming the option.
     """
     bound: list[socket.socket] = []
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.logs import event
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Reloaded(Generic[T]):
     def __init__(self, option: str, paths: Sequence[Path], parse: Callable[..., T]) -> None:
         """Read the files; ``parse`` takes the content of each as bytes.
 
-        It raises :class:`~trialfleet.errors.InvalidInput` for files that can't be used, and so
+        It raises ``InvalidInput`` for files that can't be used, and so
         does this, naming the option.
         """
         self._option = option

@@ -14,8 +14,9 @@ from typing import Final, Self
 
 from optuna.storages._grpc.auto_generated import api_pb2
 
-from trialfleet import errors, names
-from trialfleet.errors import InvalidInput, StorageUnavailable
+from trialfleet import names
+from trialfleet.model import errors
+from trialfleet.model.errors import InvalidInput, StorageUnavailable
 from trialfleet.proxy.authorization import Authorization
 from trialfleet.proxy.calls import Calls
 from trialfleet.proxy.encryption import server_context
@@ -29,7 +30,7 @@ from trialfleet.proxy.ports import Address, bind
 from trialfleet.proxy.rpc import Method, Server
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
-from trialfleet.v1 import trialfleet_pb2
+from trialfleet.wire.v1 import trialfleet_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Proxy:
     """A proxy between ``async with``'s begin, when its port is bound, and end.
 
     It answers UNAVAILABLE until :meth:`run` has connected it to its database. Raises
-    :class:`~trialfleet.errors.InvalidInput` for a URL, an address or a file that can't be used,
+    ``InvalidInput`` for a URL, an address or a file that can't be used,
     from the constructor and on entry.
     """
 
@@ -136,7 +137,7 @@ class Proxy:
         """Connect to the database and watch it, until cancelled.
 
         ``connected`` is called when the proxy begins to serve. Raises
-        :class:`~trialfleet.errors.SchemaMismatch`.
+        :class:`~trialfleet.model.errors.SchemaMismatch`.
         """
 
         def begin() -> None:
@@ -243,8 +244,8 @@ async def serve(url: str, options: Options, announce: Callable[[Address], None])
     """Serve until SIGTERM or SIGINT; ``announce`` is given the address when it begins.
 
     ``url`` is the SQLAlchemy URL of a PostgreSQL database; while it is away the proxy keeps
-    trying. Raises :class:`~trialfleet.errors.InvalidInput` for a URL, an address or a file
-    that can't be used, and :class:`~trialfleet.errors.SchemaMismatch`.
+    trying. Raises :class:`~trialfleet.model.errors.InvalidInput` for a URL, an address or a file
+    that can't be used, and :class:`~trialfleet.model.errors.SchemaMismatch`.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

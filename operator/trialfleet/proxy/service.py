@@ -11,7 +11,7 @@ from typing import Final
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import InvalidInput, SessionGivenUp
+from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
 from trialfleet.proxy.batches import encode_batch
 from trialfleet.proxy.history import Bound, Cursor, Histories, View
@@ -35,8 +35,8 @@ from trialfleet.storage.records import (
     Wait,
     WriteTrial,
 )
-from trialfleet.v1 import trialfleet_pb2 as pb
-from trialfleet.wire import encode_field, tag
+from trialfleet.wire.fields import encode_field, tag
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 MAX_WAIT_S: Final = 10.0
 """How long an Ask is held at most: a proxy that stops has few calls to finish."""

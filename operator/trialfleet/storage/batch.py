@@ -10,7 +10,7 @@ import psycopg2.errors
 import sqlalchemy as sa
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
+from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
 from trialfleet.storage.connecting import is_gone
 from trialfleet.storage.opening import create_trial, lock_openings, open_trials
 from trialfleet.storage.params import Distributions

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from trialfleet.errors import Overloaded, StorageUnavailable
+from trialfleet.model.errors import Overloaded, StorageUnavailable
 from trialfleet.storage.batch import Writer
 from trialfleet.storage.express import Express
 from trialfleet.storage.params import Distributions

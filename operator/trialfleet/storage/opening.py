@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
+from trialfleet.model.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.reading import Standing, read_standings, read_trials, require_study
 from trialfleet.storage.records import (

@@ -11,7 +11,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.storage.records import Param
 
 _KNOWN: Final = sa.text(

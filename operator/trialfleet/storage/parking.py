@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from trialfleet.errors import TrialfleetError
+from trialfleet.model.errors import TrialfleetError
 from trialfleet.storage.reading import Standing
 from trialfleet.storage.records import Ended, Wait
 

@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import NotFound
+from trialfleet.model.errors import NotFound
 from trialfleet.storage.ending import end_reason
 from trialfleet.storage.records import (
     Budget,

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from optuna.storages import RDBStorage
 
-from trialfleet.errors import SchemaMismatch
+from trialfleet.model.errors import SchemaMismatch
 
 SCHEMA_VERSION: Final = 6
 """Of the ``trialfleet_`` tables and functions; the number changes with any change of them."""

@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp
+from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
 from trialfleet.storage.opening import insert_trial, lock_studies
 from trialfleet.storage.reading import read_trials
 from trialfleet.storage.records import (

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
 
-from trialfleet.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
 from trialfleet.storage import reading
 from trialfleet.storage.batch import Writer
 from trialfleet.storage.committer import Committer
@@ -62,7 +62,7 @@ class Storage:
 
     Construct and use it on one asyncio event loop: ``async with Storage(url) as storage``.
     Any number of tasks may call it at once. Every read sees what was committed when it was
-    asked for. Any method raises :class:`~trialfleet.errors.StorageUnavailable` while the
+    asked for. Any method raises :class:`~trialfleet.model.errors.StorageUnavailable` while the
     database is away, and works again when it is back.
     """
 
@@ -100,7 +100,7 @@ class Storage:
     async def __aenter__(self) -> Self:
         """Prepare the database.
 
-        Raises :class:`~trialfleet.errors.SchemaMismatch`, before anything is written, if it was
+        Raises ``SchemaMismatch``, before anything is written, if it was
         made by a version of Optuna or Trialfleet that the installed ones don't work with.
         """
         await self._in_reader(prepare, self._engine)

@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.errors import InvalidInput, NotFound, StudyExists
+from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
 from trialfleet.storage.opening import insert_trial
 from trialfleet.storage.reading import read_studies, require_study
 from trialfleet.storage.records import (

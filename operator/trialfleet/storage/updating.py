@@ -6,7 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from trialfleet.errors import (
+from trialfleet.model.errors import (
     InvalidInput,
     NotFound,
     SessionGivenUp,

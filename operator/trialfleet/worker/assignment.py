@@ -10,7 +10,7 @@ from optuna.trial import Trial
 from trialfleet.api import manifest
 from trialfleet.api.manifest import Manifest
 from trialfleet.api.study import Study, StudySpec
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.worker import objectives
 from trialfleet.worker.objectives import python
 

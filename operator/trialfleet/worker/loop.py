@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
-from trialfleet.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
+from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
 from trialfleet.worker import failure, surroundings
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut

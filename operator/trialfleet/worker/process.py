@@ -8,10 +8,10 @@ from typing import Final
 from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 
-from trialfleet import errors
 from trialfleet.api.optuna_classes import build_pruner, build_sampler
 from trialfleet.api.search_space import distributions
 from trialfleet.client import FleetStorage
+from trialfleet.model import errors
 from trialfleet.worker.assignment import Assignment
 from trialfleet.worker.loop import End, Outcome, run_worker
 from trialfleet.worker.watch import GRACE_S, Watch

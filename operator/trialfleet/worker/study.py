@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet.client import FleetStorage
 from trialfleet.client.trials import deep_copies
-from trialfleet.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
+from trialfleet.model.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
 from trialfleet.worker import failure
 
 STORAGE_ERRORS: Final = (SessionGivenUp, StorageUnavailable, SchemaMismatch)

@@ -10,7 +10,7 @@ from typing import Final
 from optuna.trial import FrozenTrial
 
 from trialfleet import names
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 _VARIABLES: Final = (names.ENV_TRIAL_NUMBER, names.ENV_TRIAL_ORIGIN, names.ENV_CHECKPOINT_DIR)
 

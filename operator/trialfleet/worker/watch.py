@@ -17,8 +17,8 @@ from typing import Final, Self
 
 from optuna.trial import TrialState
 
-from trialfleet import errors
 from trialfleet.client import FleetStorage
+from trialfleet.model import errors
 from trialfleet.worker import failure, signals
 from trialfleet.worker.interrupts import (
     HandBack,

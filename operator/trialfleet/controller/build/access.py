@@ -7,11 +7,12 @@ something else is to be held, and is rolled out like any change.
 import datetime
 from typing import Final, NamedTuple
 
-from trialfleet import certificates, names, tokens
+from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
-from trialfleet.certificates import Authority
 from trialfleet.controller.build.objects import Object, Owner, digest
 from trialfleet.controller.secrecy import Keys
+from trialfleet.wire import certificates, tokens
+from trialfleet.wire.certificates import Authority
 
 PASSWORD: Final = "password"
 URL: Final = "url"

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trialfleet import errors, names
+from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.controller.build.objects import Object, Owner, digest, hashed
 from trialfleet.controller.build.pods import own_container
@@ -16,6 +16,7 @@ from trialfleet.controller.build.template import (
     labels_of_pods,
 )
 from trialfleet.controller.options import Options
+from trialfleet.model import errors
 
 _STUDY_FILE: Final = "study.json"
 _OBJECTIVE_FILE: Final = "objective.py"

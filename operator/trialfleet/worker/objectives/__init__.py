@@ -7,7 +7,7 @@ from optuna.trial import Trial
 
 from trialfleet.api.manifest import Manifest
 from trialfleet.api.study import StudySpec
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 from trialfleet.worker.objectives import command, python
 
 Function = Callable[[Trial], object]

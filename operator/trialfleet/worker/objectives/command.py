@@ -17,7 +17,7 @@ from trialfleet import names
 from trialfleet.api.manifest import Manifest
 from trialfleet.api.objective import CommandObjective, fill, placeholders
 from trialfleet.api.study import StudySpec
-from trialfleet.errors import ObjectiveImportError
+from trialfleet.model.errors import ObjectiveImportError
 from trialfleet.worker import failure, program
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.group import NotStarted

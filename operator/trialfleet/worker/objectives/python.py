@@ -14,7 +14,7 @@ from optuna.trial import Trial
 
 from trialfleet.api.manifest import Manifest
 from trialfleet.api.study import StudySpec
-from trialfleet.errors import InvalidInput, ObjectiveImportError
+from trialfleet.model.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import failure
 
 Function = Callable[[Trial], object]

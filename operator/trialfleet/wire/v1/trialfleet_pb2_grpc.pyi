@@ -37,7 +37,7 @@ a selector lists that study, and OpenSession without a study means it.
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from trialfleet.v1 import trialfleet_pb2 as _trialfleet_pb2
+from trialfleet.wire.v1 import trialfleet_pb2 as _trialfleet_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from trialfleet.v1 import trialfleet_pb2 as trialfleet_dot_v1_dot_trialfleet__pb2
+from trialfleet.wire.v1 import trialfleet_pb2 as trialfleet_dot_v1_dot_trialfleet__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

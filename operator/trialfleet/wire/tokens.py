@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from trialfleet.errors import InvalidInput
+from trialfleet.model.errors import InvalidInput
 
 KEY_CHARACTERS: Final = 32
 """A key has at least as many."""
@@ -71,7 +71,7 @@ def metadata(token: str) -> tuple[str, str]:
 def read_keys(text: str) -> list[str]:
     """Return the keys of a file, one a line.
 
-    Raises :class:`~trialfleet.errors.InvalidInput` if there is none, or one that is too short.
+    Raises ``InvalidInput`` if there is none, or one that is too short.
     """
     keys = [line.strip() for line in text.splitlines() if line.strip()]
     if not keys:

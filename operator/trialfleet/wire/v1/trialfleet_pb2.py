@@ -28,7 +28,7 @@ DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etrialfleet/v1/
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trialfleet.v1.trialfleet_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trialfleet.wire.v1.trialfleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SUMMARYREPLY_LOSTREASONSENTRY']._loaded_options = None

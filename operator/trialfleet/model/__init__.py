@@ -1,0 +1,1 @@
+"""What every package means by a trial, a study, a session, a budget and an end."""

@@ -1,0 +1,1 @@
+"""What crosses the wire: generated stubs, the encoding of fields, certificates and tokens."""
