@@ -197,18 +197,44 @@ def test_another_revision_of_optuna_is_left_alone(
     assert everything(database_url) == before
 
 
-@pytest.mark.parametrize("version", [0, 1, 1000])
-def test_another_version_of_ours_is_left_alone(database_url: str, version: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (0, "accepted: 6 to {ours}: use the Trialfleet that made them"),
+        (5, "accepted: 6 to {ours}: use the Trialfleet that made them"),
+        (
+            1000,
+            "this Trialfleet works with version {ours}: use the Trialfleet that made them, or a "
+            "newer one",
+        ),
+    ],
+)
+def test_another_version_of_ours_is_left_alone(database_url: str, version: int, said: str) -> None:
     prepare(database_url)
-    write(database_url, "UPDATE trialfleet_schema SET version = :version", version=version)
+    write(database_url, "UPDATE trialfleet_schema SET version = :v, oldest = :v", v=version)
     before = everything(database_url)
     with pytest.raises(SchemaMismatch) as caught:
         prepare(database_url)
     assert str(caught.value) == (
-        f"the database has version {version} of the trialfleet_ tables, this Trialfleet works "
-        f"with version {schema.SCHEMA_VERSION}: use the Trialfleet that made them"
+        f"the database has version {version} of the trialfleet_ tables, "
+        + said.format(ours=schema.SCHEMA_VERSION)
     )
     assert everything(database_url) == before
+
+
+def test_a_newer_version_that_works_with_ours_is_used_as_it_is(database_url: str) -> None:
+    prepare(database_url)
+    write(database_url, "UPDATE trialfleet_schema SET version = version + 1")
+    before = everything(database_url)
+    prepare(database_url)
+    assert everything(database_url) == before
+
+
+def test_a_step_of_another_build_is_noticed(database_url: str) -> None:
+    prepare(database_url)
+    write(database_url, "UPDATE trialfleet_migrations SET checksum = 'x' WHERE version = 7")
+    with pytest.raises(SchemaMismatch, match="had another step to version 7 of the trialfleet_"):
+        prepare(database_url)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from trialfleet.storage.records import (
     TrialRecord,
 )
 
-# Rows of both: see reading.sql.
+# Rows of both: see migrations/0006_baseline.sql.
 _TRIALS: Final = sa.text("SELECT * FROM trialfleet_trials(CAST(:ids AS int[]), :bare)")
 _TRIALS_SINCE: Final = sa.text(
     "SELECT * FROM "

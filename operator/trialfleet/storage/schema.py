@@ -1,28 +1,41 @@
 """The database's schema: Optuna's, created by the installed Optuna, and ours beside it."""
 
-from importlib import resources
+import logging
 from pathlib import Path
 from typing import Final
 
 import optuna
+import psycopg2.errors
 import sqlalchemy as sa
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from optuna.storages import RDBStorage
 
 from trialfleet.model.errors import SchemaMismatch
+from trialfleet.storage.migrations import Migration, migrations
 
-SCHEMA_VERSION: Final = 6
-"""Of the ``trialfleet_`` tables and functions; the number changes with any change of them."""
+SCHEMA_VERSION: Final = migrations()[-1].version
+"""Of the ``trialfleet_`` tables and functions that this release makes and works with."""
 
-_SCRIPTS: Final = ("schema.sql", "plain.sql", "reading.sql")
+_OLDEST: Final = migrations()[0].version
+"""The first version that is brought up to date."""
+
+_RECORDED: Final = 7
+"""The version since which a database records which steps were applied."""
+
+_TRIES: Final = 5
+"""Times that a step is tried while a proxy of the release before holds a lock or waits for ours."""
+
+_BUSY: Final = (psycopg2.errors.DeadlockDetected, psycopg2.errors.LockNotAvailable)
 
 # Serializes proxies that start at once on an empty database. The number is arbitrary.
 _PREPARE_LOCK: Final = 0x7472_6961_6C66_6C74
 
+_log = logging.getLogger(__name__)
+
 
 def prepare(engine: sa.Engine) -> None:
-    """Create what is missing of the schema; a second call changes nothing.
+    """Create what is missing of the schema and bring it up to date; a second call changes nothing.
 
     Raises :class:`SchemaMismatch`, before anything is written, if the tables were made by a
     version of Optuna or Trialfleet that the installed one can't work with.
@@ -42,37 +55,90 @@ def prepare(engine: sa.Engine) -> None:
 
 def _prepare_locked(engine: sa.Engine, connection: sa.Connection) -> None:
     tables = set(sa.inspect(connection).get_table_names())
-    ours = _check_ours(connection, tables)
+    found = _check_ours(connection, tables)
     if "studies" in tables or "alembic_version" in tables:
         _check_optunas(connection)
     connection.rollback()
     if "studies" not in tables:
         # What Optuna does on a new database: create its tables and stamp the revision.
         RDBStorage(engine.url.render_as_string(hide_password=False)).engine.dispose()
-    if not ours:
+    for step in migrations():
+        if step.version > found:
+            _apply(connection, step)
+
+
+def _apply(connection: sa.Connection, step: Migration) -> None:
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with connection.begin():
+                _run(connection, step)
+            return
+        except sa.exc.DBAPIError as error:
+            if not isinstance(error.orig, _BUSY) or attempt == _TRIES:
+                raise
+            _log.info("migration %d: attempt %d: %s", step.version, attempt, error.orig)
+
+
+def _run(connection: sa.Connection, step: Migration) -> None:
+    connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+    if step.version == _OLDEST:
         # Nobody may write a trial between the counting of old ones and the first trigger. Who
         # comes after us waits behind us, so we wait no longer than for any other lock.
         connection.execute(sa.text("LOCK TABLE trials IN SHARE ROW EXCLUSIVE MODE"))
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        for name in _SCRIPTS:
-            script = resources.files(__package__).joinpath(name).read_text()
-            connection.execution_options(no_parameters=True).exec_driver_sql(script)
+    connection.execution_options(no_parameters=True).exec_driver_sql(step.script)
+    connection.execute(
+        sa.text(
+            "INSERT INTO trialfleet_schema (version) VALUES (:version)"
+            if step.version == _OLDEST
+            else "UPDATE trialfleet_schema SET version = :version"
+        ),
+        {"version": step.version},
+    )
+    if step.version >= _RECORDED:
         connection.execute(
-            sa.text("INSERT INTO trialfleet_schema VALUES (:version)"), {"version": SCHEMA_VERSION}
+            sa.text(
+                "INSERT INTO trialfleet_migrations (version, name, checksum) "
+                "VALUES (:version, :name, :checksum) ON CONFLICT DO NOTHING"
+            ),
+            [
+                {"version": done.version, "name": done.name, "checksum": done.checksum}
+                for done in migrations()
+                if done.version <= step.version
+            ],
         )
-        connection.commit()
 
 
-def _check_ours(connection: sa.Connection, tables: set[str]) -> bool:
+def _check_ours(connection: sa.Connection, tables: set[str]) -> int:
+    """Return the version of our tables, 0 if there are none."""
     if "trialfleet_schema" not in tables:
-        return False
-    found = connection.execute(sa.text("SELECT version FROM trialfleet_schema")).scalar_one()
-    if found != SCHEMA_VERSION:
+        return 0
+    row = connection.execute(sa.text("SELECT * FROM trialfleet_schema")).mappings().one()
+    found = int(row["version"])
+    oldest = int(row.get("oldest", found))
+    if found < _OLDEST:
+        raise SchemaMismatch(
+            f"the database has version {found} of the trialfleet_ tables, accepted: {_OLDEST} to "
+            f"{SCHEMA_VERSION}: use the Trialfleet that made them"
+        )
+    if found > SCHEMA_VERSION and oldest > SCHEMA_VERSION:
         raise SchemaMismatch(
             f"the database has version {found} of the trialfleet_ tables, this Trialfleet works "
-            f"with version {SCHEMA_VERSION}: use the Trialfleet that made them"
+            f"with version {SCHEMA_VERSION}: use the Trialfleet that made them, or a newer one"
         )
-    return True
+    if found >= _RECORDED:
+        _check_steps(connection)
+    return found
+
+
+def _check_steps(connection: sa.Connection) -> None:
+    rows = connection.execute(sa.text("SELECT version, checksum FROM trialfleet_migrations"))
+    applied = {row.version: row.checksum for row in rows}
+    for step in migrations():
+        if applied.get(step.version, step.checksum) != step.checksum:
+            raise SchemaMismatch(
+                f"the database had another step to version {step.version} of the trialfleet_ "
+                f"tables than this Trialfleet's: use the Trialfleet that made them"
+            )
 
 
 def _check_optunas(connection: sa.Connection) -> None:

@@ -41,7 +41,7 @@ _SETTINGS: Final = {
     "lock_timeout": "10s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
-    # We look after the names of parameters ourselves, see params.py and schema.sql.
+    # We look after the names of parameters ourselves, see params.py and migrations/.
     "trialfleet.claims": "on",
 }
 _CONNECT: Final = {
