@@ -144,6 +144,8 @@ ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
 """On a Job: hash of what its pods and the storage must agree on; with another they are replaced."""
 
 # -- names of objects in a cluster -----------------------------------------------------------
+# None is a name that somebody would choose for an object of their own: a Study "digits" may stand
+# beside a ConfigMap "digits-study" and a StatefulSet "digits-pg".
 
 WORKER_CONTAINER: Final = "worker"
 POSTGRES_PORT: Final = 5432
@@ -152,14 +154,15 @@ POSTGRES_PORT: Final = 5432
 def postgres_name(storage: str) -> str:
     """Return the name of a storage's StatefulSet (or CloudNativePG Cluster), and of its Secret.
 
-    Short: a StatefulSet's pods carry its name and a hash in a label of at most 63 characters.
+    Short: a StatefulSet's pods carry its name and a hash of ten characters in a label of at most
+    63, and a storage's name may have 48.
     """
-    return f"{storage}-pg"
+    return f"{storage}-tpg"
 
 
 def proxy_name(storage: str) -> str:
     """Return the name of a storage's DaemonSet or Deployment of proxies."""
-    return f"{storage}-proxy"
+    return f"{storage}-tf-proxy"
 
 
 def storage_secret(storage: str, digest: str) -> str:
@@ -187,7 +190,7 @@ def proxy_service(storage: str) -> str:
 
 def node_proxy_service(storage: str) -> str:
     """Return the name of the Service that leads to the proxy of one's own node."""
-    return _service(f"{storage}-proxy-node")
+    return _service(f"{storage}-tf-node")
 
 
 def worker_job_name(study: str, index: int) -> str:
@@ -203,17 +206,17 @@ def worker_job_index(name: str) -> int:
 
 def study_config_name(study: str) -> str:
     """Return the name of the ConfigMap that holds a study for its workers."""
-    return f"{study}-study"
+    return f"{study}-tf-study"
 
 
 def prepare_job_name(study: str) -> str:
     """Return the name of the Job that runs before a study."""
-    return f"{study}-prepare"
+    return f"{study}-tf-prepare"
 
 
 def collate_job_name(study: str) -> str:
     """Return the name of the Job that runs after a study."""
-    return f"{study}-collate"
+    return f"{study}-tf-collate"
 
 
 def _service(name: str) -> str:

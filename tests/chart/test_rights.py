@@ -145,8 +145,8 @@ def exercise(kube: Kube, url: str) -> None:
         "studies", "Study", "first", {**study, "storage": {"name": "shared"}, "trialsFrom": points}
     )
     make("studies", "Study", "own", study)
-    appears("deployments", "pooled-proxy")
-    appears("statefulsets", "own-pg")
+    appears("deployments", "pooled-tf-proxy")
+    appears("statefulsets", "own-tpg")
     kube.delete("studies", "own")
     wait_for("first complete", lambda: condition(kube.get("studies", "first"), "Complete"), 60)
     wait_for("its Events", lambda: len(kube.list("events")) > 2, 60)

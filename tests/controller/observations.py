@@ -29,7 +29,7 @@ from trialfleet.controller.secrecy import Keys
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 OPTIONS = Options(image="operator:1", worker_image="worker:1")
 KEYS = Keys(b"0" * 32)
-PROXIES = "s-proxy-node.ns.svc:13000,s-proxy.ns.svc:13000"
+PROXIES = "s-tf-node.ns.svc:13000,s-tf-proxy.ns.svc:13000"
 
 REACH = Reach("s", PROXIES, None)
 

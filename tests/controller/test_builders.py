@@ -245,7 +245,7 @@ def test_the_password_is_in_the_secret_only() -> None:
     (secret,) = plan.once
     password = secret["stringData"]["password"]
     assert len(password) >= 32
-    assert f":{password}@s-pg.ns.svc:5432/" in secret["stringData"]["url"]
+    assert f":{password}@s-tpg.ns.svc:5432/" in secret["stringData"]["url"]
     assert password not in json.dumps(plan.objects)
 
 

@@ -31,8 +31,13 @@ def plan(seen: StorageObserved, **options: Any) -> Plan:
     return plan_storage(seen, dataclasses.replace(OPTIONS, **options), KEYS, NOW)
 
 
-PROXIES = ["Service/s-proxy", "Service/s-proxy-node", "DaemonSet/s-proxy", "NetworkPolicy/s-proxy"]
-POSTGRES = ["Service/s-pg", "StatefulSet/s-pg"]
+PROXIES = [
+    "Service/s-tf-proxy",
+    "Service/s-tf-node",
+    "DaemonSet/s-tf-proxy",
+    "NetworkPolicy/s-tf-proxy",
+]
+POSTGRES = ["Service/s-tpg", "StatefulSet/s-tpg"]
 PLAIN = {"security": {"tls": False}}
 EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}, **PLAIN}
 
@@ -54,16 +59,16 @@ PLAIN_SECRET = secret_of(PLAIN)
 @pytest.mark.parametrize(
     ("spec", "objects"),
     [
-        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", SECRET]),
-        (PLAIN, [*POSTGRES, *PROXIES, "NetworkPolicy/s-pg", PLAIN_SECRET]),
+        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", SECRET]),
+        (PLAIN, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", PLAIN_SECRET]),
         (EXTERNAL, PROXIES),
         (
             {"postgres": {"cloudNativePG": {"instances": 2}}, **PLAIN},
-            ["Cluster/s-pg", *PROXIES],
+            ["Cluster/s-tpg", *PROXIES],
         ),
         (
             {**EXTERNAL, "proxy": {"placement": "Shared", "workersPerReplica": 10}},
-            ["Service/s-proxy", "Deployment/s-proxy", "NetworkPolicy/s-proxy"],
+            ["Service/s-tf-proxy", "Deployment/s-tf-proxy", "NetworkPolicy/s-tf-proxy"],
         ),
     ],
 )
@@ -79,7 +84,7 @@ def test_proxies_trust_cloudnativepg_by_its_authority() -> None:
     environment = {one["name"]: one.get("value") for one in container["env"]}
     assert environment["PGSSLMODE"] == "verify-full"
     (volume,) = (one for one in pod["volumes"] if one["name"] == "postgres-authority")
-    assert volume["secret"]["secretName"] == "s-pg-ca"
+    assert volume["secret"]["secretName"] == "s-tpg-ca"
     assert [one["key"] for one in volume["secret"]["items"]] == ["ca.crt"]
     (mount,) = (one for one in container["volumeMounts"] if one["name"] == "postgres-authority")
     assert environment["PGSSLROOTCERT"] == f"{mount['mountPath']}/ca.crt"
@@ -105,7 +110,7 @@ def test_what_can_not_change_in_a_stateful_set_stays() -> None:
     seen = storage_observed({"postgres": {"managed": {"volume": {"size": "1Gi"}}}})
     (before,) = [one for one in plan(seen).objects if one["kind"] == "StatefulSet"]
     larger = storage_observed({"postgres": {"managed": {"volume": {"size": "2Gi"}}}})
-    live = {"StatefulSet/s-pg": before}
+    live = {"StatefulSet/s-tpg": before}
     (after,) = [
         one
         for one in plan(dataclasses.replace(larger, live=live)).objects
@@ -130,7 +135,7 @@ def test_ready_means_that_a_proxy_serves() -> None:
     assert planned.status is not None
     assert planned.status["phase"] == "Ready"
     assert planned.status["proxies"] == "1/2"
-    assert planned.status["endpoint"] == f"s-proxy.ns.svc:{names.PROXY_PORT}"
+    assert planned.status["endpoint"] == f"s-tf-proxy.ns.svc:{names.PROXY_PORT}"
     assert [note.reason for note in planned.notes] == [reasons.EVENT_READY]
 
 
@@ -224,8 +229,8 @@ class TestSecret:
     def test_a_plaintext_port_is_opened_if_asked_for(self) -> None:
         planned = plan(storage_observed({"security": {"plaintextPort": 14000}}))
         kinds = {f"{one['kind']}/{one['metadata']['name']}": one for one in planned.objects}
-        ports = kinds["Service/s-proxy"]["spec"]["ports"]
+        ports = kinds["Service/s-tf-proxy"]["spec"]["ports"]
         assert [port["port"] for port in ports] == [names.PROXY_PORT, 14000]
-        rules = kinds["NetworkPolicy/s-proxy"]["spec"]["ingress"]
+        rules = kinds["NetworkPolicy/s-tf-proxy"]["spec"]["ingress"]
         assert {"port": "plaintext", "protocol": "TCP"} in rules[-1]["ports"]
         assert "from" not in rules[-1]

@@ -50,7 +50,7 @@ def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
 
 
 WORKER = "Job/q-workers-1"
-CONFIG = "ConfigMap/q-study"
+CONFIG = "ConfigMap/q-tf-study"
 NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES, tls=False)
 
 STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
@@ -205,11 +205,11 @@ class TestPrepare:
         return observed(study=self.STUDY, **changes)
 
     def of(self, **changes: Any) -> Any:
-        return job(component=names.COMPONENT_PREPARE, name="q-prepare", **changes)
+        return job(component=names.COMPONENT_PREPARE, name="q-tf-prepare", **changes)
 
     def test_runs_before_workers(self) -> None:
         planned = plan(self.seen())
-        assert made(planned) == [CONFIG, "Job/q-prepare"]
+        assert made(planned) == [CONFIG, "Job/q-tf-prepare"]
         assert conditions(planned)["Prepared"] == ("False", reasons.PREPARING)
 
     def test_is_made_once(self) -> None:
@@ -229,7 +229,7 @@ class TestPrepare:
         planned = plan(
             self.seen(
                 jobs=(self.of(failure="BackoffLimitExceeded"),),
-                pods=(pod(job="q-prepare", component=names.COMPONENT_PREPARE, end=end),),
+                pods=(pod(job="q-tf-prepare", component=names.COMPONENT_PREPARE, end=end),),
             )
         )
         assert planned.status is not None and planned.status["phase"] == "Failed"
@@ -238,7 +238,7 @@ class TestPrepare:
 
     def test_failed_is_tried_again_with_a_newer_spec(self) -> None:
         planned = plan(self.seen(jobs=(self.of(failure="no"),), subject=subject(generation=2)))
-        assert removed(planned) == ["Job/q-prepare"]
+        assert removed(planned) == ["Job/q-tf-prepare"]
 
 
 class TestEnd:
@@ -246,7 +246,7 @@ class TestEnd:
     COLLATING = study(collate={"spec": {"containers": [{"name": "c", "image": "i"}]}})
 
     def collate(self, **changes: Any) -> Any:
-        return job(component=names.COMPONENT_COLLATE, name="q-collate", **changes)
+        return job(component=names.COMPONENT_COLLATE, name="q-tf-collate", **changes)
 
     def test_removes_workers(self) -> None:
         planned = plan(observed(jobs=(job(),), summary=self.ENDED))
@@ -258,7 +258,7 @@ class TestEnd:
 
     def test_collates_first(self) -> None:
         planned = plan(observed(study=self.COLLATING, jobs=(job(),), summary=self.ENDED))
-        assert made(planned) == [CONFIG, "Job/q-collate"]
+        assert made(planned) == [CONFIG, "Job/q-tf-collate"]
         assert removed(planned) == [WORKER]
         assert planned.status is not None and planned.status["phase"] == "Collating"
 
@@ -266,7 +266,7 @@ class TestEnd:
         planned = plan(
             observed(study=self.COLLATING, jobs=(self.collate(complete=True),), summary=self.ENDED)
         )
-        assert removed(planned) == ["Job/q-collate"]
+        assert removed(planned) == ["Job/q-tf-collate"]
         assert conditions(planned)["Collated"] == ("True", reasons.SUCCEEDED)
         assert conditions(planned)["Complete"] == ("True", names.ENDED_TRIALS)
 
@@ -284,7 +284,7 @@ class TestEnd:
                 subject=subject(status_of("Collated"), generation=2),
             )
         )
-        assert "Job/q-collate" in removed(running)
+        assert "Job/q-tf-collate" in removed(running)
         assert "Collated" not in conditions(running)
 
     def test_stays_over_without_asking_the_storage(self) -> None:

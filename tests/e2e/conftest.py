@@ -241,7 +241,7 @@ def _lose_database(kube: Kube) -> None:
         lambda: kube.get("resourcequotas", "no-more").get("status", {}).get("used"),
         30,
     )
-    kube.delete("pods", "shared-pg-0", gracePeriodSeconds=0)
+    kube.delete("pods", "shared-tpg-0", gracePeriodSeconds=0)
 
 
 @pytest.fixture(scope="module")

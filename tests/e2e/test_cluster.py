@@ -140,7 +140,7 @@ def test_a_rolling_update_of_proxies_disturbs_no_trial(own_env: Env) -> None:
 
 def replicas(env: Env) -> int:
     """Return how many shared proxies there should be."""
-    found = env.kube.find("deployments", "few-proxy")
+    found = env.kube.find("deployments", "few-tf-proxy")
     return 0 if found is None else int(found["spec"]["replicas"])
 
 
@@ -158,7 +158,7 @@ def test_shared_proxies(own_env: Env) -> None:
     )
     study = own_env.wait_condition("served", "Complete")
     assert study["status"]["trials"] == {**NOTHING, "complete": 12}
-    assert not own_env.kube.find("daemonsets", "few-proxy")
+    assert not own_env.kube.find("daemonsets", "few-tf-proxy")
 
 
 def test_a_database_that_someone_else_runs(own_env: Env) -> None:
@@ -175,7 +175,7 @@ def test_a_database_that_someone_else_runs(own_env: Env) -> None:
     own_env.study("outside", storage={"name": "theirs"})
     study = own_env.wait_condition("outside", "Complete")
     assert study["status"]["trials"] == {**NOTHING, "complete": 12}
-    assert not own_env.kube.find("statefulsets", "theirs-pg")
+    assert not own_env.kube.find("statefulsets", "theirs-tpg")
 
 
 def test_two_operators_do_no_harm(cluster: Cluster, env: Env) -> None:

@@ -2,4 +2,5 @@
 
 from tests.scenarios.lifecycle import *  # noqa: F403
 from tests.scenarios.losses import *  # noqa: F403
+from tests.scenarios.strangers import *  # noqa: F403
 from tests.scenarios.stuck import *  # noqa: F403

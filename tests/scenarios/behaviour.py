@@ -99,6 +99,34 @@ def test_a_selector_is_one_field(kube: Kube) -> None:
     kube.delete("services", name)
 
 
+def test_an_apply_may_be_for_a_new_object_only(kube: Kube) -> None:
+    """With a version that no object has; what is made is owned as by any apply."""
+    name = fresh()
+    wanted = config_map(name, {"a": "1", "b": "2"}, resourceVersion="1")
+    made = kube.apply("configmaps", wanted, OURS, force=True)
+    assert [one["operation"] for one in made["metadata"]["managedFields"]] == ["Apply"]
+    with pytest.raises(KubeError) as refused:
+        kube.apply("configmaps", wanted, OURS, force=True)
+    assert (refused.value.code, refused.value.reason) == (409, "Conflict")
+    left = kube.apply("configmaps", config_map(name, {"a": "1"}), OURS)
+    assert left["data"] == {"a": "1"}
+
+
+def test_an_apply_may_name_the_one_it_means(kube: Kube) -> None:
+    name, other = fresh(), str(uuid.uuid4())
+    with pytest.raises(KubeError) as refused:
+        kube.apply("configmaps", config_map(name, {}, uid=other), OURS, force=True)
+    assert (refused.value.code, refused.value.reason) == (409, "Conflict")
+    assert kube.find("configmaps", name) is None
+    made = kube.create("configmaps", config_map(name, {"a": "1"}))
+    with pytest.raises(KubeError) as refused:
+        kube.apply("configmaps", config_map(name, {"a": "2"}, uid=other), OURS, force=True)
+    assert (refused.value.code, refused.value.reason) == (422, "Invalid")
+    assert "metadata.uid: Invalid" in str(refused.value)
+    mine = config_map(name, {"a": "2"}, uid=made["metadata"]["uid"])
+    assert kube.apply("configmaps", mine, OURS, force=True)["data"] == {"a": "2"}
+
+
 def test_create_says_what_is_there(kube: Kube) -> None:
     made = config_map(fresh(), {})
     kube.create("configmaps", made)

@@ -63,11 +63,11 @@ def test_deleted_children_come_back(own_env: Env) -> None:
     (job,) = own_env.kube.list("jobs", study="healed", component="worker")
     uids = {}
     for resource, name in (
-        ("configmaps", "healed-study"),
-        ("services", "shared-proxy"),
-        ("services", "shared-proxy-node"),
-        ("daemonsets", "shared-proxy"),
-        ("networkpolicies", "shared-proxy"),
+        ("configmaps", "healed-tf-study"),
+        ("services", "shared-tf-proxy"),
+        ("services", "shared-tf-node"),
+        ("daemonsets", "shared-tf-proxy"),
+        ("networkpolicies", "shared-tf-proxy"),
         ("jobs", job["metadata"]["name"]),
     ):
         uids[resource, name] = own_env.kube.get(resource, name)["metadata"]["uid"]
@@ -90,7 +90,7 @@ def test_edited_children_are_mended(own_env: Env) -> None:
     own_env.running_workers("edited", 2)
     (job,) = own_env.kube.list("jobs", study="edited", component="worker")
     own_env.kube.patch("jobs", job["metadata"]["name"], {"spec": {"parallelism": 5}})
-    own_env.kube.patch("services", "shared-proxy", {"spec": {"selector": {"nothing": "at-all"}}})
+    own_env.kube.patch("services", "shared-tf-proxy", {"spec": {"selector": {"nothing": "at-all"}}})
     wait_for(
         "the Job mended",
         lambda: own_env.kube.get("jobs", job["metadata"]["name"])["spec"]["parallelism"] == 2,
@@ -98,7 +98,9 @@ def test_edited_children_are_mended(own_env: Env) -> None:
     )
     wait_for(
         "the Service mended",
-        lambda: "nothing" not in own_env.kube.get("services", "shared-proxy")["spec"]["selector"],
+        lambda: (
+            "nothing" not in own_env.kube.get("services", "shared-tf-proxy")["spec"]["selector"]
+        ),
         own_env.patience_s,
     )
 

@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 STATUS_EVERY: Final = datetime.timedelta(seconds=2)
 """Between two writes of the status of a study that runs, unless more than numbers has changed."""
 
+_TRIES: Final = 4
+"""Looks at an object that others make and delete at the same time."""
+
 
 class NameTaken(Exception):
     """An object of that name exists and is another's."""
@@ -47,20 +50,16 @@ class Applier:
         for wanted in objects:
             metadata = wanted["metadata"]
             live = self._store.get(wanted["kind"], metadata["namespace"], metadata["name"])
-            if live is None:
-                await self._begin(subject, wanted)
-            elif "deletionTimestamp" in live["metadata"]:
-                # Its end wakes the operator again.
-                continue
-            elif not owned_by(live, subject.uid):
-                raise NameTaken(_taken(wanted))
-            elif not self._is_as_wanted(wanted, live):
-                _log.info(
-                    "%s %s/%s: change %s %s",
-                    *(subject.kind, subject.namespace, subject.name),
-                    *(wanted["kind"], metadata["name"]),
-                )
-                self._note(wanted, await self._cluster.apply(wanted))
+            for _ in range(_TRIES):
+                if await self._settle(subject, wanted, live):
+                    break
+                # What the watches told is not how it is: they lag behind, or tell nothing of an
+                # object without a label of ours.
+                kind = kind_of(wanted["apiVersion"], wanted["kind"])
+                live = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
+            else:
+                name = f"{wanted['kind']} {metadata['name']}"
+                raise ClusterError(409, "Conflict", f"{name}: changes while it is applied")
 
     async def create_once(
         self, objects: Sequence[Object], memory: Memory, now: datetime.datetime
@@ -105,24 +104,34 @@ class Applier:
                 # Not worth doing anything again for.
                 _log.warning("no Event for %s %s: %s", subject.kind, subject.name, error)
 
-    async def _begin(self, subject: Subject, wanted: Object) -> None:
-        """Apply an object that no watch has told of: it may be there, without our label."""
-        metadata = wanted["metadata"]
+    async def _settle(self, subject: Subject, wanted: Object, live: Object | None) -> bool:
+        """Create an object or change ``live``; False if there is another one than ``live``.
+
+        Only what the subject owns is ever written to: a change names the uid of the object that
+        was found to be the subject's.
+        """
+        if live is None:
+            applied = await self._cluster.apply_new(wanted)
+            verb = "made"
+        elif "deletionTimestamp" in live["metadata"]:
+            # Its end wakes the operator again.
+            return True
+        elif not owned_by(live, subject.uid):
+            raise NameTaken(_taken(subject, wanted))
+        elif self._is_as_wanted(wanted, live):
+            return True
+        else:
+            applied = await self._cluster.apply(wanted, live["metadata"]["uid"])
+            verb = "changed"
+        if applied is None:
+            return False
         _log.info(
-            "%s %s/%s: make %s %s",
-            *(subject.kind, subject.namespace, subject.name, wanted["kind"], metadata["name"]),
+            "%s %s/%s: %s %s %s",
+            *(subject.kind, subject.namespace, subject.name, verb),
+            *(wanted["kind"], wanted["metadata"]["name"]),
         )
-        try:
-            applied = await self._cluster.apply(wanted, force=False)
-        except ClusterError as error:
-            if error.reason != "Conflict":
-                raise
-            kind = kind_of(wanted["apiVersion"], wanted["kind"])
-            live = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
-            if live is not None and not owned_by(live, subject.uid):
-                raise NameTaken(_taken(wanted)) from error
-            applied = await self._cluster.apply(wanted)
         self._note(wanted, applied)
+        return True
 
     def _note(self, wanted: Object, applied: Object) -> None:
         self._store.put(applied)
@@ -179,9 +188,9 @@ def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _taken(wanted: Mapping[str, Any]) -> str:
-    metadata = wanted["metadata"]
+def _taken(subject: Subject, wanted: Mapping[str, Any]) -> str:
     return (
-        f"{wanted['kind']} {metadata['name']!r} exists and belongs to something else: "
-        "delete it, or choose another name"
+        f"{wanted['kind']} {wanted['metadata']['name']!r} is needed under this name, and one that "
+        f"belongs to something else exists; it is left as it is: rename or delete it, or give the "
+        f"{subject.kind} another name"
     )

@@ -97,14 +97,14 @@ class Cluster:
                 return None
             raise
 
-    async def apply(self, wanted: Object, *, force: bool = True) -> Object:
-        """Create or change an object so that it is as wanted; return it.
+    async def apply_new(self, wanted: Object) -> Object | None:
+        """Create an object whose fields are owned as by ``apply``; None if there is one."""
+        # No object has this version: with one that is there it is a conflict.
+        return await self._apply(wanted, resourceVersion="1")
 
-        Without ``force`` a field that another manager owns with another value is a conflict.
-        """
-        kind, namespace, name = _place(wanted)
-        query = {"fieldManager": names.OPERATOR, "force": "true" if force else "false"}
-        return await self._call("PATCH", kind.path(namespace, name), query, wanted, _APPLY)
+    async def apply(self, wanted: Object, uid: str) -> Object | None:
+        """Change an object so that it is as wanted; None if it is not the one with the uid."""
+        return await self._apply(wanted, uid=uid)
 
     async def apply_status(
         self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any]
@@ -118,6 +118,19 @@ class Cluster:
         }
         query = {"fieldManager": names.OPERATOR, "force": "true"}
         return await self._call("PATCH", kind.path(namespace, name, "status"), query, body, _APPLY)
+
+    async def _apply(self, wanted: Object, **precondition: str) -> Object | None:
+        kind, namespace, name = _place(wanted)
+        body = {**wanted, "metadata": {**wanted["metadata"], **precondition}}
+        query = {"fieldManager": names.OPERATOR, "force": "true"}
+        try:
+            return await self._call("PATCH", kind.path(namespace, name), query, body, _APPLY)
+        except ClusterError as error:
+            # With the uid of another the answer is that a uid can't change.
+            other = error.reason == "Invalid" and "metadata.uid: Invalid" in str(error)
+            if error.reason == "Conflict" or other:
+                return None
+            raise
 
     async def delete(
         self, kind: Kind, namespace: str, name: str, uid: str, *, force: bool = False

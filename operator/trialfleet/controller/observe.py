@@ -60,7 +60,8 @@ def observe_study(
     study, refusal = _parse(Study, obj)
     jobs = tuple(view_job(job) for job in _own(store.owned(key, "Job"), subject.uid))
     names_of_jobs = {job.name for job in jobs}
-    pods = [view_pod(pod) for pod in store.owned(key, "Pod")]
+    # Labels alone may be those of a copy that somebody made to look into something.
+    pods = [view_pod(pod) for pod in store.owned(key, "Pod") if _is_of_a_job(pod)]
     pods = [pod for pod in pods if pod.job in names_of_jobs or pod.end is not None]
     departed = [pod for uid, pod in memory.departed.items() if uid not in {p.uid for p in pods}]
     _note_shortage(memory, jobs, pods, now)
@@ -69,7 +70,7 @@ def observe_study(
         subject=subject,
         study=study,
         refusal=refusal,
-        storage=None if study is None else _storage_view(study, store, subject.namespace),
+        storage=None if study is None else _storage_view(study, store, subject),
         ensured=memory.ensured == subject.generation,
         blocked=memory.blocked,
         summary=summary,
@@ -168,10 +169,11 @@ def _own(objects: Iterable[Object], uid: str) -> list[Object]:
     ]
 
 
-def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | None:
-    name = study.metadata.name if study.spec.storage is None else study.spec.storage.name
+def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView | None:
+    name = subject.name if study.spec.storage is None else study.spec.storage.name
+    namespace = subject.namespace
     obj = store.get("StudyStorage", namespace, name)
-    if obj is None:
+    if obj is None or (study.spec.storage is None and not _own([obj], subject.uid)):
         return None
     conditions = conditions_of(obj.get("status") or {})
     ready = find(conditions, reasons.READY)
@@ -187,6 +189,11 @@ def _storage_view(study: Study, store: Store, namespace: str) -> StorageView | N
         proxies=proxy_addresses(name, namespace, placement),
         tls=uses_tls(obj),
     )
+
+
+def _is_of_a_job(pod: Mapping[str, Any]) -> bool:
+    references = pod["metadata"].get("ownerReferences", ())
+    return any(one.get("kind") == "Job" and one.get("controller") for one in references)
 
 
 def _parallelism(study: Mapping[str, Any]) -> int:

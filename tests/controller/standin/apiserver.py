@@ -143,6 +143,7 @@ class ApiServer:
         if request.content_type == "application/apply-patch+yaml":
             if not request.query.get("fieldManager"):
                 raise Refused(422, "Invalid", "fieldManager is required for apply patch")
+            _check_preconditions(before, body)
             _check_immutable(place[0], before, body)
             return self.objects.apply(place, body, manager, force=force, subresource=subresource)
         if subresource == "scale":
@@ -275,6 +276,19 @@ def _body(text: str) -> Object:
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
         raise Refused(422, "Invalid", f"metadata.name: Invalid value: {name!r}")
+
+
+def _check_preconditions(before: Object | None, body: Object) -> None:
+    uid = body["metadata"].pop("uid", "")
+    version = body["metadata"].pop("resourceVersion", "")
+    if before is None:
+        if uid:
+            raise Refused(409, "Conflict", f"uid mismatch: no object has the uid {uid}")
+        return
+    if version and version != before["metadata"]["resourceVersion"]:
+        raise Refused(409, "Conflict", "the object has been modified")
+    if uid and uid != before["metadata"]["uid"]:
+        raise Refused(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
 
 
 def _check_immutable(resource: str, before: Object | None, body: Object) -> None:
