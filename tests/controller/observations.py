@@ -122,6 +122,7 @@ def pod(name: str = "q-workers-1-a", job: str = "q-workers-1", **changes: Any) -
         address="10.0.0.1",
         end=None,
         ended=None,
+        lingers=False,
         overdue=None,
         trouble=None,
     )

@@ -18,8 +18,9 @@ from tests.controller.observations import (
     summary,
 )
 from trialfleet.controller import reasons
+from trialfleet.controller.build.workers import NO_LIMIT
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.pod_view import Fate, PodEnd, PodView, Trouble
 from trialfleet.controller.policies.workers import Workers, plan_workers
 
 
@@ -34,6 +35,8 @@ def sizes(planned: Workers) -> dict[str, int]:
 def gone(planned: Workers) -> list[str]:
     return [one.name for one in planned.removals]
 
+
+THREE = tuple(pod(f"q-workers-1-{name}") for name in "abc")
 
 CASES: list[tuple[str, dict[str, Any], dict[str, int], list[str]]] = [
     ("the first Job", {}, {"q-workers-1": 4}, []),
@@ -60,7 +63,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, int], list[str]]] = [
     ),
     (
         "ends while the budget is raised",
-        {"jobs": (job(succeeded=1, active=3),), "subject": subject(generation=2)},
+        {
+            "jobs": (job(succeeded=1, active=3),),
+            "pods": THREE,
+            "subject": subject(generation=2),
+        },
         {"q-workers-1": 3, "q-workers-2": 1},
         [],
     ),
@@ -115,21 +122,19 @@ def test_it_is_tried_again_with_a_newer_spec() -> None:
     assert sizes(planned) == {"q-workers-2": 4}
 
 
-class TestLateReplacement:
-    """Kubernetes waits longer after each lost pod: another Job does not."""
+class TestReplacement:
+    """Kubernetes waits longer after each dead pod: another Job does not."""
 
     LOST = pod("q-workers-1-z", end=PodEnd(Fate.LOST, "Evicted"), ended=ago(20))
 
-    def seen(self, short_s: float, **changes: Any) -> StudyObserved:
+    def seen(self, short_s: float, dead: PodView = LOST, **changes: Any) -> StudyObserved:
         current = job(active=3)
-        return observed(
-            jobs=(current,),
-            pods=(self.LOST,),
-            short_since={current.uid: ago(short_s)},
-            **changes,
+        seen = observed(
+            jobs=(current,), pods=(*THREE, dead), short_since={current.uid: ago(short_s)}
         )
+        return dataclasses.replace(seen, **changes)
 
-    def test_kubernetes_gets_a_while(self) -> None:
+    def test_kubernetes_gets_a_while_for_one_that_had_no_session(self) -> None:
         planned = plan(self.seen(14))
         assert planned.objects == ()
         assert planned.requeue_after is not None
@@ -137,14 +142,40 @@ class TestLateReplacement:
     def test_then_another_job_takes_over(self) -> None:
         assert sizes(plan(self.seen(16))) == {"q-workers-1": 3, "q-workers-2": 1}
 
+    @pytest.mark.parametrize("fate", [Fate.LOST, Fate.FAILED])
+    def test_one_that_had_a_session_is_replaced_at_once(self, fate: Fate) -> None:
+        dead = dataclasses.replace(self.LOST, end=PodEnd(fate, "x"))
+        planned = plan(self.seen(0, dead, served=frozenset({dead.uid})))
+        assert sizes(planned) == {"q-workers-1": 3, "q-workers-2": 1}
+        (retired, _) = planned.objects
+        # Its workers may all die with their trials, and no other is killed for that.
+        assert retired["spec"]["backoffLimit"] == NO_LIMIT
+
+    def test_one_that_was_drained_is_replaced_at_once(self) -> None:
+        dead = dataclasses.replace(self.LOST, end=PodEnd(Fate.DRAINED, "Drained"))
+        assert sizes(plan(self.seen(0, dead))) == {"q-workers-1": 3, "q-workers-2": 1}
+
+    def test_one_on_a_lost_node_is_replaced_once_it_was_given_up(self) -> None:
+        away = pod("q-workers-1-z", overdue=ago(20))
+        assert plan(self.seen(0, away)).objects == ()
+        planned = plan(self.seen(0, away, reported=frozenset({away.uid})))
+        assert sizes(planned) == {"q-workers-1": 3, "q-workers-2": 1}
+
     def test_not_if_a_quota_is_the_reason(self) -> None:
         quota = Trouble(reasons.QUOTA_EXCEEDED, "exceeded quota")
         assert plan(self.seen(16, troubles=(quota,))).objects == ()
 
-    def test_not_after_the_objectives_own_crashes(self) -> None:
-        seen = self.seen(16)
+    def test_one_that_crashes_before_it_has_a_session_waits_as_kubernetes_does(self) -> None:
         crashed = dataclasses.replace(self.LOST, end=PodEnd(Fate.FAILED, "Crashed"))
-        assert plan(dataclasses.replace(seen, pods=(crashed,))).objects == ()
+        assert plan(self.seen(16, crashed)).objects == ()
+
+    def test_a_job_that_ended_by_crashing_trials_is_followed_by_another(self) -> None:
+        crashed = dataclasses.replace(self.LOST, end=PodEnd(Fate.FAILED, "Crashed"))
+        seen = observed(jobs=(job(failure="BackoffLimitExceeded"),), pods=(crashed,))
+        assert plan(seen).failed is not None
+        planned = plan(dataclasses.replace(seen, served=frozenset({crashed.uid})))
+        assert planned.failed is None
+        assert sizes(planned) == {"q-workers-2": 4}
 
     def test_an_empty_job_is_removed(self) -> None:
         old, new = job(1, parallelism=1, active=0), job(2)

@@ -185,6 +185,7 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
         lose_database=lambda: _lose_database(kube),
         image=cluster.config.getoption("--python-image"),
         patience_s=PATIENCE_S,
+        pod_start_s=8.0,
     )
     kube.delete("namespaces", kube.namespace)
     wait_for("namespace gone", lambda: kube.find("namespaces", kube.namespace) is None, 180)

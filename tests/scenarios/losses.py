@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tests.controller.kube import wait_for
 from tests.scenarios.env import Env
 
@@ -55,6 +57,49 @@ def test_an_exit_of_the_objective_counts_as_failed(env: Env) -> None:
     study = env.wait_condition("left", "Complete")
     trials = study["status"]["trials"]
     assert (trials["complete"], trials["failed"], trials["lost"]) == (5, 1, 0)
+
+
+CRASH_EVERY_THIRD = """
+import os, signal
+def objective(trial):
+    x = trial.suggest_float("x", -1, 1)
+    if trial.number % 3 == 2:
+        {crash}
+    return x * x
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "crash"),
+    [("segfaults", "os.kill(os.getpid(), signal.SIGSEGV)"), ("exits", "os._exit(9)")],
+)
+def test_trials_that_crash_throttle_nothing(env: Env, name: str, crash: str) -> None:
+    began = time.monotonic()
+    env.study(name, source=CRASH_EVERY_THIRD.format(crash=crash), budget={"trials": 40})
+    study = env.wait_condition(name, "Complete")
+    trials = study["status"]["trials"]
+    assert (trials["complete"], trials["failed"], trials["lost"]) == (27, 13, 0)
+    # Thirteen pods one after the other on each of two places, and no pause between them.
+    assert time.monotonic() - began < 13 * env.pod_start_s
+    env.wait_no_pods(name)
+
+
+def test_a_crash_beside_a_sidecar_is_replaced(env: Env) -> None:
+    image = {} if env.image is None else {"image": env.image}
+    sidecar = {
+        "name": "sidecar",
+        "command": ["python3", "-c", "import time; time.sleep(600)"],
+        **image,
+    }
+    env.study(
+        "accompanied",
+        source=CRASH_ONCE.format(crash="os.abort()"),
+        budget={"trials": 12},
+        template={"spec": {"containers": [{"name": "worker"}, sidecar]}},
+    )
+    study = env.wait_condition("accompanied", "Complete")
+    assert (study["status"]["trials"]["complete"], study["status"]["trials"]["failed"]) == (11, 1)
+    env.wait_no_pods("accompanied")
 
 
 def test_deleted_children_come_back(own_env: Env) -> None:

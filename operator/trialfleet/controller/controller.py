@@ -190,6 +190,7 @@ class Controller:
             observed = replace(observed, created=frozenset())
         plan = plan_study(observed, self._options, self._keys, now)
         plan = await self._bring_about(observed.subject, plan, memory)
+        served = len(memory.served)
         notes = await self._report(observed, plan.dead, memory)
         again = await self._publish(observed.subject, plan, notes, memory, now)
         memory.departed = {
@@ -202,7 +203,8 @@ class Controller:
         }
         if plan.ensure and await self._ensure(observed, memory):
             return 0.0
-        return again
+        # A worker that is known to have died with its session is replaced at once.
+        return again if len(memory.served) == served else 0.0
 
     async def _look_at_storage(
         self, key: Key, obj: Mapping[str, Any], memory: Memory
@@ -351,6 +353,8 @@ class Controller:
                 _log.warning("worker %s is dead, and %s", worker.worker, error)
                 break
             memory.reported.add(worker.pod)
+            if given_up.sessions:
+                memory.served.add(worker.pod)
             reported.append((worker, given_up))
         return note_of(reported)
 

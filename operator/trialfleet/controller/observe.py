@@ -77,6 +77,7 @@ def observe_study(
         jobs=jobs,
         pods=(*pods, *departed),
         reported=frozenset(memory.reported | old),
+        served=frozenset(memory.served),
         troubles=tuple(_study_warnings(store, jobs, pods)),
         created=frozenset(memory.created),
         short_since=dict(memory.short_since),
@@ -222,7 +223,7 @@ def _note_shortage(
     """Remember since when a Job of workers has had fewer pods than it should."""
     present: dict[str, int] = {}
     for pod in pods:
-        if pod.end is None:
+        if pod.end is None and pod.uid not in memory.reported:
             present[pod.job] = present.get(pod.job, 0) + 1
     short = {
         job.uid

@@ -80,6 +80,8 @@ class StudyObserved:
     """Also those that are gone and whose end was not reported yet."""
     reported: frozenset[str] = frozenset()
     """Uids of pods whose end was reported to a proxy."""
+    served: frozenset[str] = frozenset()
+    """Uids of those among them whose worker had a session then."""
     troubles: tuple[Trouble, ...] = ()
     """What Events say is in the way of this study's objects, the newest last."""
 
@@ -97,6 +99,15 @@ class StudyObserved:
     def workers(self) -> list[PodView]:
         """The pods of workers."""
         return [pod for pod in self.pods if pod.component == names.COMPONENT_WORKER]
+
+    @property
+    def alive(self) -> list[PodView]:
+        """The pods of workers that run, or are about to."""
+        return [pod for pod in self.workers if self.lives(pod)]
+
+    def lives(self, pod: PodView) -> bool:
+        """Whether a pod has neither ended nor was given up, as one on a lost node is."""
+        return pod.end is None and pod.uid not in self.reported
 
 
 @dataclass(frozen=True, slots=True)

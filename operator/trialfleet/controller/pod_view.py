@@ -86,6 +86,8 @@ class PodView:
     end: PodEnd | None
     ended: datetime.datetime | None
     """When it ended, where the pod says so."""
+    lingers: bool
+    """Its worker has ended and another of its containers has not."""
     overdue: datetime.datetime | None
     """By when it should be gone, if it was deleted."""
     trouble: Trouble | None
@@ -111,6 +113,7 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
         address=status.get("podIP", ""),
         end=end,
         ended=None if terminated is None else parse_time(terminated.get("finishedAt")),
+        lingers=terminated is not None and not gone and _others_run(status),
         overdue=parse_time(metadata.get("deletionTimestamp")),
         trouble=None if gone else find_trouble(status),
     )
@@ -166,6 +169,12 @@ def _main_container(statuses: Any) -> Mapping[str, Any]:
             found: Mapping[str, Any] = container
             return found
     return statuses[0] if len(statuses) == 1 else {}
+
+
+def _others_run(status: Mapping[str, Any]) -> bool:
+    """Whether a container has not ended; those that Kubernetes ends with the others aside."""
+    containers = status.get("containerStatuses", ())
+    return any("terminated" not in one.get("state", {}) for one in containers)
 
 
 def _end_of(

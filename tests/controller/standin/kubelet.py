@@ -172,6 +172,9 @@ class _Pod:
                 probing.cancel()
             again = self._spec.get("restartPolicy", "Always") == "Always"
             if not again or self._stopping.is_set():
+                if len(self._spec["containers"]) > 1:
+                    ended = {"terminated": self._terminated(container["name"], code)}
+                    self._write(container, ended, ready=False)
                 return code
             self._restarts[container["name"]] = self._restarts.get(container["name"], 0) + 1
             self._write(

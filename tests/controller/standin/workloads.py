@@ -1,5 +1,6 @@
 """The stand-in's controllers: Job, StatefulSet, DaemonSet and Deployment, on two nodes."""
 
+import asyncio
 import copy
 import datetime
 import itertools
@@ -11,6 +12,10 @@ from tests.controller.standin.kubelet import Pods
 from tests.controller.standin.objects import Change, Object, Objects, Refused, timestamp
 
 NODES = ("node-1", "node-2")
+
+_BACK_OFF_S = 3.0
+"""A Job's first pause; Kubernetes' own is 10 s."""
+_LONGEST_BACK_OFF_S = 600.0
 
 _WORKLOADS = ("jobs", "statefulsets", "daemonsets", "deployments")
 
@@ -24,6 +29,7 @@ class Workloads:
         self._nodes = itertools.cycle(NODES)
         self._failures: dict[str, set[str]] = {}
         self._successes: dict[str, set[str]] = {}
+        self._back_off: dict[str, _BackOff] = {}
         self.refusal = ""
         """If not empty, no pod is created, and this is said."""
         objects.listeners.append(self._on_change)
@@ -67,6 +73,7 @@ class Workloads:
         spec, uid = job["spec"], job["metadata"]["uid"]
         said = {one["type"] for one in job.get("status", {}).get("conditions", ())}
         failed, succeeded = (known.setdefault(uid, set()) for known in self._job_memory())
+        back_off = self._back_off.setdefault(uid, _BackOff())
         failing = False
         live = []
         for pod in pods:
@@ -74,6 +81,7 @@ class Workloads:
             if phase == "Succeeded":
                 succeeded.add(pod["metadata"]["uid"])
             elif phase == "Failed":
+                back_off.note(pod)
                 action = _failure_action(spec, pod)
                 if action == "Count":
                     failed.add(pod["metadata"]["uid"])
@@ -104,6 +112,13 @@ class Workloads:
         )
         for pod in going[wanted:]:
             self._objects.delete(("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        wait_s = back_off.left_s()
+        if wanted > len(live) and wait_s > 0:
+            metadata = job["metadata"]
+            asyncio.get_running_loop().call_later(
+                wait_s, self._sync, "jobs", metadata["namespace"], metadata["name"]
+            )
+            return
         for _ in range(wanted - len(live)):
             suffix = os.urandom(3).hex()
             labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
@@ -202,6 +217,28 @@ class Workloads:
         wanted = {**status, "observedGeneration": metadata["generation"]}
         if obj.get("status") != wanted:
             self._objects.update(place, lambda one: {**one, "status": wanted}, "kcm", "status")
+
+
+class _BackOff:
+    """How long a Job waits before it makes a pod: all that failed count, ignored ones too."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+        self._last: datetime.datetime | None = None
+
+    def note(self, pod: Object) -> None:
+        """Take note of a pod that has failed."""
+        uid = pod["metadata"]["uid"]
+        if uid not in self._failed:
+            self._failed.add(uid)
+            self._last = datetime.datetime.now(datetime.UTC)
+
+    def left_s(self) -> float:
+        """Return for how long no pod is to be made yet."""
+        if self._last is None:
+            return 0.0
+        whole_s: float = min(_BACK_OFF_S * 2 ** (len(self._failed) - 1), _LONGEST_BACK_OFF_S)
+        return whole_s - (datetime.datetime.now(datetime.UTC) - self._last).total_seconds()
 
 
 def disrupt(objects: Objects, namespace: str, name: str, reason: str) -> None:

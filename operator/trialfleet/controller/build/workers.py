@@ -30,6 +30,9 @@ _LAST_S: Final = 5
 _BACKOFF_LIMIT: Final = 6
 """Workers that may fail by themselves, for each one that runs, before the Job is given up."""
 
+NO_LIMIT: Final = 2**31 - 1
+"""A back-off limit that no Job reaches."""
+
 
 def build_config(owner: Owner, study: Study) -> Object:
     """Return the ConfigMap that holds the study as its workers read it."""
@@ -119,11 +122,11 @@ def build_job(
     return hashed(job)
 
 
-def resized(live: Object, parallelism: int) -> Object:
-    """Return a Job that exists with another number of workers.
+def resized(live: Object, parallelism: int, backoff_limit: int | None = None) -> Object:
+    """Return a Job that exists with another number of workers, and another back-off limit if given.
 
-    What can't change in a Job is taken from what is there, so that an operator of another version
-    does not replace the workers of a running study.
+    All else is taken from what is there, so that an operator of another version does not replace
+    the workers of a running study.
     """
     live_metadata, live_spec = live["metadata"], live["spec"]
     ours = {names.ANNOTATION_GENERATION, names.ANNOTATION_CONTRACT}
@@ -147,6 +150,7 @@ def resized(live: Object, parallelism: int) -> Object:
                 "parallelism": parallelism,
                 **running,
                 **{key: copy.deepcopy(live_spec[key]) for key in kept if key in live_spec},
+                **({} if backoff_limit is None else {"backoffLimit": backoff_limit}),
             },
         }
     )

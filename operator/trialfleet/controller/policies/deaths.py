@@ -35,6 +35,9 @@ def plan_deaths(observed: StudyObserved, now: datetime.datetime) -> Deaths:
     removals: list[Removal] = []
     waits: list[datetime.timedelta] = []
     for pod in observed.workers:
+        if pod.lingers and pod.overdue is None:
+            # Another container of the pod goes on, and the Job waits for it.
+            removals.append(Removal("v1", "Pod", pod.name, pod.uid))
         if pod.end is None and pod.overdue is not None:
             left = pod.overdue + OVERDUE - now
             if left > datetime.timedelta(0):

@@ -2,11 +2,16 @@
 
 A study has one Job of workers, as long as that one can start workers. A Job can't once one of its
 workers has ended clean, or has another pod template than the study needs now; and it starts them
-late when many were lost, because Kubernetes takes each lost pod for a failure and waits longer
-after each. Then a second Job takes over what is missing; the first keeps the workers that it has.
+late when one died, because Kubernetes waits after each pod that failed, from 10 s on twice as long
+each time, also where the failure policy says Ignore. Then another Job takes over what is missing;
+the first keeps the workers that it has.
+
+So the Job's own back-off is left to work only where it is wanted: for workers that die before they
+have opened a session.
 """
 
 import datetime
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,11 +25,11 @@ from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal
-from trialfleet.controller.pod_view import Fate, Trouble
+from trialfleet.controller.pod_view import Fate, PodView, Trouble
 
 REPLACE_AFTER: Final = datetime.timedelta(seconds=15)
-"""What Kubernetes gets to replace a lost worker by itself, before another Job does it: after the
-first loss it waits 10 s, after each further one twice as long, up to 10 minutes."""
+"""What Kubernetes gets to replace a lost worker that had opened no session, before another Job does
+it: after the first loss it waits 10 s, after each further one twice as long, up to 10 minutes."""
 
 _NOT_ITS_FAULT: Final = (reasons.QUOTA_EXCEEDED, reasons.PODS_FORBIDDEN)
 """What keeps any Job from starting workers."""
@@ -64,14 +69,11 @@ def plan_workers(
         if verdict is not None:
             return verdict
     retiring = [job for job in live if job is not current]
-    busy = sum(job.active for job in retiring)
+    alive = Counter(pod.job for pod in observed.alive)
+    busy = sum(alive[job.name] for job in retiring)
     desired = _desired(observed, busy + (0 if current is None else current.parallelism))
     wanted = max(0, desired - busy)
-    objects = [
-        build.resized(dict(job.live), job.active)
-        for job in retiring
-        if job.parallelism > job.active
-    ]
+    objects = [_retired(job) for job in retiring if job.parallelism > job.active]
     if current is None:
         objects.append(_new_job(observed, jobs, wanted, reach, options))
     elif current.parallelism != wanted or (current.suspended and not current.queued):
@@ -116,6 +118,8 @@ def _verdict(observed: StudyObserved, finished: list[JobView]) -> Workers | None
         return None
     newest = judged[-1]
     if newest.failure:
+        if _has_served(newest, observed):
+            return None
         return Workers(0, failed=_why_failed(newest, observed))
     counts = None if summary is None else summary.counts
     if counts is None:
@@ -138,18 +142,37 @@ def _why_failed(job: JobView, observed: StudyObserved) -> Trouble:
     return Trouble(reasons.WORKERS_FAILED, "; ".join([job.failure, *said[-1:]]))
 
 
+def _has_served(job: JobView, observed: StudyObserved) -> bool:
+    """Whether a Job has ended only because its workers died with their trials."""
+    ends = [pod for pod in observed.workers if pod.job == job.name and pod.end is not None]
+    if any(pod.end is not None and pod.end.fate is Fate.UNUSABLE for pod in ends):
+        return False
+    return any(pod.uid in observed.served for pod in ends)
+
+
 def _is_past(job: JobView, observed: StudyObserved, now: datetime.datetime) -> bool:
     """Whether a Job starts no workers any more, or too late."""
     if job.succeeded:
         # A worker has said that there is no more work; it may be that there is by a newer spec.
         return job.generation < observed.subject.generation
     since = observed.short_since.get(job.uid)
-    if since is None or now - since < REPLACE_AFTER:
+    if since is None or any(trouble.reason in _NOT_ITS_FAULT for trouble in observed.troubles):
         return False
-    return any(
-        pod.job == job.name and pod.end is not None and pod.end.fate in (Fate.LOST, Fate.DRAINED)
-        for pod in observed.workers
-    ) and not any(trouble.reason in _NOT_ITS_FAULT for trouble in observed.troubles)
+    dead = [pod for pod in observed.workers if pod.job == job.name and not observed.lives(pod)]
+    if any(pod.uid in observed.served or _left(pod) for pod in dead):
+        return True
+    lost = any(pod.end is not None and pod.end.fate is Fate.LOST for pod in dead)
+    return lost and now - since >= REPLACE_AFTER
+
+
+def _left(pod: PodView) -> bool:
+    """Whether a worker left for a reason of its node's, not of its own."""
+    return pod.end is None or pod.end.fate is Fate.DRAINED
+
+
+def _retired(job: JobView) -> Object:
+    """Return a Job that is to start no workers any more, and keeps those that it has."""
+    return build.resized(dict(job.live), job.active, backoff_limit=build.NO_LIMIT)
 
 
 def _new_job(
