@@ -52,6 +52,32 @@ def test_run_again_it_goes_on_and_then_has_nothing_to_do(folder: Path) -> None:
     assert "test: 7 of 7 trials (7 complete)" in again.stdout
 
 
+def test_trials_of_another_objective_are_not_gone_on_with_unless_that_is_said(
+    folder: Path,
+) -> None:
+    write_study(folder, QUICK, trials=3)
+    assert run(["run", "study.yaml"], folder).returncode == 0
+    write_study(folder, QUICK.replace("** 2", "+ 1000"), trials=3)
+    refused = run(["run", "study.yaml"], folder)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line == (
+        "metadata.name: the storage has 3 trials of a study 'test' of another objective; accepted: "
+        "the same, --adopt to count them as this study's, another name to begin anew, or none: "
+        "trialfleet studies --delete=test --data .trialfleet"
+    )
+    adopted = run(["run", "study.yaml", "--adopt", "--trials", "4"], folder)
+    assert adopted.returncode == 0, adopted.stderr
+    assert "test: 4 of 4 trials (4 complete)" in adopted.stdout
+    again = run(["run", "study.yaml", "--trials", "5"], folder)
+    assert "test: 5 of 5 trials (5 complete)" in again.stdout
+    write_study(folder, QUICK, trials=3)
+    deleted = run(["studies", "--delete=test", "--data", ".trialfleet"], folder)
+    assert (deleted.returncode, deleted.stdout) == (0, ""), deleted.stderr
+    anew = run(["run", "study.yaml"], folder)
+    assert "test: 3 of 3 trials (3 complete)" in anew.stdout
+
+
 def test_json_is_one_object_on_stdout(folder: Path) -> None:
     write_study(folder, QUICK, trials=3)
     done = run(["run", "study.yaml", "--output", "json"], folder)

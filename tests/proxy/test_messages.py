@@ -75,6 +75,11 @@ REFUSED: list[tuple[Callable[..., Any], Message, str]] = [
         "budget.goals[0].value: found NaN",
     ),
     (
+        messages.ensure_study,
+        pb.EnsureStudyRequest(name="s", directions=MINIMIZE, definition="x" * 257),
+        "definition: found 257 characters, accepted: at most 256",
+    ),
+    (
         messages.open_session,
         pb.OpenSessionRequest(session=bytes(16), time_to_live_s=1),
         "worker: found none",

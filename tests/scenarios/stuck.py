@@ -36,7 +36,7 @@ def test_an_objective_that_can_not_be_imported(env: Env) -> None:
 def test_a_config_map_that_is_not_there(env: Env) -> None:
     source = {"python": {"configMap": {"name": "absent", "key": "objective.py"}}}
     env.study("unconfigured", objective=source)
-    stalled(env, "unconfigured", "ConfigMissing", '"absent"')
+    stalled(env, "unconfigured", "ConfigMissing", "'absent'")
     text = "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"
     env.kube.create("configmaps", {"metadata": {"name": "absent"}, "data": {"objective.py": text}})
     study = env.wait_condition("unconfigured", "Complete")

@@ -142,6 +142,9 @@ class StudySpec(Model):
     """A pod that runs once before the first trial."""
     collate: RunOncePodTemplate | None = None
     """A pod that runs once after the last trial and sees the results."""
+    adopt: bool = False
+    """Go on with trials under this name that are of another definition: of other objectives,
+    another objective or another search space. Changes live."""
     storage: StorageRef | None = None
     """The StudyStorage that holds the trials; absent: one of the study's own."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = Field(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from trialfleet import names
 from trialfleet.api import manifest as manifests
+from trialfleet.api.definition import define as define_study
 from trialfleet.api.study import Study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
 from trialfleet.local.attending import Interrupts, attend
@@ -76,6 +77,12 @@ def run(
         typer.Option(metavar="DIR", help="Folder of PostgreSQL's data, checkpoints and logs."),
     ] = DEFAULT_FOLDER,
     storage: StorageOption = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="Go on with trials of another definition, as spec.adopt says it."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     output: Annotated[Output, typer.Option(help="How the result is written.")] = Output.TABLE,
     plot: Annotated[
@@ -88,7 +95,7 @@ def run(
     Run again, it goes on where it stopped. Ctrl-C ends it in order. Progress is on standard
     error, the result on standard output.
     """
-    study, notices = _read(file)
+    study, definition, notices = _read(file)
     console = Console(stderr=True, highlight=False)
     for notice in notices:
         console.print(f"notice: {notice}", markup=False, soft_wrap=True)
@@ -110,6 +117,8 @@ def run(
         parallelism=parallelism or max(1, study.spec.parallelism),
         trials=trials,
         storage=storage,
+        definition=definition,
+        adopt=adopt,
     )
     total = trials or study.spec.budget.trials
     this = _Run(study, total, plan, output, plot, _command("run", str(file), options))
@@ -126,8 +135,8 @@ def run(
             raise typer.Exit(errors.EXIT_INTERRUPTED) from None
 
 
-def _read(file: Path) -> tuple[Study, list[str]]:
-    """Return the only Study of a manifest, and what its user should know."""
+def _read(file: Path) -> tuple[Study, str, list[str]]:
+    """Return the only Study of a manifest, its definition, and what its user should know."""
     manifest = manifests.read(file)
     found = [resource for resource in manifest.resources if isinstance(resource, Study)]
     if len(found) != 1:
@@ -139,7 +148,22 @@ def _read(file: Path) -> tuple[Study, list[str]]:
         ignored.append("the StudyStorage")
     if ignored:
         notices.append(f"of effect on a cluster only: {', '.join(ignored)}")
-    return found[0], notices
+    return found[0], _definition(found[0], manifest), notices
+
+
+def _definition(study: Study, manifest: manifests.Manifest) -> str:
+    """Return a study's definition; empty if its objective's source can't be read."""
+    python = study.spec.objective.python
+    source = None
+    if python is not None and python.file is not None:
+        try:
+            source = (manifest.path.parent / python.file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            # A worker says what is wrong with it.
+            return ""
+    elif python is not None and python.config_map is not None:
+        source = manifest.config_maps.get(python.config_map.name, {}).get(python.config_map.key)
+    return define_study(study.spec, source)
 
 
 def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
@@ -164,12 +188,23 @@ def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
             view.close()
             _finish(this, fleet, failures, console, stopped, time.monotonic() - started)
             ended = fleet.crew.summary
+    except errors.DefinitionDiffers as error:
+        raise errors.DefinitionDiffers(f"metadata.name: {error}; {_ways_out(this)}") from error
     finally:
         view.close()
     if stopped:
         raise typer.Exit(errors.EXIT_INTERRUPTED)
     if ended.ended == names.ENDED_FAILED_TRIALS or not ended.counts.complete:
         raise typer.Exit(errors.EXIT_FAILED)
+
+
+def _ways_out(this: _Run) -> str:
+    source = {"--storage": this.where} if this.plan.storage else {"--data": this.plan.folder}
+    delete = _command("studies", f"--delete={this.study.metadata.name}", source)
+    return (
+        "accepted: the same, --adopt to count them as this study's, another name to begin anew, or "
+        f"none: {delete}"
+    )
 
 
 def _finish(

@@ -17,6 +17,7 @@ from trialfleet.cli.sources import (
     StorageOption,
     count_trials,
     open_source,
+    open_study,
 )
 from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_json
 
@@ -31,10 +32,17 @@ def studies(
     ca_file: CaFileOption = None,
     output: Annotated[Output, typer.Option(help="How the studies are written.")] = Output.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many studies.")] = None,
+    delete: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Delete a study with its trials, instead of listing."),
+    ] = None,
 ) -> None:
     """List the studies of a storage, the oldest first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with open_source(data, storage, proxy, token_file, ca_file) as source:
+        if delete is not None:
+            source.delete_study(open_study(source, delete)._study_id)
+            return
         found = [study.study_name for study in source.get_all_studies()]
         rows = [_row(optuna.load_study(study_name=name, storage=source), source) for name in found]
     rows = rows if limit is None else rows[-limit:]

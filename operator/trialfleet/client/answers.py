@@ -9,6 +9,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from trialfleet.client.trials import decode_batch
+from trialfleet.model.definition import differing
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
@@ -39,6 +40,10 @@ class StudyDefinition:
     """Points to run first, parameter to value: made waiting trials once in the study's life."""
     metric_names: Sequence[str] = ()
     """One for each objective, or none."""
+    definition: str = ""
+    """What makes two studies the same, see ``model.definition``; empty: not told."""
+    adopt: bool = False
+    """Take over trials of another definition."""
 
     def message(self) -> pb.EnsureStudyRequest:
         """Return the request that makes it so. Raises ``TypeError`` for what is not JSON."""
@@ -54,7 +59,31 @@ class StudyDefinition:
             retries=self.retries,
             enqueue_json=[json.dumps(dict(point)) for point in self.enqueue],
             metric_names=self.metric_names,
+            definition=self.definition,
+            adopt=self.adopt,
         )
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """What a storage has of a study that it was told of."""
+
+    study_id: int
+    created: bool
+    """It was not there before."""
+    trials: int
+    """Running or finished ones that were there before."""
+    differs: str
+    """Not empty: nothing was changed, for the trials are those of another study, in words."""
+
+    @classmethod
+    def decode(cls, message: pb.EnsureStudyReply, asked: StudyDefinition) -> "Ensured":
+        """Return what a message says."""
+        differs = ""
+        if message.differs:
+            other = differing(message.definition, asked.definition)
+            differs = f"the storage has {message.trials} trials of a study {asked.name!r} {other}"
+        return cls(message.study_id, message.created, message.trials, differs)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from trialfleet.client import calls
-from trialfleet.client.answers import StudyDefinition
+from trialfleet.client.answers import Ensured, StudyDefinition
 from trialfleet.client.core import Core
 from trialfleet.client.records import decode_study
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.writing import check_name, encode_attribute
-from trialfleet.model.errors import NotFound
+from trialfleet.model.errors import DefinitionDiffers, NotFound
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
@@ -25,15 +25,19 @@ class Studies(BaseStorage):
     _core: Core
 
     def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
-        """Create a study or bring its definition up to date; return its id, and if it is new.
+        """Create a study or bring its budget up to date; return its id, and if it is new.
 
         Raises:
+            DefinitionDiffers: The study has trials of another definition, and none is adopted.
             InvalidInput: The study exists with other directions, or the definition is wrong.
         """
         reply = self._core.connection.call(
             calls.ENSURE_STUDY, definition.message().SerializeToString()
         )
-        return reply.study_id, reply.created
+        ensured = Ensured.decode(reply, definition)
+        if ensured.differs:
+            raise DefinitionDiffers(ensured.differs)
+        return ensured.study_id, ensured.created
 
     def stop_study(self, study_id: int) -> None:
         """Have no new trial of a study opened any more, until its budget is changed.

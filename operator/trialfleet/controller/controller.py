@@ -13,8 +13,8 @@ from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
 from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.conditions import Wanted, find, short, with_condition
-from trialfleet.controller.definition import define, parse_points
-from trialfleet.controller.kinds import CHILDREN, CNPG, CONFIG_MAP, OURS
+from trialfleet.controller.ensuring import ensure
+from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.links import Link, Trust
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import (
@@ -36,7 +36,7 @@ from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
 from trialfleet.controller.study_status import BEST
 from trialfleet.controller.wakeups import Wakeups
-from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model.errors import NotFound, StorageUnavailable
 from trialfleet.wire import tokens
 
 _log = logging.getLogger(__name__)
@@ -201,8 +201,10 @@ class Controller:
             and pod.end.fate in (Fate.LOST, Fate.FAILED)
             and not is_over(observed)
         }
-        if plan.ensure and await self._ensure(observed, memory):
-            return 0.0
+        if plan.ensure and observed.storage is not None:
+            link = await self._link(observed.subject.namespace, observed.storage.name)
+            if await ensure(self._cluster, link, observed, memory):
+                return 0.0
         # A worker that is known to have died with its session is replaced at once.
         return again if len(memory.served) == served else 0.0
 
@@ -299,39 +301,6 @@ class Controller:
             # The database is another, or was emptied: the study begins anew.
             memory.ensured = memory.study_id = None
         return None
-
-    async def _ensure(self, observed: StudyObserved, memory: Memory) -> bool:
-        """Tell the storage what the study is; whether it knows now."""
-        study, subject = observed.study, observed.subject
-        assert study is not None and observed.storage is not None
-        before = memory.blocked
-        try:
-            if study.spec.trials_from is not None and memory.points is None:
-                memory.points = await self._points(observed)
-            link = await self._link(subject.namespace, observed.storage.name)
-            memory.study_id = await link.ensure_study(define(study, memory.points or ()))
-            memory.storage = observed.storage.name
-        except InvalidInput as error:
-            memory.blocked = Trouble(reasons.STORAGE_REFUSED, str(error))
-        except NotFound as error:
-            memory.blocked = Trouble(reasons.CONFIG_MISSING, str(error))
-        except StorageUnavailable as error:
-            memory.blocked = Trouble(reasons.STORAGE_UNAVAILABLE, str(error))
-        else:
-            memory.blocked = None
-            memory.ensured = subject.generation
-            return True
-        return memory.blocked != before
-
-    async def _points(self, observed: StudyObserved) -> list[dict[str, Any]]:
-        assert observed.study is not None and observed.study.spec.trials_from is not None
-        reference = observed.study.spec.trials_from.config_map
-        where = f"spec.trialsFrom.configMap: ConfigMap {reference.name!r}, key {reference.key!r}"
-        found = await self._cluster.get(CONFIG_MAP, observed.subject.namespace, reference.name)
-        text = None if found is None else found.get("data", {}).get(reference.key)
-        if text is None:
-            raise NotFound(f"{where}: not found")
-        return parse_points(text, where)
 
     async def _report(
         self, observed: StudyObserved, dead: tuple[DeadWorker, ...], memory: Memory

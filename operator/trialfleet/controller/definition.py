@@ -4,13 +4,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trialfleet.api import definition
 from trialfleet.api.study import Study
 from trialfleet.client.answers import Goal, StudyDefinition
 from trialfleet.model.errors import InvalidInput
 
 
-def define(study: Study, points: Sequence[Mapping[str, Any]] = ()) -> StudyDefinition:
-    """Return a study's definition; ``points`` are those of ``trialsFrom``."""
+def define(
+    study: Study,
+    points: Sequence[Mapping[str, Any]] = (),
+    *,
+    source: str | None = None,
+    adopt: bool = False,
+) -> StudyDefinition:
+    """Return what a storage is told of a study.
+
+    ``points`` are those of ``trialsFrom``, ``source`` is the objective's text in a ConfigMap.
+    """
     spec = study.spec
     budget = spec.budget
     goals = [
@@ -28,6 +38,8 @@ def define(study: Study, points: Sequence[Mapping[str, Any]] = ()) -> StudyDefin
         retries=spec.retries,
         enqueue=[*(spec.trials or ()), *points],
         metric_names=[objective.name for objective in spec.objectives],
+        definition=definition.define(spec, source),
+        adopt=adopt,
     )
 
 

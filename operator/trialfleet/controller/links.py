@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from trialfleet import names
-from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
+from trialfleet.client.answers import Ensured, GivenUp, StudyDefinition, Summary
 from trialfleet.model import errors
 from trialfleet.wire import tokens
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
@@ -74,13 +74,13 @@ class Link:
         """Close the connections."""
         await self.use(())
 
-    async def ensure_study(self, definition: StudyDefinition) -> int:
-        """Make the storage know a study as it is defined; return its id.
+    async def ensure_study(self, definition: StudyDefinition) -> Ensured:
+        """Make the storage know a study as it is defined; return what it has of it.
 
         Raises :class:`~trialfleet.model.errors.InvalidInput` if it has it with other directions.
         """
         reply: pb.EnsureStudyReply = await self._call("EnsureStudy", definition.message())
-        return reply.study_id
+        return Ensured.decode(reply, definition)
 
     async def summary(self, study_id: int, best: int) -> Summary:
         """Return a study in a few numbers. Raises :class:`~trialfleet.model.errors.NotFound`."""

@@ -18,6 +18,8 @@ class Memory:
     ensured: int | None = None
     """Generation of the spec that the storage was told last."""
     study_id: int | None = None
+    found: int = 0
+    """Trials of an earlier study of this name that the storage had when it was told."""
     storage: str = ""
     """Name of the storage that knows it by this id."""
     blocked: Trouble | None = None

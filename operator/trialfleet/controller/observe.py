@@ -72,6 +72,7 @@ def observe_study(
         refusal=refusal,
         storage=None if study is None else _storage_view(study, store, subject),
         ensured=memory.ensured == subject.generation,
+        found=memory.found,
         blocked=memory.blocked,
         summary=summary,
         jobs=jobs,

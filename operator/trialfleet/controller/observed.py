@@ -71,6 +71,8 @@ class StudyObserved:
     """None if there is none of that name."""
     ensured: bool = False
     """The storage knows the study as its spec is now."""
+    found: int = 0
+    """Trials of an earlier study of this name that the storage had when it was told."""
     blocked: Trouble | None = None
     """Why it could not be made known."""
     summary: Summary | None = None

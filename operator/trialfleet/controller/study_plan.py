@@ -365,12 +365,21 @@ def _end_message(observed: StudyObserved, draft: _Draft) -> str:
     )
 
 
+def _started(observed: StudyObserved) -> Note:
+    if not observed.found:
+        return Note(reasons.EVENT_STARTED, "the first trial was opened")
+    assert observed.study is not None
+    which = "adopted as spec.adopt says" if observed.study.spec.adopt else "of the same definition"
+    text = f"goes on with {observed.found} trials of an earlier study of this name, {which}"
+    return Note(reasons.EVENT_TAKEN_OVER, text)
+
+
 def _notes(observed: StudyObserved, draft: _Draft, status: Object) -> list[Note]:
     subject = observed.subject
     before = subject.status.get("phase")
     notes = []
     if "startTime" in status and "startTime" not in subject.status:
-        notes.append(Note(reasons.EVENT_STARTED, "the first trial was opened"))
+        notes.append(_started(observed))
     if before != draft.phase:
         if draft.phase == "Suspended":
             notes.append(Note(reasons.EVENT_SUSPENDED, "workers leave, trials are kept"))

@@ -23,7 +23,9 @@ WORKER_GRACE_S: Final = 10.0
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
+def define(
+    study: "Study", trials: int | None = None, *, definition: str = "", adopt: bool = False
+) -> "StudyDefinition":
     """Return what the storage is told of a study; ``trials`` replaces its budget of trials."""
     # Not sooner: the fleet imports the client while other processes start.
     from trialfleet.client import Goal, StudyDefinition
@@ -43,6 +45,8 @@ def define(study: "Study", trials: int | None = None) -> "StudyDefinition":
         retries=spec.retries,
         enqueue=spec.trials or (),
         metric_names=[objective.name for objective in spec.objectives],
+        definition=definition,
+        adopt=adopt or spec.adopt,
     )
 
 
@@ -54,8 +58,12 @@ def make_plan(
     parallelism: int,
     trials: int | None = None,
     storage: str | None = None,
+    definition: str = "",
+    adopt: bool = False,
 ) -> Plan:
     """Return the plan of a local run; ``trials`` replaces the budget of trials.
+
+    ``definition`` tells the study from others of its name; ``adopt`` takes over their trials.
 
     Raises ``InvalidInput`` for an objective that only a cluster can run.
     """
@@ -75,7 +83,7 @@ def make_plan(
         return Workforce(parallelism, worker_command(manifest), environment)
 
     return Plan(
-        define=lambda client: define(study, trials),
+        define=lambda client: define(study, trials, definition=definition, adopt=adopt),
         folder=folder,
         proxy=proxy_command,
         workforce=workforce,

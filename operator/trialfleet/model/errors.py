@@ -16,6 +16,10 @@ class InvalidInput(TrialfleetError):
     """A manifest, an option or a value that can't be used."""
 
 
+class DefinitionDiffers(InvalidInput):
+    """A study of that name has trials of another definition."""
+
+
 class NotFound(TrialfleetError):
     """A study, trial or session that does not exist."""
 

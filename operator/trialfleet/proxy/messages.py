@@ -15,6 +15,7 @@ from optuna.distributions import json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from trialfleet.model import definition
 from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.proxy.batches import moment
 from trialfleet.storage.records import (
@@ -274,6 +275,11 @@ def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
         path = f"enqueue_json[{place}]"
         if not check_json(text, path).lstrip().startswith("{"):
             raise InvalidInput(f"{path}: found {text!r}, accepted: an object, parameter to value")
+    if len(request.definition) > definition.LONGEST:
+        raise InvalidInput(
+            f"definition: found {len(request.definition)} characters, accepted: at most "
+            f"{definition.LONGEST}"
+        )
     return EnsureStudy(
         name=request.name,
         directions=objectives,
@@ -281,6 +287,8 @@ def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
         retries=request.retries,
         enqueue=list(request.enqueue_json),
         metric_names=list(request.metric_names),
+        definition=request.definition,
+        adopt=request.adopt,
     )
 
 

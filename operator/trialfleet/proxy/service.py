@@ -96,10 +96,10 @@ class TrialFleet:
         self._histories = histories
 
     async def EnsureStudy(self, request: pb.EnsureStudyRequest) -> pb.EnsureStudyReply:
-        """Create a study or bring its definition up to date."""
+        """Create a study or bring its budget up to date."""
         ensured = await self._storage.apply(messages.ensure_study(request))
         assert isinstance(ensured, StudyEnsured)
-        return pb.EnsureStudyReply(study_id=ensured.study_id, created=ensured.created)
+        return pb.EnsureStudyReply(**ensured._asdict())
 
     async def CreateStudy(self, request: pb.CreateStudyRequest) -> pb.CreateStudyReply:
         """Create a study."""

@@ -118,7 +118,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class EnsureStudy:
-    """Create a study or bring its definition up to date -> :class:`StudyEnsured`.
+    """Create a study or bring its budget up to date -> :class:`StudyEnsured`.
 
     Raises ``InvalidInput`` if the study exists with other directions.
     """
@@ -130,6 +130,10 @@ class EnsureStudy:
     enqueue: Sequence[str] = ()
     """JSON objects, parameter to value: waiting trials, made once in the study's life."""
     metric_names: Sequence[str] = ()
+    definition: str = ""
+    """What makes two studies the same; empty: not told, and nothing is compared."""
+    adopt: bool = False
+    """Take over trials of another definition."""
 
 
 class StudyEnsured(NamedTuple):
@@ -137,6 +141,12 @@ class StudyEnsured(NamedTuple):
 
     study_id: int
     created: bool
+    differs: bool = False
+    """Nothing was changed: the study has trials of another definition."""
+    trials: int = 0
+    """Running or finished ones that were there before."""
+    definition: str = ""
+    """That was there before; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)

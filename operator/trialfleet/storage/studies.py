@@ -34,15 +34,27 @@ _INSERT_DIRECTIONS = sa.text(
 _DEFINE = sa.text(
     """
     INSERT INTO trialfleet_studies AS s
-        (study_id, max_trials, max_failed, timeout_s, goals, retries)
-    VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries)
+        (study_id, max_trials, max_failed, timeout_s, goals, retries, definition)
+    VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries,
+        nullif(:definition, ''))
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
         goals = excluded.goals, retries = excluded.retries,
+        definition = coalesce(excluded.definition, s.definition),
         stopped = s.stopped
             AND (s.max_trials, s.max_failed, s.timeout_s, s.goals) IS NOT DISTINCT FROM
                 (excluded.max_trials, excluded.max_failed, excluded.timeout_s, excluded.goals)
     RETURNING enqueued
+    """
+)
+_TOLD = sa.text(
+    """
+    SELECT coalesce(max(d.definition), ''),
+        coalesce(sum(c.complete + c.pruned + c.failed + c.running), 0)::bigint
+    FROM studies s
+    LEFT JOIN trialfleet_studies d USING (study_id)
+    LEFT JOIN trialfleet_counts c USING (study_id)
+    WHERE s.study_id = :study_id
     """
 )
 _ENQUEUED = sa.text("UPDATE trialfleet_studies SET enqueued = true WHERE study_id = :study_id")
@@ -146,6 +158,10 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
                 f"objectives: found the directions {found}, but the study {command.name!r} exists "
                 f"with {accepted}: give the study another name, or delete it"
             )
+    stored, trials = ("", 0) if created else _told(connection, study_id)
+    other = bool(command.definition) and stored != command.definition
+    if other and trials and not command.adopt:
+        return StudyEnsured(study_id, created, differs=True, trials=trials, definition=stored)
     budget = command.budget
     enqueued = connection.execute(
         _DEFINE,
@@ -156,6 +172,7 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
             "timeout_s": budget.timeout_s,
             "goals": json.dumps([list(goal) for goal in budget.goals]),
             "retries": command.retries,
+            "definition": command.definition,
         },
     ).scalar_one()
     if command.metric_names:
@@ -180,7 +197,13 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
                 ),
             )
         connection.execute(_ENQUEUED, {"study_id": study_id})
-    return StudyEnsured(study_id, created)
+    return StudyEnsured(study_id, created, trials=trials, definition=stored)
+
+
+def _told(connection: sa.Connection, study_id: int) -> tuple[str, int]:
+    """Return a study's definition, and how many of its trials run or have finished."""
+    row = connection.execute(_TOLD, {"study_id": study_id}).one()
+    return str(row[0]), int(row[1])
 
 
 def stop_study(connection: sa.Connection, command: StopStudy) -> None:

@@ -150,28 +150,38 @@ class Goal(_message.Message):
     def __init__(self, objective: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
 
 class EnsureStudyRequest(_message.Message):
-    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names")
+    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
     ENQUEUE_JSON_FIELD_NUMBER: _ClassVar[int]
     METRIC_NAMES_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
     name: str
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     budget: Budget
     retries: int
     enqueue_json: _containers.RepeatedScalarFieldContainer[str]
     metric_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    definition: str
+    adopt: bool
+    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ...) -> None: ...
 
 class EnsureStudyReply(_message.Message):
-    __slots__ = ("study_id", "created")
+    __slots__ = ("study_id", "created", "differs", "trials", "definition")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    DIFFERS_FIELD_NUMBER: _ClassVar[int]
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
     study_id: int
     created: bool
-    def __init__(self, study_id: _Optional[int] = ..., created: _Optional[bool] = ...) -> None: ...
+    differs: bool
+    trials: int
+    definition: str
+    def __init__(self, study_id: _Optional[int] = ..., created: _Optional[bool] = ..., differs: _Optional[bool] = ..., trials: _Optional[int] = ..., definition: _Optional[str] = ...) -> None: ...
 
 class CreateStudyRequest(_message.Message):
     __slots__ = ("write", "name", "directions")

@@ -135,10 +135,12 @@ class TrialFleetServicer:
     """Missing associated documentation comment in .proto file."""
 
     def EnsureStudy(self, request, context):
-        """Creates the study, or brings the definition of an existing one up to date.
+        """Creates the study, or brings the budget of an existing one up to date.
         The directions of an existing study can't change (INVALID_ARGUMENT). The
         points of `enqueue` become waiting trials once in the life of the study.
-        Idempotent by the study's name.
+        With a definition, a study that has running or finished trials of another
+        one, or of one that nobody told, is left as it is, and the reply says so:
+        unless the request adopts them. Idempotent by the study's name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

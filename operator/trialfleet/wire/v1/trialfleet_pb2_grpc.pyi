@@ -64,10 +64,12 @@ class TrialFleetStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrialFleetAsyncStub: ...
     EnsureStudy: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.EnsureStudyRequest, _trialfleet_pb2.EnsureStudyReply]
-    """Creates the study, or brings the definition of an existing one up to date.
+    """Creates the study, or brings the budget of an existing one up to date.
     The directions of an existing study can't change (INVALID_ARGUMENT). The
     points of `enqueue` become waiting trials once in the life of the study.
-    Idempotent by the study's name.
+    With a definition, a study that has running or finished trials of another
+    one, or of one that nobody told, is left as it is, and the reply says so:
+    unless the request adopts them. Idempotent by the study's name.
     """
     CreateStudy: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateStudyRequest, _trialfleet_pb2.CreateStudyReply]
     """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
@@ -160,10 +162,12 @@ class TrialFleetStub:
 class TrialFleetAsyncStub(TrialFleetStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     EnsureStudy: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.EnsureStudyRequest, _trialfleet_pb2.EnsureStudyReply]  # type: ignore[assignment]
-    """Creates the study, or brings the definition of an existing one up to date.
+    """Creates the study, or brings the budget of an existing one up to date.
     The directions of an existing study can't change (INVALID_ARGUMENT). The
     points of `enqueue` become waiting trials once in the life of the study.
-    Idempotent by the study's name.
+    With a definition, a study that has running or finished trials of another
+    one, or of one that nobody told, is left as it is, and the reply says so:
+    unless the request adopts them. Idempotent by the study's name.
     """
     CreateStudy: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateStudyRequest, _trialfleet_pb2.CreateStudyReply]  # type: ignore[assignment]
     """Creates a study as Optuna's create_new_study does: ALREADY_EXISTS if the
@@ -259,10 +263,12 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         request: _trialfleet_pb2.EnsureStudyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trialfleet_pb2.EnsureStudyReply, _abc.Awaitable[_trialfleet_pb2.EnsureStudyReply]]:
-        """Creates the study, or brings the definition of an existing one up to date.
+        """Creates the study, or brings the budget of an existing one up to date.
         The directions of an existing study can't change (INVALID_ARGUMENT). The
         points of `enqueue` become waiting trials once in the life of the study.
-        Idempotent by the study's name.
+        With a definition, a study that has running or finished trials of another
+        one, or of one that nobody told, is left as it is, and the reply says so:
+        unless the request adopts them. Idempotent by the study's name.
         """
 
     @_abc_1.abstractmethod

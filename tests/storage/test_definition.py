@@ -1,0 +1,92 @@
+"""Whose trials they are: a study goes on with trials of its own definition only."""
+
+import asyncio
+from typing import Any
+
+import optuna
+
+from tests.storage.fleet import MINIMIZE, STUDY, Worker, check, create, stock, storages
+from trialfleet.storage import Storage
+from trialfleet.storage.records import Budget, EnsureStudy, StudyEnsured
+
+
+async def ensure(storage: Storage, definition: str, **more: Any) -> StudyEnsured:
+    command = EnsureStudy(STUDY, [MINIMIZE], Budget(trials=9), definition=definition, **more)
+    ensured = await storage.apply(command)
+    assert isinstance(ensured, StudyEnsured)
+    return ensured
+
+
+def test_trials_of_the_same_definition_go_on(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            assert (await ensure(storage, "a")).created
+            worker = await Worker(storage, await create(storage)).start()
+            await worker.tell((await worker.open()).trial_id)
+            again = await ensure(storage, "a")
+            assert (again.differs, again.trials) == (False, 1)
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_those_of_another_are_taken_over_only_when_that_is_said(url: str) -> None:
+    """A refusal changes nothing: the budget of the earlier one stays."""
+
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            study_id = (await ensure(storage, "a")).study_id
+            worker = await Worker(storage, study_id).start()
+            trial = await worker.open()
+            refused = await storage.apply(
+                EnsureStudy(STUDY, [MINIMIZE], Budget(trials=1), definition="b")
+            )
+            assert refused == StudyEnsured(study_id, False, True, 1, "a")
+            await worker.tell(trial.trial_id)
+            assert (await ensure(storage, "b")).differs
+            await worker.open()
+            # Who does not tell a definition compares none, and leaves what is there.
+            assert not (await ensure(storage, "")).differs
+            assert (await ensure(storage, "b")).definition == "a"
+            assert not (await ensure(storage, "b", adopt=True)).differs
+            assert not (await ensure(storage, "b")).differs
+            assert (await ensure(storage, "a")).differs
+
+    asyncio.run(main())
+    check(url)
+
+
+def test_without_trials_the_definition_may_be_another(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            await ensure(storage, "a")
+            assert not (await ensure(storage, "b")).differs
+            assert (await ensure(storage, "b")).definition == "b"
+
+    asyncio.run(main())
+
+
+def test_trials_that_nobody_defined_are_those_of_another(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            with stock(url) as theirs:
+                study = optuna.create_study(storage=theirs, study_name=STUDY)
+                assert not (await ensure(storage, "a")).differs
+                study.optimize(lambda trial: 0.0, n_trials=1)
+            assert not (await ensure(storage, "a")).differs
+            refused = await ensure(storage, "b")
+            assert (refused.differs, refused.trials, refused.definition) == (True, 1, "a")
+
+    asyncio.run(main())
+
+
+def test_a_study_of_stock_optuna_has_no_definition(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            with stock(url) as theirs:
+                study = optuna.create_study(storage=theirs, study_name=STUDY)
+                study.optimize(lambda trial: 0.0, n_trials=2)
+            refused = await ensure(storage, "a")
+            assert (refused.differs, refused.trials, refused.definition) == (True, 2, "")
+
+    asyncio.run(main())
