@@ -61,6 +61,9 @@ ENV_TRIAL_ORIGIN: Final = "TRIALFLEET_TRIAL_ORIGIN"
 ENV_PARAMS: Final = "TRIALFLEET_PARAMS"
 """The running trial's parameters as a JSON object; of an objective that is a program."""
 
+TRIAL_VARIABLES: Final = (ENV_CHECKPOINT_DIR, ENV_TRIAL_NUMBER, ENV_TRIAL_ORIGIN, ENV_PARAMS)
+"""What a program finds in its environment, and can have in its arguments by `$(NAME)`."""
+
 # -- attributes of trials --------------------------------------------------------------
 
 ATTR_FIXED_PARAMS: Final = "fixed_params"

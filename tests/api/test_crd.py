@@ -32,7 +32,7 @@ FULL = study(
     suspend="false",
     trials="[{lr: 0.1, depth: 3}]",
     searchSpace="{lr: {float: {low: 1e-5, high: 1e-1, log: true}}, depth: {int: {low: 1, "
-    "high: 9}}, kind: {categorical: [svm, forest, 1, true, null]}}",
+    "high: 9}}, kind: {categorical: [svm, forest, 1, false, null]}}",
     objective="{python: {source: 'def objective(trial): return 1.0', function: objective}}",
     template="{metadata: {labels: {kueue.x-k8s.io/queue-name: gpus}}, spec: {containers: [{name: "
     "worker, image: 'python:3.12', resources: {limits: {cpu: 2, memory: 4Gi}}, volumeMounts: "

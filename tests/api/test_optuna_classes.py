@@ -7,7 +7,8 @@ import pytest
 from optuna.pruners import MedianPruner, PatientPruner
 from optuna.samplers import GridSampler, PartialFixedSampler, QMCSampler, RandomSampler, TPESampler
 
-from trialfleet.api.optuna_classes import Pruner, Sampler, build_pruner, build_sampler, grid
+from trialfleet.api.grid import grid
+from trialfleet.api.optuna_classes import Pruner, Sampler, build_pruner, build_sampler
 from trialfleet.api.search_space import ParameterSpace, distributions
 from trialfleet.model.errors import InvalidInput
 

@@ -17,6 +17,7 @@ from trialfleet.api.search_space import distributions, is_possible
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.api.yaml_documents import documents
+from trialfleet.model.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -187,3 +188,22 @@ def test_says_what_has_no_effect(text: str, notice: str, tmp_path: Path) -> None
 def test_one_version_of_the_api() -> None:
     for kind in manifest.KINDS.values():
         assert kind.model_fields["api_version"].default == names.API_VERSION
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"trials": "[{a: 9223372036854775808}, {a: 9223372036854775807}]"}, "trials[0].a"),
+        ({"searchSpace": "{a: {categorical: [9223372036854775808, 1]}}"}, "searchSpace.a"),
+    ],
+)
+def test_integers_that_a_cluster_rounds_are_refused(
+    fields: dict[str, str], path: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        manifest.load(written(tmp_path, study(**fields)))
+    (message,) = str(caught.value).splitlines()
+    assert f"spec.{path}: found 9223372036854775808" in message
+    assert message.endswith(
+        "accepted: integers of 64 bits, because a cluster rounds others; or a text, in quotes"
+    )

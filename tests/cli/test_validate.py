@@ -67,3 +67,27 @@ def test_help_lists_every_command() -> None:
     assert done.returncode == 0
     for command in COMMANDS:
         assert command in done.stdout
+
+
+def test_a_variable_that_nothing_expands_is_told(tmp_path: Path) -> None:
+    command = (
+        "{command: {args: [./train, '--out=$TRIALFLEET_CHECKPOINT_DIR/out', '$HOME', '$$HOME', "
+        "'$(TRIALFLEET_CHECKPOINT_DIR)'], env: {A: '${lr}'}}}"
+    )
+    path = written(tmp_path, study(objective=command, searchSpace="{lr: {int: {low: 1, high: 2}}}"))
+    done = trialfleet("validate", path)
+    assert done.returncode == 0
+    as_it_is = "which is passed on as it is, because no shell runs; accepted for its value"
+    where = f"{path}:7: spec.objective.command"
+    assert done.stderr.splitlines() == [
+        f"{where}.args: found $TRIALFLEET_CHECKPOINT_DIR, {as_it_is}: "
+        "$(TRIALFLEET_CHECKPOINT_DIR) (notice)",
+        f"{where}.args: found $HOME, {as_it_is}: a shell in args: [sh, -c, ...] (notice)",
+        f"{where}.env: found $lr, {as_it_is}: $(lr) (notice)",
+    ]
+
+
+def test_a_shell_expands_its_variables(tmp_path: Path) -> None:
+    command = "{command: {args: [/bin/sh, -c, 'echo $TRIALFLEET_PARAMS $x']}}"
+    path = written(tmp_path, study(objective=command, searchSpace="{lr: {int: {low: 1, high: 2}}}"))
+    assert trialfleet("validate", path).stderr == ""

@@ -5,7 +5,6 @@ the words that an error message uses for what is accepted. It is dropped from th
 """
 
 import datetime
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 ACCEPTED: Final = "x-accepted"
 RULES: Final = "x-kubernetes-validations"
@@ -112,6 +112,7 @@ def count_given(*fields: str) -> str:
 _PART: Final = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))"
 _POSITIVE_PART: Final = r"([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)(ms|s|m|h)"
 _DURATION: Final = re.compile(f"{_PART}+")
+_DURATION_CHARACTERS: Final = 32
 _POSITIVE_DURATION: Final = f"^{_PART}*{_POSITIVE_PART}{_PART}*$"
 
 
@@ -139,9 +140,9 @@ def format_duration(duration: datetime.timedelta) -> str:
 
 
 def _read_duration(value: object) -> object:
-    if not isinstance(value, str):
-        if isinstance(value, datetime.timedelta):
-            return value
+    if isinstance(value, datetime.timedelta):
+        return value
+    if not isinstance(value, str) or len(value) > _DURATION_CHARACTERS:
         raise PydanticCustomError("duration", "not a duration")
     try:
         duration = parse_duration(value)
@@ -160,7 +161,7 @@ Duration = Annotated[
         {
             "type": "string",
             "pattern": _POSITIVE_DURATION,
-            "maxLength": 32,
+            "maxLength": _DURATION_CHARACTERS,
             ACCEPTED: "a duration such as 90s, 20m or 1h30m",
         }
     ),
@@ -173,10 +174,14 @@ _QUANTITY: Final = (
     r"([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?$"
 )
 
+_QUANTITY_CHARACTERS: Final = 64
+
 
 def _check_quantity(value: object) -> object:
     good = isinstance(value, int) and not isinstance(value, bool)
-    if not good and not (isinstance(value, str) and re.fullmatch(_QUANTITY, value)):
+    if isinstance(value, str) and len(value) <= _QUANTITY_CHARACTERS:
+        good = re.fullmatch(_QUANTITY, value) is not None
+    if not good:
         raise PydanticCustomError("quantity", "not a quantity")
     return value
 
@@ -188,7 +193,7 @@ Quantity = Annotated[
         {
             "x-kubernetes-int-or-string": True,
             "pattern": _QUANTITY,
-            "maxLength": 64,
+            "maxLength": _QUANTITY_CHARACTERS,
             ACCEPTED: "a quantity such as 2, 500m or 4Gi (a fraction in quotes: '0.5')",
         }
     ),
@@ -233,17 +238,29 @@ ParameterName = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-def _check_scalar(value: object) -> object:
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    raise PydanticCustomError("scalar", "not a scalar")
+class _ScalarSchema:
+    """Checks a scalar in pydantic's own code: a study may have thousands of them."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        kinds: list[core_schema.CoreSchema | tuple[core_schema.CoreSchema, str]] = [
+            core_schema.none_schema(),
+            core_schema.bool_schema(strict=True),
+            core_schema.int_schema(strict=True),
+            core_schema.float_schema(strict=True, allow_inf_nan=False),
+            core_schema.str_schema(strict=True),
+        ]
+        return core_schema.custom_error_schema(
+            core_schema.union_schema(kinds, mode="left_to_right"),
+            custom_error_type="scalar",
+            custom_error_message="not a scalar",
+        )
 
 
 Scalar = Annotated[
     bool | int | float | str | None,
-    BeforeValidator(_check_scalar),
+    _ScalarSchema(),
     WithJsonSchema({**OPEN, ACCEPTED: "a string, a number, true, false or null"}),
 ]
 """A categorical choice or a parameter's value."""

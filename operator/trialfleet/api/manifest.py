@@ -22,6 +22,10 @@ KINDS: Final[dict[str, type[Study] | type[StudyStorage]]] = {
 }
 
 
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Of a file; a cluster takes objects of 1.5 MiB."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a file holds."""
@@ -56,6 +60,9 @@ def read(path: Path | str) -> Manifest:
     """
     path = Path(path)
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise InvalidInput(f"{path}: found {size} bytes, accepted: at most {MAX_BYTES}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror or error}") from None

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -21,6 +22,7 @@ from trialfleet.api.base import (
     found_fields,
     rule,
 )
+from trialfleet.api.suggestions import found
 
 _ONE_KIND: Final = "accepted: exactly one of python, command and job"
 _ONE_SOURCE: Final = "accepted: exactly one of source, configMap, callable and file"
@@ -33,6 +35,13 @@ _ONE_METRIC: Final = "accepted: at most one of regex and file"
 _REGEX_KEY: Final = "key has no effect beside regex, whose group is the value"
 
 _PLACEHOLDER: Final = re.compile(r"\$\$|\$\(([^()]*)\)")
+_MAX_DOLLARS: Final = 10_000
+_TOO_MANY_DOLLARS: Final = f"dollar signs, accepted: at most {_MAX_DOLLARS}"
+_VARIABLE: Final = re.compile(r"\$\$|\$(?:(\w+)|\{(\w+)\})")
+_SHELLS: Final = frozenset({"sh", "ash", "bash", "dash", "fish", "ksh", "zsh", "envsubst"})
+
+# Python takes milliseconds to compile each range of thousands of characters.
+_WIDE_RANGE: Final = re.compile(r"\[.*-([^\x00-\x7f]|\\[uUN])", re.DOTALL)
 
 
 def placeholders(template: object) -> Iterator[str]:
@@ -47,6 +56,29 @@ def placeholders(template: object) -> Iterator[str]:
     elif isinstance(template, list):
         for value in template:
             yield from placeholders(value)
+
+
+def variables(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the names in all `$NAME` and `${NAME}`; `$$NAME` is none."""
+    for text in texts:
+        for match in _VARIABLE.finditer(text):
+            name = match[1] or match[2]
+            if name is not None and not name[0].isdigit():
+                yield name
+
+
+def _check_dollars(template: object) -> None:
+    count, waiting = 0, [template]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            count += part.count("$")
+        elif isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    if count > _MAX_DOLLARS:
+        raise broken(f"found {count} {_TOO_MANY_DOLLARS}")
 
 
 def fill(text: str, values: Mapping[str, Scalar]) -> str:
@@ -165,13 +197,17 @@ class Metric(Model):
         if self.regex is not None and self.key is not None:
             raise broken(_REGEX_KEY)
         if self.regex is not None:
+            shown = found(self.regex)
+            if _WIDE_RANGE.search(self.regex):
+                raise broken(f"found regex {shown}, accepted: ranges [a-z] of ASCII characters")
             try:
                 groups = re.compile(self.regex).groups
-            except re.error as error:
-                raise broken(f"found regex {self.regex!r}: {error}") from None
+            except (re.error, RecursionError, OverflowError) as error:
+                reason = "too deeply nested" if isinstance(error, RecursionError) else error
+                raise broken(f"found regex {shown}: {reason}") from None
             if groups != 1:
                 raise broken(
-                    f"found regex {self.regex!r} with {groups} groups, accepted: exactly one, "
+                    f"found regex {shown} with {groups} groups, accepted: exactly one, "
                     "which matches the value"
                 )
         return self
@@ -186,13 +222,25 @@ class CommandObjective(Model):
     args: Annotated[list[Text], Field(min_length=1, max_length=256)] = Field(
         examples=[["python", "train.py", "--lr=$(lr)"]]
     )
-    """The program and its arguments. `$(name)` is the value of a parameter; `$$` is a dollar sign.
-    All parameters are also in the environment variable TRIALFLEET_PARAMS, as a JSON object."""
+    """The program and its arguments. `$(name)` is the value of a parameter, or of a variable such
+    as TRIALFLEET_CHECKPOINT_DIR; `$$` is a dollar sign. All parameters are also in the environment
+    variable TRIALFLEET_PARAMS, as a JSON object."""
     env: Annotated[dict[str, str], Field(max_length=256)] | None = None
     """Environment variables to add; `$(name)` works as in args."""
     metrics: Metrics | None = None
     """Where each objective's value is found, by its name. Absent: the last line of standard output
     that is a JSON object with the objectives' names as keys."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_dollars([self.args, self.env or {}])
+        return self
+
+    def unexpanded(self) -> Iterator[tuple[str, str]]:
+        """Yield each ``$NAME`` that nothing expands: the field it is in, and the name."""
+        if not any(PurePosixPath(argument).name in _SHELLS for argument in self.args):
+            yield from (("args", name) for name in dict.fromkeys(variables(self.args)))
+        yield from (("env", name) for name in dict.fromkeys(variables((self.env or {}).values())))
 
 
 class JobTemplate(Model):
@@ -208,6 +256,16 @@ class JobTemplate(Model):
     """Labels and annotations; the name and namespace are set for each trial."""
     spec: Annotated[dict[str, Any], Field(json_schema_extra=OPEN)]
     """The object's own spec. `$(name)` in any string is the value of a parameter."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_dollars(self.parts)
+        return self
+
+    @property
+    def parts(self) -> list[Any]:
+        """All that may hold `$(name)`."""
+        return [self.api_version, self.kind, self.metadata or {}, self.spec, self.model_extra or {}]
 
 
 class JobObjective(Model):
@@ -251,5 +309,5 @@ class Objective(Model):
         if self.command is not None:
             return set(placeholders([self.command.args, self.command.env or {}]))
         if self.job is not None:
-            return set(placeholders(self.job.template.model_dump()))
+            return set(placeholders(self.job.template.parts))
         return set()

@@ -9,23 +9,32 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from functools import cache
 from importlib.util import find_spec
+from itertools import islice
 from types import ModuleType
 from typing import Annotated, Any, Final, Protocol, Self
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 from pydantic import Field, model_validator
 
 from trialfleet.api.base import ACCEPTED, OPEN, Finding, Model, broken_at
+from trialfleet.api.grid import MISSING_GRID, grid, grid_problems, grid_refusal
 from trialfleet.api.search_space import ParameterSpace
-from trialfleet.api.suggestions import did_you_mean, found
+from trialfleet.api.suggestions import did_you_mean, found, listed
 from trialfleet.model.errors import InvalidInput
 
 Path = tuple[str | int, ...]
+
+_MAX_FINDINGS: Final = 60
+"""More are not told."""
+_MAX_REASON: Final = 300
+
+_MAX_NESTED: Final = 4
+"""Samplers or pruners in one another."""
 
 _GRID: Final = ("GridSampler", "search_space")
 """The one required option that may come from elsewhere."""
@@ -66,7 +75,7 @@ class Pruner(OptunaClass):
 
 
 def _raise(title: str, problems: Iterator[Finding]) -> None:
-    findings = list(problems)
+    findings = list(islice(problems, _MAX_FINDINGS))
     if findings:
         raise broken_at(title, findings)
 
@@ -79,6 +88,7 @@ class _Family:
     modules: tuple[ModuleType, ...]
     words: str
 
+    @cache  # noqa: B019 - there are four families, as long as the process lives
     def classes(self) -> dict[str, type[Any]]:
         base = next(found for module in self.modules if (found := getattr(module, self.base, None)))
         return {
@@ -158,7 +168,7 @@ def build_sampler(
         InvalidInput: A GridSampler finds no grid, or the class needs a package that is not
             installed.
     """
-    problems = grid_problems(spec, search_space)
+    problems = list(grid_problems(spec.name, spec.options, search_space))
     if problems:
         raise InvalidInput("\n".join(f"spec.sampler: {p.message}" for p in problems))
     options = _with_grid(spec, search_space)
@@ -180,31 +190,6 @@ def build_pruner(spec: Pruner) -> BasePruner:
     return pruner
 
 
-def grid_problems(
-    spec: Sampler, search_space: Mapping[str, ParameterSpace] | None
-) -> list[Finding]:
-    """Return what is wrong with a GridSampler that takes its grid from the search space."""
-    return list(_problems(_SAMPLERS, spec.name, _with_grid(spec, search_space), ()))
-
-
-def grid(search_space: Mapping[str, ParameterSpace]) -> dict[str, list[Any]] | None:
-    """Return all values of each parameter, or None if one has no end of them."""
-    values: dict[str, list[Any]] = {}
-    for name, parameter in search_space.items():
-        if parameter.categorical is not None:
-            values[name] = list(parameter.categorical)
-        elif parameter.int_ is not None:
-            whole = parameter.int_
-            values[name] = list(range(whole.low, whole.high + 1, whole.step))
-        elif parameter.float_ is not None and parameter.float_.step is not None:
-            low, step = (Decimal(str(x)) for x in (parameter.float_.low, parameter.float_.step))
-            high = Decimal(str(parameter.float_.high))
-            values[name] = [float(low + i * step) for i in range(int((high - low) // step) + 1)]
-        else:
-            return None
-    return values
-
-
 def _with_grid(
     spec: OptunaClass, search_space: Mapping[str, ParameterSpace] | None
 ) -> dict[str, Any]:
@@ -218,8 +203,9 @@ def _with_grid(
 
 def _construct(kind: type[Any], options: Mapping[str, Any], stream: SeedStream) -> Any:
     arguments = dict(options)
+    parameters = _parameters(kind)
     for name, value in options.items():
-        family = _family_of(_parameters(kind)[name])
+        family = _family_of(parameters[name])
         if family is not None and value is not None:
             inner = family.classes()[value["name"]]
             arguments[name] = _construct(inner, value.get("options", {}), stream)
@@ -255,6 +241,11 @@ def _problems(
     grid_is_given: bool = True,
 ) -> Iterator[Finding]:
     classes = family.classes()
+    nested = path.count("options")
+    if nested > _MAX_NESTED:
+        message = f"found more than {_MAX_NESTED} in one another, accepted: at most {_MAX_NESTED}"
+        yield Finding(path, message)
+        return
     if not isinstance(name, str) or name not in classes:
         text = f"found {found(name)}, accepted: {family.words}"
         yield Finding((*path, "name"), text + did_you_mean(name, classes))
@@ -266,7 +257,7 @@ def _problems(
         where = (*path, "options", option)
         if option not in parameters:
             complete = False
-            accepted = ", ".join(parameters) or "none"
+            accepted = listed(parameters, len(parameters)) or "none"
             text = f"unknown option of {name}, accepted: {accepted}"
             yield Finding(where, text + did_you_mean(option, parameters))
             continue
@@ -283,21 +274,20 @@ def _problems(
 
 
 def _missing(name: str, option: str) -> str:
-    if (name, option) == _GRID:
-        return (
-            "missing, GridSampler needs a list of values for each parameter, here or by a "
-            "spec.searchSpace in which each float has a step"
-        )
-    return f"missing, {name} needs it"
+    return MISSING_GRID if (name, option) == _GRID else f"missing, {name} needs it"
 
 
 def _refusal(kind: type[Any], options: Mapping[str, Any], path: Path) -> Iterator[Finding]:
     """Yield what the class itself says against values of the right type."""
+    if kind is GridSampler:
+        yield from grid_refusal(options["search_space"], (*path, "search_space"))
+        # It would list all points.
+        options = {**options, "search_space": {}}
     try:
         _construct(kind, options, seed_stream(0))
-    except (ValueError, TypeError, AssertionError) as error:
+    except (ValueError, TypeError, AssertionError, OverflowError) as error:
         reason = " ".join(str(error).split()) or "not accepted"
-        yield Finding(path, f"refused by {kind.__name__}: {reason}")
+        yield Finding(path, f"refused by {kind.__name__}: {reason[:_MAX_REASON]}")
 
 
 def _parameters(kind: type[Any]) -> dict[str, inspect.Parameter]:

@@ -1,5 +1,6 @@
 """The resource Study: one hyperparameter optimization."""
 
+from itertools import islice
 from typing import Annotated, Literal, Self
 
 from optuna.study import StudyDirection
@@ -76,6 +77,8 @@ class TrialsFrom(Model):
     """The key of a ConfigMap that holds a JSON list of objects, such as hparams.json."""
 
 
+_MAX_ERRORS = 100
+
 _Point = Annotated[dict[ParameterName, Scalar], Field(max_length=256)]
 
 
@@ -114,7 +117,7 @@ class StudySpec(Model):
     """How often a lost trial is run again with the same parameters. Changes live."""
     suspend: bool = False
     """Stop all workers, keep all trials. Changes live."""
-    trials: Annotated[list[_Point], Field(max_length=10_000)] | None = Field(
+    trials: Annotated[list[_Point], Field(max_length=10_000, fail_fast=True)] | None = Field(
         default=None, examples=[[{"lr": 0.1, "depth": 3}]]
     )
     """Points to run first; parameters that a point leaves out are sampled."""
@@ -154,7 +157,8 @@ class StudySpec(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        errors = list(spec_errors(self))
+        # More than are told in the end; there may be one for each of thousands of points.
+        errors = list(islice(spec_errors(self), _MAX_ERRORS))
         if errors:
             raise broken_at("StudySpec", errors)
         return self

@@ -8,13 +8,13 @@ and by the operator.
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from optuna.distributions import FloatDistribution
 from pydantic import JsonValue
 
+from trialfleet import names
 from trialfleet.api.base import Finding, OpenModel, rule
-from trialfleet.api.optuna_classes import grid_problems
-from trialfleet.api.search_space import describe, distributions, is_possible
-from trialfleet.api.suggestions import did_you_mean, found
+from trialfleet.api.grid import grid_problems, too_many_to_try
+from trialfleet.api.search_space import describe, distributions, is_possible, rounded
+from trialfleet.api.suggestions import did_you_mean, found, listed
 
 if TYPE_CHECKING:
     from trialfleet.api.study import StudySpec
@@ -140,7 +140,7 @@ def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
 
 
 def _sampler_errors(spec: "StudySpec") -> Iterator[Finding]:
-    for problem in grid_problems(spec.sampler, spec.search_space):
+    for problem in grid_problems(spec.sampler.name, spec.sampler.options, spec.search_space):
         yield Finding(("sampler", *problem.path), problem.message)
     # Both would fail in each trial, long after the study was accepted.
     if spec.sampler.name == "CmaEsSampler" and len(spec.objectives) > 1:
@@ -150,29 +150,30 @@ def _sampler_errors(spec: "StudySpec") -> Iterator[Finding]:
             "several, such as TPESampler or NSGAIISampler",
         )
     if spec.sampler.name == "BruteForceSampler":
-        for name, distribution in distributions(spec.search_space or {}).items():
-            if isinstance(distribution, FloatDistribution) and distribution.step is None:
-                yield Finding(
-                    ("searchSpace", name, "float", "step"),
-                    "missing, BruteForceSampler needs it",
-                )
+        for name, parameter in (spec.search_space or {}).items():
+            listing = too_many_to_try(name, parameter)
+            if listing is not None:
+                yield Finding(("searchSpace", *listing.path), listing.message)
 
 
 def _point_errors(spec: "StudySpec") -> Iterator[Finding]:
-    if spec.search_space is None:
-        return
-    space = distributions(spec.search_space)
+    space = None if spec.search_space is None else distributions(spec.search_space)
     for index, point in enumerate(spec.trials or ()):
         for name, value in point.items():
-            if name not in space:
+            if space is None:
+                accepted = rounded(value)
+            elif name not in space:
                 yield Finding(
                     ("trials", index, name),
-                    f"unknown parameter, accepted: {', '.join(space)}" + did_you_mean(name, space),
+                    f"unknown parameter, accepted: {listed(space, len(space))}"
+                    + did_you_mean(name, space),
                 )
-            elif not is_possible(space[name], value):
+                continue
+            else:
+                accepted = "" if is_possible(space[name], value) else describe(space[name])
+            if accepted:
                 yield Finding(
-                    ("trials", index, name),
-                    f"found {found(value)}, accepted: {describe(space[name])}",
+                    ("trials", index, name), f"found {found(value)}, accepted: {accepted}"
                 )
 
 
@@ -196,15 +197,17 @@ def _metric_errors(spec: "StudySpec") -> Iterator[Finding]:
 def _placeholder_errors(spec: "StudySpec") -> Iterator[Finding]:
     if spec.search_space is None:
         return
-    kind = "command" if spec.objective.command is not None else "job"
-    for name in sorted(spec.objective.placeholders()):
-        if name not in spec.search_space:
-            yield Finding(
-                ("objective", kind),
-                f"found $({name}), accepted: a parameter of searchSpace: "
-                f"{', '.join(spec.search_space)}; for the text itself write $$({name})"
-                + did_you_mean(name, spec.search_space),
-            )
+    command = spec.objective.command is not None
+    known = {*spec.search_space, *(names.TRIAL_VARIABLES if command else ())}
+    for name in sorted(spec.objective.placeholders() - known):
+        shown = found(name)[1:-1]
+        variables = f", or of {', '.join(names.TRIAL_VARIABLES)}" if command else ""
+        yield Finding(
+            ("objective", "command" if command else "job"),
+            f"found $({shown}), accepted: a parameter of searchSpace: "
+            f"{listed(spec.search_space, len(spec.search_space))}{variables}; "
+            f"for the text itself write $$({shown})" + did_you_mean(name, known),
+        )
 
 
 def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
@@ -215,6 +218,7 @@ def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
             ("objective", "python", "file"),
             "read on one machine only; a cluster accepts source, configMap or callable",
         )
+    yield from _unexpanded(spec)
     for name, parameter in (spec.search_space or {}).items():
         for kind, values in (("float", parameter.float_), ("int", parameter.int_)):
             if values is not None and values.largest != values.high:
@@ -232,6 +236,20 @@ def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
         template = getattr(spec, part)
         if template is not None:
             yield from unknown_fields(template, (part,))
+
+
+def _unexpanded(spec: "StudySpec") -> Iterator[Finding]:
+    command = spec.objective.command
+    if command is None:
+        return
+    known = {*(spec.search_space or ()), *names.TRIAL_VARIABLES}
+    for field, name in command.unexpanded():
+        meant = f"$({name})" if name in known else "a shell in args: [sh, -c, ...]"
+        yield Finding(
+            ("objective", "command", field),
+            f"found ${name}, which is passed on as it is, because no shell runs; "
+            f"accepted for its value: {meant}",
+        )
 
 
 def unknown_fields(value: object, path: tuple[str | int, ...]) -> Iterator[Finding]:

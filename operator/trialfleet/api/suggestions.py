@@ -1,11 +1,15 @@
 """How a value that was found is written in an error message, and what was probably meant."""
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 _MAX_FOUND: Final = 60
+_MAX_LISTED: Final = 20
+_MAX_WORD: Final = 64
+"""Longer words are no misspelt ones, and comparing them takes long."""
 
 _NEAR: Final = 0.8
 """How alike two words are that are taken for one misspelt: BaseSampler is no CmaEsSampler."""
@@ -15,23 +19,43 @@ _BEGUN: Final = 3
 
 
 def found(value: object) -> str:
-    """Return a value as an error message shows it, in at most 60 characters."""
+    """Return a value as an error message shows it, in at most 60 characters.
+
+    However large the value is, little more of it is looked at than is shown.
+    """
     if isinstance(value, str):
-        text = repr(value)
+        text = repr(value[:_MAX_FOUND])
+        text = text if len(value) <= _MAX_FOUND else f"{text[:-1]}..."
     elif isinstance(value, Mapping):
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        text = _json(value)
         text = text if len(text) <= _MAX_FOUND else f"an object of {len(value)} fields"
     elif isinstance(value, list):
-        text = json.dumps(value, default=str, ensure_ascii=False)
+        text = _json(value)
         text = text if len(text) <= _MAX_FOUND else f"a list of {len(value)}"
     else:
         text = json.dumps(value, default=str)
     return text if len(text) <= _MAX_FOUND else f"{text[: _MAX_FOUND - 3]}..."
 
 
+def listed(words: Iterable[str], count: int) -> str:
+    """Return ``a, b, c``; of more than 20 words the first ones, and how many more there are."""
+    first = ", ".join(itertools.islice(words, _MAX_LISTED))
+    return first if count <= _MAX_LISTED else f"{first} and {count - _MAX_LISTED} more"
+
+
+def _json(value: object) -> str:
+    """Return a value as JSON, or of a long one a beginning that is too long to be shown."""
+    text = ""
+    for part in json.JSONEncoder(default=str, ensure_ascii=False).iterencode(value):
+        text += part
+        if len(text) > _MAX_FOUND:
+            break
+    return text
+
+
 def did_you_mean(word: object, accepted: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"``, or nothing if no accepted word is near."""
-    if not isinstance(word, str):
+    if not isinstance(word, str) or len(word) > _MAX_WORD:
         return ""
     by_lower = {name.lower(): name for name in accepted}
     # snake_case is what Python people write for a camelCase field.

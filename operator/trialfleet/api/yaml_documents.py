@@ -7,6 +7,13 @@ from typing import Any, Final
 
 import yaml
 
+MAX_DEPTH: Final = 100
+"""Of objects and lists in one another."""
+MAX_VALUES: Final = 200_000
+"""Of a document: many times what an object may have that is checked here."""
+_MAX_DIGITS: Final = 400
+_UNDER_WAY: Final = (0, 0)
+
 
 class YamlError(Exception):
     """Text that is no YAML, or that Kubernetes' tools would read as something else."""
@@ -67,6 +74,18 @@ class _Loader(yaml.SafeLoader):
     """Scalars as Go's YAML library resolves them: 1e-5 is a number, 2024-01-01 a string."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self._depth > MAX_DEPTH:
+            message = f"found more than {MAX_DEPTH} levels, accepted: at most {MAX_DEPTH}"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _error(mark, message)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 _Loader.add_implicit_resolver(
@@ -88,16 +107,50 @@ _Loader.add_implicit_resolver(_NULL_TAG, re.compile(r"^(~|null|Null|NULL|)$"), [
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
 
 
+def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values and levels a node stands for, aliases replaced by what they name."""
+    if node in known:
+        if known[node] == _UNDER_WAY:
+            raise _error(node.start_mark, "found an alias to what it is in, accepted: no cycle")
+        return known[node]
+    known[node] = _UNDER_WAY
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    values, levels = 1, 0
+    for part in parts:
+        inner, below = _measure(part, known)
+        values += inner
+        levels = max(levels, below)
+    for found, limit, words in ((values, MAX_VALUES, "values"), (levels, MAX_DEPTH, "levels")):
+        if found > limit:
+            raise _error(
+                node.start_mark,
+                f"found more than {limit} {words}, with aliases replaced by what they name; "
+                "accepted: at most so many",
+            )
+    known[node] = values, levels + 1
+    return known[node]
+
+
 def _construct_bool(loader: _Loader, node: yaml.ScalarNode) -> bool:
     return loader.construct_scalar(node) in _TRUE
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node)).replace("_", "")
+    written = str(loader.construct_scalar(node))
+    text = written.replace("_", "")
     digits = text.lstrip("+-")
     if len(digits) > 1 and digits[0] == "0" and digits[1] in "01234567":
         text = text.replace("0", "0o", 1)
-    return int(text, 0)
+    if len(digits) > _MAX_DIGITS:
+        raise _error(node.start_mark, f"found an integer of {len(digits)} digits, accepted: fewer")
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise _error(node.start_mark, f"found {written!r}, accepted: an integer") from None
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -152,14 +205,19 @@ def documents(text: str) -> Iterator[Document]:
             f"found the character {unprintable[0]!r}, accepted: printable characters",
         )
     loader = _Loader(text)
+    line = 1
     try:
         while loader.check_node():
             node = loader.get_node()
             if node is None:
                 break
+            line = node.start_mark.line + 1
+            _measure(node, {})
             content = loader.construct_document(node)
             if content is not None:
                 yield Document(node.start_mark.line + 1, content, node)
+    except ValueError as error:  # a tag such as !!float before what is none
+        raise YamlError(line, 1, str(error)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = " ".join(part for part in (error.problem, error.context) if part)
