@@ -342,3 +342,50 @@ def test_metrics_in_a_folder_that_workers_share(
         "workers run there; accepted: metrics.json in the folder $TRIALFLEET_CHECKPOINT_DIR, "
         "or parallelism 1"
     ] * 2
+
+
+def test_arguments_may_name_the_documented_variables(
+    make_command: MakeStudy, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        """
+import json, os, pathlib, sys
+folder, number, origin, params, own = sys.argv[1:]
+assert own == os.environ["OWN"] == f"trial {number}"
+assert number == origin == os.environ["TRIALFLEET_TRIAL_NUMBER"]
+assert params == os.environ["TRIALFLEET_PARAMS"]
+pathlib.Path(folder).mkdir()
+pathlib.Path(folder, "metrics.json").write_text(json.dumps({"value0": json.loads(params)["x"]}))
+"""
+    )
+    study = make_command(
+        [
+            *(sys.executable, "program.py", "$(TRIALFLEET_CHECKPOINT_DIR)/out"),
+            *("$(TRIALFLEET_TRIAL_NUMBER)", "$(TRIALFLEET_TRIAL_ORIGIN)", "$(TRIALFLEET_PARAMS)"),
+            "trial $(TRIALFLEET_TRIAL_NUMBER)",
+        ],
+        command={
+            "env": {"OWN": "trial $(TRIALFLEET_TRIAL_NUMBER)"},
+            "metrics": {"value0": {"file": "out/metrics.json"}},
+        },
+        trials=2,
+    )
+
+    worker = start_worker(study, "--checkpoint-root", str(tmp_path / "checkpoints"))
+
+    assert worker.wait() == errors.EXIT_OK, worker.errors
+    assert [trial.values for trial in study.trials] == [[t.params["x"]] for t in study.trials]
+
+
+def test_a_checkpoint_folder_that_is_not_there_fails_the_trial(
+    make_command: MakeStudy, start_worker: StartWorker
+) -> None:
+    study = make_command(["true", "$(TRIALFLEET_CHECKPOINT_DIR)"], trials=1)
+
+    worker = start_worker(study)
+
+    assert worker.wait() == errors.EXIT_OK
+    assert failure(study.trials[0]) == (
+        names.REASON_OBJECTIVE_RAISED,
+        "$(TRIALFLEET_CHECKPOINT_DIR) has no value: this worker has no checkpoint folder",
+    )

@@ -192,3 +192,34 @@ def test_a_file_that_can_t_be_read_at_all(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.json")
 
     assert "has not written" in message(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [({"regex": r"loss=(\S+)"}, "INFO loss=0.5"), ({}, '{"loss": 0.5}'), (None, '{"loss": 0.5}')],
+)
+def test_what_standard_output_lacks_is_looked_for_in_standard_error(
+    given: dict[str, str] | None, line: str
+) -> None:
+    found = metrics("loss") if given is None else metrics("loss", loss=given)
+    found.see_error(f"{line.replace('5', '7')}\n")
+    found.see_error(f"{line}\n")
+    assert values(found) == [0.5]
+    found.see(f"{line.replace('5', '9')}\n")
+    found.see_error(f"{line}\n")
+    assert values(found) == [0.9]
+
+
+def test_what_standard_error_says_is_told_where_there_is_no_metric() -> None:
+    found = metrics("loss", loss={"regex": r"loss=(\S+)"})
+    found.see_error("done\n")
+    assert message(found).endswith("; the last line is 'done'")
+
+
+def test_a_line_that_was_too_long_is_told() -> None:
+    found = metrics("loss")
+    found.see_length(20_000_000)
+    assert message(found, ["done"]) == (
+        "no value for loss: no line that the program printed is a JSON object with the key 'loss'; "
+        "a line of 20000000 bytes was not read, accepted: at most 16777216"
+    )

@@ -20,12 +20,20 @@ from trialfleet.worker.program import Ended
 TIMEOUT_S = 60.0
 
 
-def run(*arguments: str, folder: Path = Path("/"), lines: list[str] | None = None) -> Ended:
+def run(
+    *arguments: str,
+    folder: Path = Path("/"),
+    lines: list[str] | None = None,
+    errors: list[str] | None = None,
+    lengths: list[int] | None = None,
+) -> Ended:
     return program.run(
         arguments,
         environment=dict(os.environ),
         folder=folder,
         on_line=([] if lines is None else lines).append,
+        on_error=([] if errors is None else errors).append,
+        on_long_line=([] if lengths is None else lengths).append,
     )
 
 
@@ -122,10 +130,10 @@ def test_lines_end_with_carriage_returns_too() -> None:
 def test_a_line_without_end_takes_no_memory(capfd: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
 
-    shell("echo first; head -c 5000000 /dev/zero | tr '\\0' x; echo; echo last", lines=lines)
+    shell("echo first; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last", lines=lines)
 
     assert lines == ["first\n", "last\n"]
-    assert len(capfd.readouterr().out) == 5_000_001 + len("first\nlast\n")
+    assert len(capfd.readouterr().out) == 20_000_001 + len("first\nlast\n")
 
 
 def test_the_last_errors_are_kept() -> None:
@@ -219,12 +227,7 @@ def test_an_interrupted_program_may_end_in_order(
     lines: list[str] = []
 
     with pytest.raises(kind):
-        program.run(
-            [sys.executable, "-c", SAVES, held.path],
-            environment={},
-            folder=Path("/"),
-            on_line=lines.append,
-        )
+        run(sys.executable, "-c", SAVES, held.path, lines=lines)
 
     assert lines == ["saved\n"]
     assert held.read() == b""
@@ -264,3 +267,27 @@ def test_nothing_is_left_open() -> None:
         run("true")
     assert set(os.listdir("/proc/self/fd")) == before
     assert threading.active_count() == threads
+
+
+def test_lines_of_megabytes_are_read_and_longer_ones_told_by_their_length() -> None:
+    lines: list[str] = []
+    lengths: list[int] = []
+    script = """
+import sys
+print("a" * 3_000_000)
+print("b" * int(sys.argv[1]))
+print("c")
+print("d" * int(sys.argv[1]), end="")
+"""
+    longer = program.LINE_BYTES + 100_000
+
+    run(sys.executable, "-c", script, str(longer), lines=lines, lengths=lengths)
+
+    assert lines == ["a" * 3_000_000 + "\n", "c\n"]
+    assert lengths == [longer + 1, longer + 1]
+
+
+def test_lines_of_standard_error_are_read_too() -> None:
+    errors: list[str] = []
+    ended = run("/bin/sh", "-c", "echo out; echo one >&2; echo two >&2", errors=errors)
+    assert (ended, errors) == (Ended(0, ["one", "two"]), ["one\n", "two\n"])

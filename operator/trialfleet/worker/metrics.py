@@ -1,5 +1,7 @@
 """Metrics: the values of a study's objectives, found in what a program leaves."""
 
+import contextlib
+import functools
 import json
 import math
 import re
@@ -10,7 +12,7 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.objective import Metric
-from trialfleet.worker import failure
+from trialfleet.worker import failure, program
 from trialfleet.worker.failure import Failed, Failure
 
 FILE_BYTES: Final = 16 * 1024 * 1024
@@ -41,12 +43,10 @@ class Metrics:
         checkpoints: Path | None,
         is_alone: Callable[[], bool],
     ) -> None:
-        self._last_line = ""
-        self._lines: list[_JsonLine | _Match] = []
-        self._sources: dict[str, tuple[_JsonLine | _Match | _File, str]] = {}
+        self._output = _Output()
+        self._sources: dict[str, tuple[_Printed | _File, str]] = {}
         if metrics is None:
-            line = _JsonLine(objectives)
-            self._lines.append(line)
+            line = _Printed(lambda: _JsonLine(objectives), self._output)
             self._sources = {name: (line, name) for name in objectives}
             return
         for name in objectives:
@@ -56,17 +56,20 @@ class Metrics:
                 file = _File(metric.file, folder, checkpoints, is_alone)
                 self._sources[name] = file, key
             else:
-                found = _JsonLine([key]) if metric.regex is None else _Match(metric.regex)
-                self._lines.append(found)
-                self._sources[name] = found, key
+                find = functools.partial(_line, metric.regex, key)
+                self._sources[name] = _Printed(find, self._output), key
 
     def see(self, line: str) -> None:
         """Take the next line of the program's standard output."""
-        line = line.strip()
-        if line:
-            self._last_line = line
-            for source in self._lines:
-                source.see(line)
+        self._output.see(line, is_error=False)
+
+    def see_error(self, line: str) -> None:
+        """Take the next line of its standard error, which counts where the output has nothing."""
+        self._output.see(line, is_error=True)
+
+    def see_length(self, count: int) -> None:
+        """Take note of a line that is too long to be read: it had ``count`` bytes."""
+        self._output.longest = max(self._output.longest, count)
 
     def values(self) -> list[float]:
         """Return the values in the order of the objectives, after the program's end.
@@ -76,19 +79,66 @@ class Metrics:
         """
         return [self._value(name, source, key) for name, (source, key) in self._sources.items()]
 
-    def _value(self, name: str, source: "_JsonLine | _Match | _File", key: str) -> float:
+    def _value(self, name: str, source: "_Printed | _File", key: str) -> float:
         try:
             found = source.value(key)
         except _Missing as missing:
-            text = str(missing)
-            if not isinstance(source, _File):
-                last = self._last_line
-                text += f"; the last line is {_shown(last)}" if last else "; it printed nothing"
-            raise _failed(name, text) from None
+            raise _failed(name, str(missing)) from None
         value = _number(found)
         if value is None:
             raise _failed(name, f"found {_shown(found)}, expected a number")
         return value
+
+
+class _Output:
+    """What a program prints, line by line."""
+
+    def __init__(self) -> None:
+        self.readers: list[tuple[_JsonLine | _Match, _JsonLine | _Match]] = []
+        """Each a pair: of what standard output is looked through for, and standard error."""
+        self.longest = 0
+        """Bytes of the longest line that was not read."""
+        self._last_line = ""
+
+    def see(self, line: str, *, is_error: bool) -> None:
+        line = line.strip()
+        if line:
+            if not is_error or not self._last_line:
+                self._last_line = line
+            for pair in self.readers:
+                pair[is_error].see(line)
+
+    def describe(self) -> str:
+        """Return in words what there was instead of what was looked for."""
+        if self.longest:
+            return (
+                f"a line of {self.longest} bytes was not read, accepted: at most "
+                f"{program.LINE_BYTES}"
+            )
+        last = self._last_line
+        return f"the last line is {_shown(last)}" if last else "it printed nothing"
+
+
+class _Printed:
+    """What a line of the output says; or of standard error, which many programs log to."""
+
+    def __init__(self, find: "Callable[[], _JsonLine | _Match]", output: _Output) -> None:
+        self._output = output
+        self._pair = find(), find()
+        output.readers.append(self._pair)
+
+    def value(self, key: str) -> object:
+        for reader in self._pair:
+            with contextlib.suppress(_Missing):
+                return reader.value(key)
+        try:
+            return self._pair[0].value(key)
+        except _Missing as missing:
+            raise _Missing(f"{missing}; {self._output.describe()}") from None
+
+
+def _line(regex: str | None, key: str) -> "_JsonLine | _Match":
+    return _JsonLine([key]) if regex is None else _Match(regex)
 
 
 class _Missing(Exception):

@@ -3,18 +3,19 @@
 import os
 import selectors
 import signal
+import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from trialfleet.worker.group import Group, Program
+from trialfleet.worker.group import Group
 from trialfleet.worker.interrupts import Interrupt
 
-LINE_BYTES: Final = 1024 * 1024
+LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line is passed on but not read."""
 
 ERROR_LINES: Final = 50
@@ -43,12 +44,16 @@ def run(
     environment: Mapping[str, str],
     folder: Path,
     on_line: Callable[[str], None],
+    on_error: Callable[[str], None],
+    on_long_line: Callable[[int], None],
 ) -> Ended:
     """Run a program to its end, in a process group of its own and with nothing to read.
 
     Its standard output and standard error go to this process's own, in whole lines. ``on_line``
-    gets each line of its standard output, in this thread; a line ends with a newline or a carriage
-    return. Whatever of its process group is left one second after its end is killed.
+    gets each line of its standard output and ``on_error`` of its standard error, in this thread; a
+    line ends with a newline or a carriage return. ``on_long_line`` gets instead how many bytes a
+    line has if it has more than ``LINE_BYTES``. Whatever of its process group is left one second
+    after its end is killed.
 
     Call it in the main thread. If an :class:`Interrupt` is raised meanwhile, the process group
     gets SIGTERM and, before the next interrupt is due, SIGKILL. If this process itself is killed,
@@ -60,7 +65,16 @@ def run(
     with Group() as group, selectors.DefaultSelector() as selector:
         errors = _LastLines()
         program = group.start(arguments, environment=environment, folder=folder)
-        watched = _Watched(selector, program, on_line, errors.add)
+
+        def hear(line: str) -> None:
+            errors.add(line)
+            on_error(line)
+
+        streams = (
+            _Stream(program.output.fileno(), sys.__stdout__, on_line, on_long_line),
+            _Stream(program.errors.fileno(), sys.__stderr__, hear, on_long_line),
+        )
+        watched = _Watched(selector, program.end, streams)
         try:
             watched.attend(watched.has_ended)
             watched.attend(watched.is_silent, _LEFTOVERS_S)
@@ -85,18 +99,11 @@ class _Watched:
     """A program whose output is read while it is attended to."""
 
     def __init__(
-        self,
-        selector: selectors.BaseSelector,
-        program: Program,
-        on_line: Callable[[str], None],
-        on_error: Callable[[str], None],
+        self, selector: selectors.BaseSelector, end: socket.socket, streams: Iterable["_Stream"]
     ) -> None:
         self._selector = selector
-        self._end = program.end
-        self._streams = {
-            _Stream(program.output.fileno(), sys.__stdout__, on_line),
-            _Stream(program.errors.fileno(), sys.__stderr__, on_error),
-        }
+        self._end = end
+        self._streams = set(streams)
         selector.register(self._end, selectors.EVENT_READ)
         for stream in self._streams:
             selector.register(stream, selectors.EVENT_READ)
@@ -155,12 +162,20 @@ class _Stream:
     Holds ``LINE_BYTES`` and a chunk at most.
     """
 
-    def __init__(self, source: int, target: TextIO | None, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: TextIO | None,
+        on_line: Callable[[str], None],
+        on_long_line: Callable[[int], None],
+    ) -> None:
         self._source = source
         self._target = None if target is None else target.fileno()
         self._on_line = on_line
-        self._pending = b""
-        self._is_cut = False
+        self._on_long_line = on_long_line
+        self._pending = bytearray()
+        self._passed_on = 0
+        """Bytes of a line that is too long and not at its end yet."""
 
     def fileno(self) -> int:
         """The pipe to be read."""
@@ -172,32 +187,36 @@ class _Stream:
         if not data:
             self.finish()
             return False
-        self._pending += data
         # A carriage return at the very end may be the first half of a line's end.
-        end = max(self._pending.rfind(b"\n"), self._pending.rfind(b"\r", 0, -1)) + 1
+        looked_at = max(0, len(self._pending) - 1)
+        self._pending += data
+        newline = self._pending.rfind(b"\n", looked_at)
+        end = max(newline, self._pending.rfind(b"\r", looked_at, -1)) + 1
         if end:
-            self._take(self._pending[:end])
-            self._pending = self._pending[end:]
+            self._take(bytes(self._pending[:end]))
+            del self._pending[:end]
         elif len(self._pending) > LINE_BYTES:
             self._pass_on(self._pending)
-            self._pending = b""
-            self._is_cut = True
+            self._passed_on += len(self._pending)
+            self._pending = bytearray()
         return True
 
     def finish(self) -> None:
         """Take what is there for the last line."""
-        if self._pending:
-            self._take(self._pending + b"\n")
-            self._pending = b""
+        if self._pending or self._passed_on:
+            self._take(bytes(self._pending) + b"\n")
+            self._pending.clear()
 
     def _take(self, data: bytes) -> None:
         self._pass_on(data)
         lines = data.splitlines(keepends=True)
-        for line in lines[1:] if self._is_cut else lines:
+        if self._passed_on:
+            self._on_long_line(self._passed_on + len(lines.pop(0)))
+            self._passed_on = 0
+        for line in lines:
             self._on_line(line.decode(errors="replace"))
-        self._is_cut = False
 
-    def _pass_on(self, data: bytes) -> None:
+    def _pass_on(self, data: bytes | bytearray) -> None:
         left = memoryview(data)
         while left and self._target is not None:
             try:

@@ -75,13 +75,15 @@ class Command:
             checkpoints=None if checkpoints is None else Path(checkpoints),
             is_alone=self.presence.is_alone,
         )
-        arguments = [fill(argument, parameters) for argument in self.command.args]
+        arguments, environment = self._filled(parameters)
         try:
             ended = program.run(
                 arguments,
-                environment=self._environment(parameters),
+                environment=environment,
                 folder=self.folder,
                 on_line=metrics.see,
+                on_error=metrics.see_error,
+                on_long_line=metrics.see_length,
             )
         except NotStarted as error:
             message = f"{arguments[0]} can't be started: {error}"
@@ -93,13 +95,22 @@ class Command:
             raise Failed(_failure(ended), was_stopped=-ended.code in _STOPS)
         return metrics.values()
 
-    def _environment(self, parameters: Mapping[str, Any]) -> dict[str, str]:
-        added = self.command.env or {}
-        return {
-            **os.environ,
-            **{name: fill(value, parameters) for name, value in added.items()},
-            names.ENV_PARAMS: json.dumps(parameters),
+    def _filled(self, parameters: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+        """Return the program's arguments and environment."""
+        given: dict[str, str] = {names.ENV_PARAMS: json.dumps(parameters)}
+        surrounding = {**os.environ, **given}
+        known: dict[str, Any] = {
+            name: surrounding[name] for name in names.TRIAL_VARIABLES if name in surrounding
         }
+        values = {**known, **parameters}
+        added = self.command.env or {}
+        try:
+            arguments = [fill(argument, values) for argument in self.command.args]
+            own = {name: fill(value, values) for name, value in added.items()}
+        except KeyError as missing:
+            message = f"$({missing.args[0]}) has no value: this worker has no checkpoint folder"
+            raise Failed(Failure(names.REASON_OBJECTIVE_RAISED, message)) from None
+        return arguments, {**os.environ, **own, **given}
 
 
 def _failure(ended: program.Ended) -> Failure:
