@@ -17,7 +17,6 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.storage import Storage
-from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import (
     Budget,
     Command,
@@ -31,6 +30,7 @@ from trialfleet.storage.records import (
     UpdateTrial,
     WriteId,
 )
+from trialfleet.storage.writer import Writer
 
 STUDY = "s"
 FLOAT = distribution_to_json(FloatDistribution(0, 1))
@@ -50,12 +50,8 @@ class Worker:
     def write(self) -> WriteId:
         return WriteId(self.session, next(self._sequence))
 
-    async def start(
-        self, study: str = STUDY, time_to_live_s: float = 60.0, *, sequential: bool = False
-    ) -> "Worker":
-        await self.storage.apply(
-            OpenSession(self.session, self.name, study, time_to_live_s, sequential)
-        )
+    async def start(self, study: str = STUDY, time_to_live_s: float = 60.0) -> "Worker":
+        await self.storage.apply(OpenSession(self.session, self.name, study, time_to_live_s))
         return self
 
     def opening(self) -> OpenTrial:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2.extensions
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -22,13 +23,11 @@ from tests.storage.fleet import (
     Worker,
     create,
     database,
-    noting,
     param,
     query,
     storages,
 )
 from trialfleet.storage import reading
-from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import (
     Budget,
     Command,
@@ -41,6 +40,7 @@ from trialfleet.storage.records import (
     TrialUpdate,
     WriteTrial,
 )
+from trialfleet.storage.writer import Writer
 
 FEW, MANY = 50, 20_000
 
@@ -84,36 +84,37 @@ class Meter:
     """Says what one transaction costs, of a new connection or of one that is kept."""
 
     def __init__(self, url: str, *, keep: bool = False, claims: str = "on") -> None:
-        options = {"options": f"-c trialfleet.claims={claims}", **noting(self._count)}
+        meter = self
+
+        class Cursor(psycopg2.extensions.cursor):
+            def execute(self, query: Any, vars: Any = None) -> None:
+                meter.cost.statements += str(query).count(";") + 1
+                if str(query).endswith("; COMMIT"):
+                    meter._look(super(), str(query).removesuffix("COMMIT"))
+                    query = "COMMIT"
+                super().execute(query, vars)
+
+        options = {"options": f"-c trialfleet.claims={claims}", "cursor_factory": Cursor}
         pool = sa.StaticPool if keep else sa.NullPool
         self.engine = sa.create_engine(url, poolclass=pool, connect_args=options)
         self.cost = Cost()
-        sa.event.listen(self.engine, "commit", self._look)
+        self._keep = keep
+        self._writer = Writer(self.engine)
 
-    def _count(self, _: str) -> None:
-        self.cost.statements += 1
-
-    def _begin(self, connection: sa.Connection) -> None:
-        # What is one statement commits itself where no transaction has begun.
-        connection.connection.cursor().execute("SELECT 1")
-
-    def _look(self, connection: sa.Connection) -> None:
-        cursor = connection.connection.cursor()
+    def _look(self, cursor: Any, before: str = "") -> None:
         # What is left to the end of a transaction is part of its cost.
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        cursor.execute(VISITED)
-        row = cursor.fetchone()
-        cursor.close()
-        assert row is not None
-        self.cost.blocks, self.cost.rows = row
+        cursor.execute(f"{before}SET CONSTRAINTS ALL IMMEDIATE; {VISITED}")
+        self.cost.blocks, self.cost.rows = cursor.fetchone()
+
+    def close(self) -> None:
+        self._writer.close()
+        self.engine.dispose()
 
     def write(self, *commands: Command) -> tuple[Cost, list[Any]]:
         self.cost = Cost()
-        writer = Writer(self.engine)
-        sa.event.listen(self.engine, "begin", self._begin)
-        answers = writer.apply(commands)
-        sa.event.remove(self.engine, "begin", self._begin)
-        writer.close()
+        answers = self._writer.apply(commands)
+        if not self._keep:
+            self._writer.close()
         assert not any(isinstance(answer, Exception) for answer in answers)
         return self.cost, answers
 
@@ -121,7 +122,10 @@ class Meter:
         self.cost = Cost()
         with self.engine.connect() as connection:
             read(connection)
+            statements = self.cost.statements
+            self._look(connection.connection.cursor())
             connection.commit()
+        self.cost.statements = statements
         return self.cost
 
 
@@ -230,7 +234,7 @@ def test_plans_that_are_as_old_as_the_tables(url: str) -> None:
         small = _tell_and_open_ten(meter, few)
     asyncio.run(prepare(url, "many", MANY, 1))
     cost = _tell_and_open_ten(meter, few)
-    meter.engine.dispose()
+    meter.close()
     assert cost.statements == small.statements
     assert cost.blocks <= 1.8 * small.blocks + 20
     assert cost.rows <= 2 * small.rows + 50
@@ -259,7 +263,7 @@ def test_plans_of_a_stock_client_that_are_as_old(url: str, params: int) -> None:
         )
         values = {"trial_id": trial_id, "params": params, "distribution": FLOAT}
         costs.append(meter.read(functools.partial(_execute, insert, values)))
-    meter.engine.dispose()
+    meter.close()
     small, cost = costs
     assert cost.rows <= 2 * small.rows + 50
 

@@ -22,7 +22,6 @@ from tests.storage.fleet import (
 )
 from trialfleet.model.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
 from trialfleet.storage import Storage
-from trialfleet.storage.batch import _MOST_IN_VAIN, Writer
 from trialfleet.storage.records import (
     Command,
     Counts,
@@ -32,6 +31,7 @@ from trialfleet.storage.records import (
     SetStudyAttribute,
     TrialRecord,
 )
+from trialfleet.storage.writer import _MOST_IN_VAIN, Writer
 
 LOCK_STUDIES = "SELECT 1 FROM studies FOR UPDATE"
 SOON_IN_VAIN = "-c lock_timeout=300ms"
@@ -183,13 +183,12 @@ class Transactions:
     """Counts the transactions of a writer, on a connection of its own."""
 
     def __init__(self, url: str) -> None:
-        self.engine = sa.create_engine(url, poolclass=sa.NullPool)
         self.begun = 0
-        sa.event.listen(self.engine, "begin", self._count)
-        self.writer = Writer(self.engine)
+        settings = noting(self._count)
+        self.writer = Writer(sa.create_engine(url, poolclass=sa.NullPool, connect_args=settings))
 
-    def _count(self, _: Any) -> None:
-        self.begun += 1
+    def _count(self, statements: str) -> None:
+        self.begun += statements.startswith("BEGIN")
 
 
 def test_one_bad_command_among_many_costs_few_transactions(url: str) -> None:

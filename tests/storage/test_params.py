@@ -27,8 +27,8 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.storage.batch import Writer
 from trialfleet.storage.records import CreateTrial, GiveUp, Param, TrialRecord
+from trialfleet.storage.writer import Writer
 
 INT = distribution_to_json(IntDistribution(0, 9))
 WIDE = distribution_to_json(FloatDistribution(-9, 9))

@@ -13,6 +13,7 @@ from optuna.distributions import (
 
 from trialfleet.model.errors import InvalidInput
 from trialfleet.storage.records import Param
+from trialfleet.storage.transaction import Transaction
 
 _KNOWN: Final = sa.text(
     """
@@ -44,7 +45,7 @@ Key = tuple[int, str]
 class Distributions:
     """The first distribution of each parameter of each study, remembered from the database.
 
-    One thread and one event loop may use it at once.
+    Belongs to one thread; the event loop may call :meth:`known` at the same time.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Distributions:
         self._parsed: dict[str, BaseDistribution] = {}
 
     def check(
-        self, connection: sa.Connection, writes: Sequence[tuple[int, Sequence[Param]]]
+        self, transaction: Transaction, writes: Sequence[tuple[int, Sequence[Param]]]
     ) -> list[InvalidInput | None]:
         """Return for each write, of a study's id and parameters, what is wrong with it.
 
@@ -69,7 +70,7 @@ class Distributions:
             if error is None
             for param in params
         }
-        self.learn(connection, keys)
+        self.learn(transaction, keys)
         self._compare(writes, errors, self._first)
         new: dict[Key, str] = {}
         for (study_id, params), error in zip(writes, errors, strict=True):
@@ -78,7 +79,7 @@ class Distributions:
                     if (study_id, name) not in self._first:
                         new.setdefault((study_id, name), text)
         if new:
-            claimed = _claim(connection, new)
+            claimed = _claim(transaction, new)
             self._compare(writes, errors, claimed)
             self._claimed |= claimed
         return errors
@@ -89,15 +90,6 @@ class Distributions:
         self._claimed = {}
         yield
         self._remember(self._claimed)
-
-    def fit(self, writes: Sequence[tuple[int, Sequence[Param]]]) -> bool:
-        """Return whether nothing is wrong with any of the writes, and no name is unknown."""
-        return all(
-            (study_id, param.name) in self._first for study_id, params in writes for param in params
-        ) and not any(
-            self._malformed(params) or self._incompatible(study_id, params, self._first)
-            for study_id, params in writes
-        )
 
     def _malformed(self, params: Iterable[Param]) -> InvalidInput | None:
         """Return what keeps a worker from getting a parameter back, None if nothing does."""
@@ -126,7 +118,7 @@ class Distributions:
         """Return the first distributions, by name, that are known of a study's parameters."""
         return self._of_studies.get(study_id, {}).copy()
 
-    def learn(self, connection: sa.Connection, keys: set[Key]) -> None:
+    def learn(self, transaction: Transaction, keys: set[Key]) -> None:
         """Read what the database has of parameters, given by study and name, if it is unknown."""
         missing = [key for key in keys if key not in self._first]
         if not missing:
@@ -135,7 +127,7 @@ class Distributions:
             self._first.clear()
             self._of_studies.clear()
             missing = list(keys)
-        rows = connection.execute(
+        rows = transaction.execute(
             _KNOWN, {"studies": [key[0] for key in missing], "names": [key[1] for key in missing]}
         )
         self._remember({(study_id, name): text for study_id, name, text in rows})
@@ -168,8 +160,8 @@ class Distributions:
         return None
 
 
-def _claim(connection: sa.Connection, new: dict[Key, str]) -> dict[Key, str]:
-    rows = connection.execute(
+def _claim(transaction: Transaction, new: dict[Key, str]) -> dict[Key, str]:
+    rows = transaction.execute(
         _CLAIM,
         {
             "studies": [key[0] for key in new],

@@ -21,6 +21,7 @@ from trialfleet.storage.records import (
     Summary,
     TrialRecord,
 )
+from trialfleet.storage.transaction import Statement, Transaction
 
 # Rows of both: see migrations/0006_baseline.sql.
 _TRIALS: Final = sa.text("SELECT * FROM trialfleet_trials(CAST(:ids AS int[]), :bare)")
@@ -49,8 +50,7 @@ _STUDY_BY_NAME: Final = sa.text(_STUDIES.format(where="WHERE s.study_name = :nam
 
 # The columns of one study's standing; see :class:`Standing`. A study that only stock Optuna
 # knows has no row in trialfleet_studies.
-_STANDING: Final = sa.text(
-    """
+_STANDING: Final = """
     SELECT s.study_id, clock_timestamp(), d.started_at, d.max_trials, d.max_failed, d.timeout_s,
         coalesce(d.goals, '[]'),
         ARRAY(SELECT x.direction::text FROM study_directions x
@@ -61,11 +61,15 @@ _STANDING: Final = sa.text(
         ARRAY(SELECT min(cost) FROM trialfleet_best b,
                 unnest(b.costs) WITH ORDINALITY AS u (cost, k)
             WHERE b.study_id = s.study_id AND d.goals <> '[]' GROUP BY k ORDER BY k),
-        d.study_id IS NOT NULL, coalesce(d.stopped, false)
+        d.study_id IS NOT NULL, coalesce(d.stopped, false),
+        coalesce((SELECT l.number + 1 FROM trials l
+            WHERE l.study_id = s.study_id AND l.number IS NOT NULL
+            ORDER BY l.number DESC LIMIT 1), 0)
     FROM studies s LEFT JOIN trialfleet_studies d USING (study_id)
-    WHERE s.study_id = ANY(CAST(:ids AS int[]))
-    """
-)
+    WHERE s.study_id = ANY ({ids})
+"""
+_STANDINGS: Final = sa.text(_STANDING.format(ids="CAST(:ids AS int[])"))
+_LOCKED_STANDINGS: Final = Statement("read_standings", ("int[]",), _STANDING.format(ids="$1"))
 
 _SUMMARIES: Final = sa.text(
     """
@@ -248,7 +252,7 @@ def read_trials_studies(connection: sa.Connection, ids: Sequence[int]) -> dict[i
 class Standing:
     """Where a study stands: what the budget allows, and what of it is used."""
 
-    __slots__ = ("budget", "counts", "ended", "managed", "started")
+    __slots__ = ("budget", "counts", "ended", "managed", "next_number", "started")
 
     def __init__(self, row: Sequence[Any]) -> None:
         """Take a row of the query for it."""
@@ -257,6 +261,8 @@ class Standing:
         max_trials, max_failed, timeout_s, goals, directions, counts, costs = row[3:10]
         self.managed: bool = row[10]
         stopped: bool = row[11]
+        self.next_number: int = row[12]
+        """Of a new trial, if nobody else numbers one meanwhile."""
         self.budget = Budget(
             trials=max_trials,
             failed_trials=max_failed,
@@ -294,8 +300,13 @@ class Standing:
 
 def read_standings(connection: sa.Connection, ids: Iterable[int]) -> dict[int, Standing]:
     """Return where studies stand; those that do not exist are left out."""
-    rows = connection.execute(_STANDING, {"ids": list(ids)}).all()
+    rows = connection.execute(_STANDINGS, {"ids": list(ids)}).all()
     return {row[0]: Standing(row) for row in rows}
+
+
+def locked_standings(transaction: Transaction, ids: Iterable[int]) -> dict[int, Standing]:
+    """Return where studies stand, for who opens trials of them; see :func:`read_standings`."""
+    return {row[0]: Standing(row) for row in transaction.rows(_LOCKED_STANDINGS, ids)}
 
 
 def read_summaries(connection: sa.Connection, ids: Sequence[int], best: int) -> dict[int, Summary]:

@@ -23,6 +23,7 @@ from trialfleet.storage.records import (
     TrialRecord,
     WriteId,
 )
+from trialfleet.storage.transaction import Transaction
 from trialfleet.storage.writing import TrialWrites
 
 T = TypeVar("T")
@@ -40,15 +41,12 @@ _OPENED: Final = sa.text(
 _DIRECTIONS: Final = sa.text(
     "SELECT direction FROM study_directions WHERE study_id = :study_id ORDER BY objective"
 )
-_MAY_RUN_AHEAD: Final = sa.text(
-    "SELECT goals = '[]' AND max_failed IS NULL FROM trialfleet_studies WHERE study_id = :study_id"
-)
 _OPEN: Final = sa.text(
     """
     INSERT INTO trialfleet_sessions
         (session_id, worker, study_id, ordinal, time_to_live_s, expires_at, sequential)
     VALUES (:session, :worker, :study_id, :ordinal, :time_to_live_s,
-        clock_timestamp() + make_interval(secs => :time_to_live_s), :sequential)
+        clock_timestamp() + make_interval(secs => :time_to_live_s), false)
     """
 )
 _KEEP_ALIVE: Final = sa.text(
@@ -87,7 +85,7 @@ _END: Final = """
     UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
         SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
         ORDER BY session_id FOR UPDATE)
-    RETURNING session_id, worker, sequential
+    RETURNING session_id, worker
 """
 # Beginning with what runs, not with the sessions, which may have run any number of trials; and
 # looking the runs of those up one by one, whatever the planner knows of the tables yet.
@@ -127,19 +125,19 @@ _OURS: Final = frozenset(
 )
 
 
-def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpened:
+def open_session(transaction: Transaction, command: OpenSession) -> SessionOpened:
     """See :class:`OpenSession`."""
-    opened = connection.execute(_OPENED, {"session": command.session}).first()
+    opened = transaction.execute(_OPENED, {"session": command.session}).first()
     if opened is not None:
-        return _opened(connection, opened.study_id, opened.ordinal)
+        return _opened(transaction, opened.study_id, opened.ordinal)
     study_id, ordinal = None, 0
     if command.study:
         query = sa.text("SELECT study_id FROM studies WHERE study_name = :name")
-        study_id = connection.execute(query, {"name": command.study}).scalar()
+        study_id = transaction.execute(query, {"name": command.study}).scalar()
         if study_id is None:
             raise NotFound(f"no study has the name {command.study!r}")
-        ordinal = connection.execute(_ORDINAL, {"study_id": study_id}).scalar_one()
-    connection.execute(
+        ordinal = transaction.execute(_ORDINAL, {"study_id": study_id}).scalar_one()
+    transaction.execute(
         _OPEN,
         {
             "session": command.session,
@@ -147,41 +145,39 @@ def open_session(connection: sa.Connection, command: OpenSession) -> SessionOpen
             "study_id": study_id,
             "ordinal": ordinal,
             "time_to_live_s": command.time_to_live_s,
-            "sequential": command.sequential,
         },
     )
-    return _opened(connection, study_id, ordinal)
+    return _opened(transaction, study_id, ordinal)
 
 
-def _opened(connection: sa.Connection, study_id: int | None, ordinal: int) -> SessionOpened:
-    directions = connection.execute(_DIRECTIONS, {"study_id": study_id}).scalars()
-    ahead = connection.execute(_MAY_RUN_AHEAD, {"study_id": study_id}).scalar()
+def _opened(transaction: Transaction, study_id: int | None, ordinal: int) -> SessionOpened:
+    directions = transaction.execute(_DIRECTIONS, {"study_id": study_id}).scalars()
     return SessionOpened(
         study_id,
         ordinal,
         [StudyDirection[direction] for direction in directions],
-        may_run_ahead=bool(ahead),
+        may_run_ahead=False,
     )
 
 
-def keep_alive(connection: sa.Connection, commands: Sequence[KeepAlive]) -> list[bool]:
+def keep_alive(transaction: Transaction, commands: Sequence[KeepAlive]) -> list[bool]:
     """Extend the life of many sessions; return which are alive."""
     sessions = list({command.session for command in commands})
-    rows = connection.execute(_KEEP_ALIVE, {"sessions": sessions})
+    rows = transaction.execute(_KEEP_ALIVE, {"sessions": sessions})
     alive = {bytes(row[0]) for row in rows}
     return [command.session in alive for command in commands]
 
 
-def begin_once(connection: sa.Connection, write: WriteId) -> tuple[bool, int | None]:
+def begin_once(transaction: Transaction, write: WriteId) -> tuple[bool, int | None]:
     """Begin a write of a session that is to be applied once.
 
     Returns whether it is new and, if it is not, the answer of the first time. Raises
     :class:`SessionGivenUp`, and :class:`InvalidInput` for a write older than the last one.
     """
     key = {"session": write.session, "sequence": write.sequence}
-    if connection.execute(_WRITE_ONCE, key).first() is not None:
+    if transaction.execute(_WRITE_ONCE, key).first() is not None:
         return True, None
-    row = connection.execute(_ANSWERED, {"session": write.session}).first()
+    row = transaction.execute(_ANSWERED, {"session": write.session}).first()
     if row is None:
         raise SessionGivenUp("the session was given up or never opened: open another")
     if row.sequence != write.sequence:
@@ -192,46 +188,46 @@ def begin_once(connection: sa.Connection, write: WriteId) -> tuple[bool, int | N
     return False, row.answer
 
 
-def finish_once(connection: sa.Connection, write: WriteId, answer: int) -> None:
+def finish_once(transaction: Transaction, write: WriteId, answer: int) -> None:
     """Keep the answer of a write that :func:`begin_once` began."""
-    connection.execute(_ANSWER, {"session": write.session, "answer": answer})
+    transaction.execute(_ANSWER, {"session": write.session, "answer": answer})
 
 
-def close_session(connection: sa.Connection, command: CloseSession) -> None:
+def close_session(transaction: Transaction, command: CloseSession) -> None:
     """See :class:`CloseSession`."""
-    _, running = _end_sessions(connection, _BY_SESSION, {"session": command.session})
-    _hand_back(connection, [row.trial_id for row in running])
+    _, running = _end_sessions(transaction, _BY_SESSION, {"session": command.session})
+    _hand_back(transaction, [row.trial_id for row in running])
 
 
-def _hand_back(connection: sa.Connection, ids: list[int]) -> None:
+def _hand_back(transaction: Transaction, ids: list[int]) -> None:
     if ids:
         TrialWrites(
             states=dict.fromkeys(ids, TrialState.WAITING),
             handed_back=ids,
-        ).execute(connection)
+        ).execute(transaction)
 
 
 def _end_sessions(
-    connection: sa.Connection, which: str, key: dict[str, Any]
+    transaction: Transaction, which: str, key: dict[str, Any]
 ) -> tuple[dict[bytes, sa.Row[Any]], Sequence[sa.Row[Any]]]:
     """End sessions; return them, and the trials that they run, locked, as they were opened.
 
     A trial that is opened meanwhile waits for the session's row and is then refused.
     """
-    ended = connection.execute(sa.text(_END.format(which=which)), key).all()
+    ended = transaction.execute(sa.text(_END.format(which=which)), key).all()
     sessions = {bytes(row.session_id): row for row in ended}
     if not sessions:
         return {}, ()
-    running = connection.execute(_RUNNING, {"sessions": list(sessions)}).all()
+    running = transaction.execute(_RUNNING, {"sessions": list(sessions)}).all()
     if not running:
         return sessions, ()
-    lock_studies(connection, {row.study_id for row in running})
-    connection.execute(_LOCK_TRIALS, {"ids": [row.trial_id for row in running]})
+    lock_studies(transaction, {row.study_id for row in running})
+    transaction.execute(_LOCK_TRIALS, {"ids": [row.trial_id for row in running]})
     # Some may have been told before they were locked.
-    return sessions, connection.execute(_RUNNING, {"sessions": list(sessions)}).all()
+    return sessions, transaction.execute(_RUNNING, {"sessions": list(sessions)}).all()
 
 
-def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
+def give_up(transaction: Transaction, command: GiveUp) -> GivenUp:
     """See :class:`GiveUp`."""
     which: str = _EXPIRED
     key: dict[str, Any] = {"as_of": command.as_of}
@@ -239,26 +235,14 @@ def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
         which, key = _BY_SESSION, {"session": command.session}
     elif command.worker is not None:
         which, key = _BY_WORKER, {"worker": command.worker}
-    sessions, running = _end_sessions(connection, which, key)
-    begun: list[sa.Row[Any]] = []
-    waiting: list[int] = []
-    busy: set[bytes] = set()
-    for row in running:
-        session = bytes(row.session_id)
-        if session in busy and sessions[session].sequential:
-            waiting.append(row.trial_id)  # behind the one that it ran
-        else:
-            begun.append(row)
-            busy.add(session)
-    _hand_back(connection, waiting)
-    begun.sort(key=lambda row: int(row.trial_id))
-    if not begun:
+    sessions, running = _end_sessions(transaction, which, key)
+    if not running:
         return GivenUp(sessions=len(sessions))
-    ids = [row.trial_id for row in begun]
-    records = read_trials(connection, ids)
-    connection.execute(_TAKE_AWAY, {"ids": ids, "lost": not command.failed})
+    ids = sorted(row.trial_id for row in running)
+    records = read_trials(transaction.connection, ids)
+    transaction.execute(_TAKE_AWAY, {"ids": ids, "lost": not command.failed})
     writes = TrialWrites(states=dict.fromkeys(ids, TrialState.FAIL))
-    for row in begun:
+    for row in running:
         attrs = {
             names.ATTR_REASON: command.reason,
             names.ATTR_MESSAGE: command.message,
@@ -268,16 +252,16 @@ def give_up(connection: sa.Connection, command: GiveUp) -> GivenUp:
             row.trial_id,
             system_attrs=[(key, json.dumps(text)) for key, text in attrs.items() if text],
         )
-    writes.execute(connection)
+    writes.execute(transaction)
     numbers = [records[trial_id].number for trial_id in ids]
     if command.failed:
         return GivenUp(sessions=len(sessions), failed=numbers)
     requeued = []
-    for row in begun:
-        connection.execute(_COUNT_LOST, {"study_id": row.study_id, "reason": command.reason})
+    for row in sorted(running, key=lambda row: int(row.trial_id)):
+        transaction.execute(_COUNT_LOST, {"study_id": row.study_id, "reason": command.reason})
         retry = _retry(records[row.trial_id], row.retries)
         if retry is not None:
-            requeued.append(insert_trial(connection, row.study_id, retry).number)
+            requeued.append(insert_trial(transaction, row.study_id, retry).number)
     return GivenUp(sessions=len(sessions), lost=numbers, requeued=requeued)
 
 

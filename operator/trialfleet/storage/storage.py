@@ -12,11 +12,9 @@ import sqlalchemy as sa
 
 from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
 from trialfleet.storage import reading
-from trialfleet.storage.batch import Writer
 from trialfleet.storage.committer import Committer
-from trialfleet.storage.express import Express
-from trialfleet.storage.parking import Parking
-from trialfleet.storage.plain import rehearsal
+from trialfleet.storage.long_poll import LongPoll
+from trialfleet.storage.params import Distributions
 from trialfleet.storage.records import (
     Command,
     DeleteStudy,
@@ -31,6 +29,7 @@ from trialfleet.storage.records import (
 )
 from trialfleet.storage.schema import prepare
 from trialfleet.storage.sharing import SharedReads
+from trialfleet.storage.writer import Writer
 
 _READERS: Final = 4
 
@@ -82,10 +81,11 @@ class Storage:
         self._summaries = SharedReads(self._read_summaries)
         self._sessions_studies = SharedReads(self._read_sessions_studies)
         self._trials_studies = SharedReads(self._read_trials_studies)
-        self._parking = Parking(self._read_standings)
+        self._long_poll = LongPoll(self._read_standings)
         # Beside the committer: what takes a minute is not to keep workers from saying they live.
         self._deletions = SharedReads(self._delete)
         self._deleter = Writer(self._engine)
+        self._distributions = Distributions()
         self._committer: Committer | None = None
         self._closed = False
         self.committed_at = float("-inf")
@@ -104,16 +104,13 @@ class Storage:
         made by a version of Optuna or Trialfleet that the installed ones don't work with.
         """
         await self._in_reader(prepare, self._engine)
-        # SQLAlchemy's own words for what libpq is to connect to.
-        _, settings = self._engine.dialect.create_connect_args(self._engine.url)
-        express = Express({**settings, **_CONNECT}, self._readers, rehearsal())
-        await express.open()
-        self._committer = Committer(self._engine, express, self._max_waiting, self._committed)
+        writer = Writer(self._engine, self._distributions)
+        self._committer = Committer(writer, self._max_waiting, self._committed)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Commit what waits and close the connections."""
-        self._parking.close()
+        self._long_poll.close()
         if self._committer is not None:
             await self._committer.close()
         self._closed = True
@@ -128,8 +125,8 @@ class Storage:
         self._reading_engine.dispose()
 
     def release(self) -> None:
-        """Send home who waits in :meth:`open_trial`, and whoever still comes: no more waiting."""
-        self._parking.close()
+        """Answer who waits in :meth:`open_trial`, and whoever still comes: no more waiting."""
+        self._long_poll.close()
 
     @property
     def waiting(self) -> int:
@@ -141,7 +138,7 @@ class Storage:
         self.batches += 1
         self.commands += len(commands)
         self.endings += not all(map(_ends_nothing, commands))
-        self._parking.poke()
+        self._long_poll.notify()
 
     async def apply(self, command: Command) -> Any:
         """Apply one command; return when it is committed. See each command for its answer."""
@@ -153,14 +150,15 @@ class Storage:
             raise answer
         return answer
 
-    async def apply_all(self, commands: Sequence[Command]) -> list[Any]:
+    async def apply_all(self, commands: Sequence[Command], *, urgent: bool = True) -> list[Any]:
         """Apply commands of one caller in their order; return for each its answer or its error.
 
-        Updates and openings of trials share a transaction.
+        Updates and openings of trials share a transaction. What is not urgent waits up to 0.1 s
+        for others to share one with.
         """
         if self._committer is None:
             raise StorageUnavailable("the storage is not ready")
-        return await self._committer.submit(commands)
+        return await self._committer.submit(commands, urgent=urgent)
 
     async def open_trial(self, command: OpenTrial, wait_s: float) -> TrialRecord | Wait | Ended:
         """Open a trial, and while none may be opened wait up to ``wait_s`` seconds for one."""
@@ -168,13 +166,13 @@ class Storage:
         while True:
             answer: TrialRecord | Wait | Ended | None = await self.apply(command)
             if answer is Wait.WAIT:
-                answer = await self._parking.wait(command.study_id, deadline)
+                answer = await self._long_poll.wait(command.study_id, deadline)
             if answer is not None:
                 return answer
 
     def parameters(self, study_id: int) -> Mapping[str, str]:
         """Return the first distributions of a study's parameters, by name, as far as known here."""
-        return {} if self._committer is None else self._committer.parameters(study_id)
+        return self._distributions.known(study_id)
 
     async def ready(self) -> bool:
         """Whether the database answers and its schema is right."""

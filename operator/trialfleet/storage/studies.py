@@ -20,6 +20,7 @@ from trialfleet.storage.records import (
     StudyEnsured,
     TrialRecord,
 )
+from trialfleet.storage.transaction import Transaction
 
 _INSERT_STUDY = sa.text(
     "INSERT INTO studies (study_name) VALUES (:name) ON CONFLICT DO NOTHING RETURNING study_id"
@@ -112,43 +113,43 @@ def _set_attribute(system: bool) -> sa.TextClause:
 _SET_ATTRIBUTE = {system: _set_attribute(system) for system in (False, True)}
 
 
-def create_study(connection: sa.Connection, command: CreateStudy) -> int:
+def create_study(transaction: Transaction, command: CreateStudy) -> int:
     """See :class:`CreateStudy`."""
-    study_id = _insert(connection, command.name, command.directions)
+    study_id = _insert(transaction, command.name, command.directions)
     if study_id is None:
         raise StudyExists(f"a study with the name {command.name!r} exists")
     return study_id
 
 
 def _insert(
-    connection: sa.Connection, name: str, directions: Sequence[StudyDirection]
+    transaction: Transaction, name: str, directions: Sequence[StudyDirection]
 ) -> int | None:
-    study_id = connection.execute(_INSERT_STUDY, {"name": name}).scalar()
+    study_id = transaction.execute(_INSERT_STUDY, {"name": name}).scalar()
     if study_id is not None:
-        connection.execute(
+        transaction.execute(
             _INSERT_DIRECTIONS,
             {"study_id": study_id, "directions": [direction.name for direction in directions]},
         )
     return study_id
 
 
-def _insert_or_lock(connection: sa.Connection, command: EnsureStudy) -> tuple[int, bool]:
+def _insert_or_lock(transaction: Transaction, command: EnsureStudy) -> tuple[int, bool]:
     """Return a study's id and whether it is new; nobody deletes it meanwhile."""
     while True:
-        study_id = _insert(connection, command.name, command.directions)
+        study_id = _insert(transaction, command.name, command.directions)
         if study_id is not None:
             return study_id, True
-        study_id = connection.execute(_LOCK_BY_NAME, {"name": command.name}).scalar()
+        study_id = transaction.execute(_LOCK_BY_NAME, {"name": command.name}).scalar()
         if study_id is not None:
             return study_id, False
         # It was deleted between the two.
 
 
-def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsured:
+def ensure_study(transaction: Transaction, command: EnsureStudy) -> StudyEnsured:
     """See :class:`EnsureStudy`."""
-    study_id, created = _insert_or_lock(connection, command)
+    study_id, created = _insert_or_lock(transaction, command)
     if not created:
-        (study,) = read_studies(connection, study_id=study_id)
+        (study,) = read_studies(transaction.connection, study_id=study_id)
         if list(study.directions) != list(command.directions):
             found, accepted = (
                 ", ".join(direction.name.lower() for direction in directions)
@@ -158,12 +159,12 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
                 f"objectives: found the directions {found}, but the study {command.name!r} exists "
                 f"with {accepted}: give the study another name, or delete it"
             )
-    stored, trials = ("", 0) if created else _told(connection, study_id)
+    stored, trials = ("", 0) if created else _told(transaction, study_id)
     other = bool(command.definition) and stored != command.definition
     if other and trials and not command.adopt:
         return StudyEnsured(study_id, created, differs=True, trials=trials, definition=stored)
     budget = command.budget
-    enqueued = connection.execute(
+    enqueued = transaction.execute(
         _DEFINE,
         {
             "study_id": study_id,
@@ -176,7 +177,7 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
         },
     ).scalar_one()
     if command.metric_names:
-        connection.execute(
+        transaction.execute(
             _SET_ATTRIBUTE[True],
             {
                 "study_id": study_id,
@@ -187,7 +188,7 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
     if command.enqueue and not enqueued:
         for point in command.enqueue:
             insert_trial(
-                connection,
+                transaction,
                 study_id,
                 TrialRecord(
                     trial_id=0,
@@ -196,36 +197,36 @@ def ensure_study(connection: sa.Connection, command: EnsureStudy) -> StudyEnsure
                     system_attrs=[(names.ATTR_FIXED_PARAMS, point)],
                 ),
             )
-        connection.execute(_ENQUEUED, {"study_id": study_id})
+        transaction.execute(_ENQUEUED, {"study_id": study_id})
     return StudyEnsured(study_id, created, trials=trials, definition=stored)
 
 
-def _told(connection: sa.Connection, study_id: int) -> tuple[str, int]:
+def _told(transaction: Transaction, study_id: int) -> tuple[str, int]:
     """Return a study's definition, and how many of its trials run or have finished."""
-    row = connection.execute(_TOLD, {"study_id": study_id}).one()
+    row = transaction.execute(_TOLD, {"study_id": study_id}).one()
     return str(row[0]), int(row[1])
 
 
-def stop_study(connection: sa.Connection, command: StopStudy) -> None:
+def stop_study(transaction: Transaction, command: StopStudy) -> None:
     """See :class:`StopStudy`."""
-    require_study(connection, command.study_id)
-    connection.execute(_STOP, {"study_id": command.study_id})
+    require_study(transaction.connection, command.study_id)
+    transaction.execute(_STOP, {"study_id": command.study_id})
 
 
-def delete_study(connection: sa.Connection, command: DeleteStudy) -> None:
+def delete_study(transaction: Transaction, command: DeleteStudy) -> None:
     """See :class:`DeleteStudy`."""
     # As long as it takes: 0.1 ms a trial, so a minute for as few as 600,000.
-    connection.execute(_UNLIMITED)
-    if connection.execute(_LOCK_TO_DELETE, {"study_id": command.study_id}).first() is None:
+    transaction.execute(_UNLIMITED)
+    if transaction.execute(_LOCK_TO_DELETE, {"study_id": command.study_id}).first() is None:
         raise NotFound(f"no study has the id {command.study_id}")
     for statement in _DELETE:
-        connection.execute(statement, {"study_id": command.study_id})
+        transaction.execute(statement, {"study_id": command.study_id})
 
 
-def set_study_attribute(connection: sa.Connection, command: SetStudyAttribute) -> None:
+def set_study_attribute(transaction: Transaction, command: SetStudyAttribute) -> None:
     """See :class:`SetStudyAttribute`."""
-    require_study(connection, command.study_id)
-    connection.execute(
+    require_study(transaction.connection, command.study_id)
+    transaction.execute(
         _SET_ATTRIBUTE[command.system],
         {"study_id": command.study_id, "key": command.key, "value_json": command.value_json},
     )

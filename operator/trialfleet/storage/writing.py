@@ -3,93 +3,105 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from trialfleet.storage.records import Param, TrialUpdate
+from trialfleet.storage.transaction import Statement, Transaction
 
-_PARAMS: Final = sa.text(
+_PARAMS: Final = Statement(
+    "put_params",
+    ("int[]", "text[]", "float8[]", "text[]"),
     """
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
-    SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:names AS text[]), CAST(:values AS float8[]),
-        CAST(:texts AS text[]))
+    SELECT * FROM unnest($1, $2, $3, $4)
     ON CONFLICT (trial_id, param_name) DO UPDATE
     SET param_value = excluded.param_value, distribution_json = excluded.distribution_json
-    """
+    """,
 )
 
 
-def _attributes(table: str) -> sa.TextClause:
-    return sa.text(
+def _attributes(table: str) -> Statement:
+    return Statement(
+        f"put_{table}",
+        ("int[]", "text[]", "text[]"),
         f"""
-        INSERT INTO {table} (trial_id, key, value_json)
-        SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:names AS text[]), CAST(:texts AS text[]))
+        INSERT INTO {table} (trial_id, key, value_json) SELECT * FROM unnest($1, $2, $3)
         ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
-        """
+        """,
     )
 
 
 _USER_ATTRS: Final = _attributes("trial_user_attributes")
 _SYSTEM_ATTRS: Final = _attributes("trial_system_attributes")
 
-_STEPS: Final = sa.text(
+_STEPS: Final = Statement(
+    "put_steps",
+    ("int[]", "int[]", "float8[]", "text[]"),
     """
     INSERT INTO trial_intermediate_values
         (trial_id, step, intermediate_value, intermediate_value_type)
-    SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:steps AS int[]), CAST(:values AS float8[]),
-        CAST(CAST(:types AS text[]) AS trialintermediatevaluetype[]))
+    SELECT * FROM unnest($1, $2, $3, $4::trialintermediatevaluetype[])
     ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = excluded.intermediate_value,
         intermediate_value_type = excluded.intermediate_value_type
-    """
+    """,
 )
 
-_VALUES: Final = sa.text(
+_VALUES: Final = Statement(
+    "put_values",
+    ("int[]", "int[]", "float8[]", "text[]"),
     """
     INSERT INTO trial_values (trial_id, objective, value, value_type)
-    SELECT * FROM unnest(CAST(:ids AS int[]), CAST(:objectives AS int[]),
-        CAST(:values AS float8[]), CAST(CAST(:types AS text[]) AS trialvaluetype[]))
+    SELECT * FROM unnest($1, $2, $3, $4::trialvaluetype[])
     ON CONFLICT (trial_id, objective) DO UPDATE
     SET value = excluded.value, value_type = excluded.value_type
-    """
+    """,
 )
 
 # As Optuna does: naive UTC; a trial that starts gets its start, one that ends its end.
-_STATES: Final = sa.text(
+_STATES: Final = Statement(
+    "set_states",
+    ("int[]", "text[]"),
     """
-    UPDATE trials t SET state = CAST(u.state AS trialstate),
+    UPDATE trials t SET state = u.state::trialstate,
         datetime_start = CASE WHEN u.state = 'RUNNING'
             THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE t.datetime_start END,
         datetime_complete = CASE WHEN u.state IN ('COMPLETE', 'PRUNED', 'FAIL')
             THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE t.datetime_complete END
-    FROM unnest(CAST(:ids AS int[]), CAST(:states AS text[])) AS u (trial_id, state)
-    WHERE t.trial_id = u.trial_id
-    """
+    FROM unnest($1, $2) AS u (trial_id, state) WHERE t.trial_id = u.trial_id
+    """,
 )
 
-_SEQUENCES: Final = sa.text(
+# Which of its session's writes a trial had last, and which one ended it.
+_SEQUENCES: Final = Statement(
+    "set_sequences",
+    ("int[]", "bigint[]", "bigint[]"),
     """
-    UPDATE trialfleet_runs r SET sequence = u.sequence
-    FROM unnest(CAST(:ids AS int[]), CAST(:sequences AS bigint[])) AS u (trial_id, sequence)
-    WHERE r.trial_id = u.trial_id
-    """
+    UPDATE trialfleet_runs r SET sequence = u.sequence, ended = u.ended
+    FROM unnest($1, $2, $3) AS u (trial_id, sequence, ended) WHERE r.trial_id = u.trial_id
+    """,
 )
 
-_HAND_BACK: Final = (
-    sa.text("DELETE FROM trial_intermediate_values WHERE trial_id = ANY(CAST(:ids AS int[]))"),
-    # What its last worker may still send is refused.
-    sa.text(
-        "UPDATE trialfleet_runs SET taken_away = true WHERE trial_id = ANY(CAST(:ids AS int[]))"
-    ),
+_DELETE_STEPS: Final = Statement(
+    "delete_steps",
+    ("int[]",),
+    "DELETE FROM trial_intermediate_values WHERE trial_id = ANY ($1)",
 )
-_RETURN: Final = sa.text(
+# What its last worker may still send is refused.
+_TAKE_AWAY: Final = Statement(
+    "take_away",
+    ("int[]",),
+    "UPDATE trialfleet_runs SET taken_away = true WHERE trial_id = ANY ($1)",
+)
+_RETURN: Final = Statement(
+    "put_returns",
+    ("int[]", "bigint[]"),
     """
     INSERT INTO trialfleet_returns (session_id, opened, trial_id, sequence)
     SELECT r.session_id, r.opened, r.trial_id, u.sequence FROM trialfleet_runs r
-    JOIN unnest(CAST(:ids AS int[]), CAST(:sequences AS bigint[])) AS u (trial_id, sequence)
-    USING (trial_id)
-    """
+    JOIN unnest($1, $2) AS u (trial_id, sequence) USING (trial_id)
+    """,
 )
 
 
@@ -109,7 +121,7 @@ def stored_intermediate(value: float) -> tuple[float | None, str]:
 
 @dataclass(slots=True)
 class TrialWrites:
-    """Rows to be written for any number of trials, column by column."""
+    """Rows to be written for any number of trials, by their keys."""
 
     params: dict[tuple[int, str], tuple[float, str]] = field(default_factory=dict)
     user_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
@@ -118,6 +130,9 @@ class TrialWrites:
     values: dict[tuple[int, int], float] = field(default_factory=dict)
     states: dict[int, TrialState] = field(default_factory=dict)
     sequences: dict[int, int] = field(default_factory=dict)
+    """Of the last write of a trial's own session."""
+    ended: dict[int, int] = field(default_factory=dict)
+    """Of the write that ended a trial, if its own session did."""
     handed_back: list[int] = field(default_factory=list)
     returned: dict[int, int] = field(default_factory=dict)
     """By what write those of ``handed_back`` were whose session lives on."""
@@ -154,68 +169,35 @@ class TrialWrites:
             intermediate_values=update.intermediate_values,
         )
 
-    def execute(self, connection: sa.Connection) -> None:
+    def execute(self, transaction: Transaction) -> None:
         """Write the rows."""
         if self.params:
-            connection.execute(
-                _PARAMS,
-                {
-                    "ids": [key[0] for key in self.params],
-                    "names": [key[1] for key in self.params],
-                    "values": [row[0] for row in self.params.values()],
-                    "texts": [row[1] for row in self.params.values()],
-                },
-            )
+            values, texts = zip(*self.params.values(), strict=True)
+            transaction.do(_PARAMS, *_keys(self.params), values, texts)
         for statement, attrs in (
             (_USER_ATTRS, self.user_attrs),
             (_SYSTEM_ATTRS, self.system_attrs),
         ):
             if attrs:
-                connection.execute(
-                    statement,
-                    {
-                        "ids": [key[0] for key in attrs],
-                        "names": [key[1] for key in attrs],
-                        "texts": list(attrs.values()),
-                    },
-                )
+                transaction.do(statement, *_keys(attrs), attrs.values())
         if self.steps:
-            stored = [stored_intermediate(value) for value in self.steps.values()]
-            connection.execute(
-                _STEPS,
-                {
-                    "ids": [key[0] for key in self.steps],
-                    "steps": [key[1] for key in self.steps],
-                    "values": [value for value, _ in stored],
-                    "types": [kind for _, kind in stored],
-                },
-            )
+            stored = map(stored_intermediate, self.steps.values())
+            transaction.do(_STEPS, *_keys(self.steps), *zip(*stored, strict=True))
         if self.handed_back:
-            for statement in _HAND_BACK:
-                connection.execute(statement, {"ids": self.handed_back})
+            transaction.do(_DELETE_STEPS, self.handed_back)
+            transaction.do(_TAKE_AWAY, self.handed_back)
         if self.returned:
-            connection.execute(
-                _RETURN,
-                {"ids": list(self.returned), "sequences": list(self.returned.values())},
-            )
+            transaction.do(_RETURN, self.returned, self.returned.values())
         if self.values:
-            stored = [stored_value(value) for value in self.values.values()]
-            connection.execute(
-                _VALUES,
-                {
-                    "ids": [key[0] for key in self.values],
-                    "objectives": [key[1] for key in self.values],
-                    "values": [value for value, _ in stored],
-                    "types": [kind for _, kind in stored],
-                },
-            )
+            stored = map(stored_value, self.values.values())
+            transaction.do(_VALUES, *_keys(self.values), *zip(*stored, strict=True))
         if self.sequences:
-            connection.execute(
-                _SEQUENCES,
-                {"ids": list(self.sequences), "sequences": list(self.sequences.values())},
-            )
+            ended = [self.ended.get(trial_id) for trial_id in self.sequences]
+            transaction.do(_SEQUENCES, self.sequences, self.sequences.values(), ended)
         if self.states:
-            connection.execute(
-                _STATES,
-                {"ids": list(self.states), "states": [s.name for s in self.states.values()]},
-            )
+            names = [state.name for state in self.states.values()]
+            transaction.do(_STATES, self.states, names)
+
+
+def _keys(rows: dict[tuple[int, Any], Any]) -> tuple[list[int], list[Any]]:
+    return [key[0] for key in rows], [key[1] for key in rows]

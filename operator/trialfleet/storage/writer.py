@@ -1,20 +1,17 @@
 """Applying commands: which ones share a transaction, and what is done when one fails."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import psycopg2
 import psycopg2.errors
 import sqlalchemy as sa
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
 from trialfleet.storage.connecting import is_gone
 from trialfleet.storage.opening import create_trial, lock_openings, open_trials
 from trialfleet.storage.params import Distributions
-from trialfleet.storage.plain import LEFT, PlainWrites
 from trialfleet.storage.records import (
     CloseSession,
     Command,
@@ -29,6 +26,7 @@ from trialfleet.storage.records import (
     SetStudyAttribute,
     StopStudy,
     TrialCreated,
+    TrialRecord,
     UpdateTrial,
     WriteTrial,
 )
@@ -47,11 +45,12 @@ from trialfleet.storage.studies import (
     set_study_attribute,
     stop_study,
 )
+from trialfleet.storage.transaction import Prepared, Transaction
 from trialfleet.storage.updating import update_trials
 
 _log = logging.getLogger(__name__)
 
-_SINGLE: Final[dict[type[Any], Callable[[sa.Connection, Any], Any]]] = {
+_SINGLE: Final[dict[type[Any], Callable[[Transaction, Any], Any]]] = {
     EnsureStudy: ensure_study,
     CreateStudy: create_study,
     StopStudy: stop_study,
@@ -73,56 +72,52 @@ _AGAIN: Final = (
 )
 
 # For those who waited in vain once, together with others: who holds the lock may well keep it.
-_IMPATIENT: Final = sa.text("SET LOCAL lock_timeout = '100ms'")
+_IMPATIENT: Final = "SET LOCAL lock_timeout = '100ms'"
 _MOST_IN_VAIN: Final = 12
 """So many parts of the commands about one study are tried like that before the rest is refused: by
 halves, that is enough to find the one of a batch that has to wait."""
 
 # Ranks the trials that were completed so far; else that is done at the end of the transaction.
-_RANK: Final = sa.text("SET CONSTRAINTS trialfleet_completed IMMEDIATE")
+_RANK: Final = "SET CONSTRAINTS trialfleet_completed IMMEDIATE"
 
-_Work = Callable[[sa.Connection], list[Any]]
+_MAX_REMEMBERED: Final = 100_000
+"""Trials of which it is known what study they are of."""
+
+_Work = Callable[[Transaction], list[Any]]
 
 
 class Writer:
     """Applies batches of commands on one connection. Belongs to one thread."""
 
-    def __init__(self, engine: sa.Engine, plain: PlainWrites | None = None) -> None:
+    def __init__(self, engine: sa.Engine, distributions: Distributions | None = None) -> None:
         """Take the engine; a connection is made when the first batch comes."""
         self._engine = engine
-        self._connection: sa.Connection | None = None
-        self._plain = plain or PlainWrites(Distributions())
-        self._distributions = self._plain.distributions
-        self._cut = False
+        self._prepared: Prepared | None = None
+        self._distributions = distributions or Distributions()
         self._in_vain: list[Exception] = []
+        self._studies: dict[int, int] = {}  # of trials that were opened here
 
     def close(self) -> None:
-        """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connection; the next batch makes another."""
+        if self._prepared is not None:
+            self._prepared.close()
+            self._prepared = None
 
     def cancel(self) -> None:
         """Let the statement that is under way, in another thread, fail."""
-        connection = self._connection
-        if connection is not None:
-            dbapi: Any = connection.connection.dbapi_connection
+        prepared = self._prepared
+        if prepared is not None:
+            dbapi: Any = prepared.connection.connection.dbapi_connection
             dbapi.cancel()
 
-    def apply(self, commands: Sequence[Command], *, cut: bool = False) -> list[Any]:
+    def apply(self, commands: Sequence[Command]) -> list[Any]:
         """Apply commands and commit; return for each its answer or its error.
-
-        With ``cut`` they were tried on another connection, which broke: as on a connection of its
-        own that breaks, they are tried once more.
 
         The commands of different callers have no order among each other. All openings of
         trials and writes to trials share one transaction, all keep-alives another one, and
         each of the rare others has its own: so every transaction locks sessions, studies, trials
         and counts in this order. Trials are written to before others are opened.
         """
-        self._cut = cut
-        if cut:
-            self._discard()
         shared = [i for i, command in enumerate(commands) if _is_shared(command)]
         alive = [i for i, command in enumerate(commands) if isinstance(command, KeepAlive)]
         answers: list[Any] = [None] * len(commands)
@@ -143,7 +138,7 @@ class Writer:
         if not patient and len(self._in_vain) >= _MOST_IN_VAIN:
             return [_refused(self._in_vain[-1])] * len(commands)
         try:
-            return self._transaction(lambda connection: work(connection, commands), patient)
+            return self._transaction(lambda transaction: work(transaction, commands), patient)
         except StorageUnavailable as error:
             return [error] * len(commands)
         except Exception as error:
@@ -181,113 +176,105 @@ class Writer:
     def _study(self, command: Any) -> int | None:
         """Return which study a command is about, as far as that is known."""
         if isinstance(command, UpdateTrial | WriteTrial):
-            return self._plain.study(command.update.trial_id)
+            return self._studies.get(command.update.trial_id)
         study_id: int | None = getattr(command, "study_id", None)
         return study_id
 
     def _transaction(self, work: _Work, patient: bool) -> list[Any]:
-        cut = self._cut
+        cut = False
         for attempt in range(1, _MAX_TRIES + 1):
-            committing = False
+            transaction = None
             try:
-                if self._connection is None:
-                    self._connection = self._engine.connect()
-                with self._distributions.transaction(), self._connection.begin():
+                if self._prepared is None:
+                    self._prepared = Prepared(self._engine)
+                transaction = Transaction(self._prepared)
+                with self._distributions.transaction():
                     if not patient:
-                        self._connection.execute(_IMPATIENT)
-                    answers = work(self._connection)
-                    committing = True
+                        transaction.do(_IMPATIENT)
+                    answers = work(transaction)
+                    transaction.commit()
                 return answers
             except sa.exc.DBAPIError as error:
-                connected = self._connection is not None
-                if error.connection_invalidated or not connected or is_gone(error.orig):
-                    self._discard()
-                    if connected and not committing and not cut:
+                if error.connection_invalidated or transaction is None or is_gone(error.orig):
+                    self.close()
+                    if transaction is not None and not transaction.committing and not cut:
                         # Maybe while nobody used it. Nothing was committed: begin anew, once.
                         cut = True
                         _log.info("the database connection is made again: %s", _one_line(error))
                         continue
                     raise StorageUnavailable(f"the database is away: {_one_line(error)}") from error
+                self._roll_back(transaction)
                 if isinstance(error.orig, _AGAIN) and attempt < _MAX_TRIES:
                     _log.info("attempt %d of a transaction: %s", attempt, _one_line(error))
                     continue
                 raise
+            except BaseException:
+                self._roll_back(transaction)
+                raise
         raise AssertionError("unreachable")
 
-    def _discard(self) -> None:
-        if self._connection is not None:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
+    def _roll_back(self, transaction: Transaction | None) -> None:
+        try:
+            if transaction is not None:
+                transaction.roll_back()
+        except sa.exc.DBAPIError:
+            self.close()
 
-    def _shared(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
-        with _alone(connection):
-            answers = self._plain.apply(connection, commands)
-        left = [i for i, answer in enumerate(answers) if answer is LEFT]
-        opens = [i for i in left if _opens(commands[i])]
-        writes = [i for i in left if not _opens(commands[i])]
+    def _shared(self, transaction: Transaction, commands: Sequence[Any]) -> list[Any]:
+        answers: list[Any] = [None] * len(commands)
+        opens = [i for i, command in enumerate(commands) if _opens(command)]
+        writes = [i for i, command in enumerate(commands) if not _opens(command)]
+        openings = [commands[i] for i in opens]
+        sessions = lock_openings(transaction, openings) if opens else {}
         if writes:
-            if opens:
-                lock_openings(connection, [commands[i] for i in opens])
+            updates = [commands[i] for i in writes]
             for place, answer in zip(
-                writes,
-                update_trials(connection, [commands[i] for i in writes], self._distributions),
-                strict=True,
+                writes, update_trials(transaction, updates, self._distributions), strict=True
             ):
                 answers[place] = answer
         if opens:
-            if len(opens) < len(commands):
+            if writes:
                 # A goal that was just reached ends the study for those who ask.
-                connection.execute(_RANK)
+                transaction.do(_RANK)
             for place, answer in zip(
-                opens, open_trials(connection, [commands[i] for i in opens]), strict=True
+                opens, open_trials(transaction, openings, sessions), strict=True
             ):
                 answers[place] = answer
+                if isinstance(answer, TrialRecord | TrialCreated):
+                    self._remember(answer.trial_id, commands[place].study_id)
         return answers
 
-    def _single(self, connection: sa.Connection, commands: Sequence[Any]) -> list[Any]:
+    def _remember(self, trial_id: int, study_id: int) -> None:
+        if len(self._studies) >= _MAX_REMEMBERED:
+            del self._studies[next(iter(self._studies))]
+        self._studies[trial_id] = study_id
+
+    def _single(self, transaction: Transaction, commands: Sequence[Any]) -> list[Any]:
         (command,) = commands
         write = getattr(command, "write", None)
         if write is None:
-            return [self._execute(connection, command)]
-        new, answer = begin_once(connection, write)
+            return [self._execute(transaction, command)]
+        new, answer = begin_once(transaction, write)
         if not new:
-            return [_restored(connection, command, answer)]
-        result = self._execute(connection, command)
+            return [_restored(transaction, command, answer)]
+        result = self._execute(transaction, command)
         if result is not None:
             # Of a tuple the id, of a truth 0 or 1: see _restored.
-            finish_once(connection, write, int(result[0] if isinstance(result, tuple) else result))
+            finish_once(transaction, write, int(result[0] if isinstance(result, tuple) else result))
         return [result]
 
-    def _execute(self, connection: sa.Connection, command: Any) -> Any:
+    def _execute(self, transaction: Transaction, command: Any) -> Any:
         if isinstance(command, CreateTrial):
             assert command.template is not None
-            return create_trial(connection, command.study_id, command.template, self._distributions)
+            return create_trial(
+                transaction, command.study_id, command.template, self._distributions
+            )
         if isinstance(command, WriteTrial):
-            (answer,) = update_trials(connection, [command], self._distributions)
+            (answer,) = update_trials(transaction, [command], self._distributions)
             if isinstance(answer, TrialfleetError):
                 raise answer
             return answer
-        return _SINGLE[type(command)](connection, command)
-
-
-@contextlib.contextmanager
-def _alone(connection: sa.Connection) -> Iterator[None]:
-    """Let each statement commit itself, unless a transaction has begun.
-
-    That saves two round trips. If what follows fails, what was committed is applied once more,
-    and has its effect once, as if a caller had sent it again.
-    """
-    dbapi: Any = connection.connection.dbapi_connection
-    if dbapi.info.transaction_status != TRANSACTION_STATUS_IDLE:
-        yield
-        return
-    dbapi.autocommit = True
-    try:
-        yield
-    finally:
-        if not dbapi.closed:
-            dbapi.autocommit = False
+        return _SINGLE[type(command)](transaction, command)
 
 
 def _opens(command: Command) -> bool:
@@ -304,11 +291,11 @@ def _is_shared(command: Command) -> bool:
     )
 
 
-def _restored(connection: sa.Connection, command: Command, answer: int | None) -> Any:
+def _restored(transaction: Transaction, command: Command, answer: int | None) -> Any:
     """Return what the first of two equal writes was answered."""
     if isinstance(command, CreateTrial):
         query = sa.text("SELECT trial_id, number FROM trials WHERE trial_id = :trial_id")
-        row = connection.execute(query, {"trial_id": answer}).first()
+        row = transaction.execute(query, {"trial_id": answer}).first()
         if row is None:
             raise NotFound(f"no trial has the id {answer}")
         return TrialCreated(*row)

@@ -18,31 +18,31 @@ _MAX_INTERVAL_S: Final = 0.5
 _Answer = asyncio.Future[Ended | Wait | None]
 
 
-class Parking:
-    """Wakes as many of the parked callers as there are trials to open.
+class LongPoll:
+    """Wakes as many of the waiting callers as there are trials to open.
 
-    One query looks for all studies, however many callers are parked. Belongs to one event loop.
+    One query looks for all studies, however many callers wait. Belongs to one event loop.
     """
 
     def __init__(self, read: Callable[[Sequence[int]], Awaitable[dict[int, Standing]]]) -> None:
         """Take what reads where studies stand."""
         self._read = read
-        self._parked: dict[int, dict[_Answer, None]] = {}
-        self._poked = asyncio.Event()
+        self._callers: dict[int, dict[_Answer, None]] = {}
+        self._notifyd = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
 
-    def poke(self) -> None:
+    def notify(self) -> None:
         """Say that something was committed here: look soon."""
         if self._watch is not None:
-            self._poked.set()
+            self._notifyd.set()
 
     def close(self) -> None:
-        """Send all parked callers home, and whoever still comes."""
+        """Answer all callers, and whoever still comes: there is no trial now."""
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
-        for callers in self._parked.values():
+        for callers in self._callers.values():
             _wake(list(callers), Wait.WAIT)
 
     async def wait(self, study_id: int, deadline: float) -> Ended | Wait | None:
@@ -54,7 +54,7 @@ class Parking:
         if self._closed or deadline <= loop.time():
             return Wait.WAIT
         future: _Answer = loop.create_future()
-        callers = self._parked.setdefault(study_id, {})
+        callers = self._callers.setdefault(study_id, {})
         callers[future] = None
         timer = loop.call_at(deadline, _wake, [future], Wait.WAIT)
         if self._watch is None:
@@ -64,23 +64,23 @@ class Parking:
         finally:
             timer.cancel()
             callers.pop(future, None)
-            if not callers and self._parked.get(study_id) is callers:
-                del self._parked[study_id]
+            if not callers and self._callers.get(study_id) is callers:
+                del self._callers[study_id]
 
     async def _look(self) -> None:
         interval_s = _MIN_INTERVAL_S
-        while self._parked:
+        while self._callers:
             await asyncio.sleep(_MIN_INTERVAL_S)
             interval_s = min(2 * interval_s, _MAX_INTERVAL_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), interval_s - _MIN_INTERVAL_S)
+                await asyncio.wait_for(self._notifyd.wait(), interval_s - _MIN_INTERVAL_S)
                 interval_s = _MIN_INTERVAL_S
-            self._poked.clear()
+            self._notifyd.clear()
             try:
-                standings = await self._read(list(self._parked))
+                standings = await self._read(list(self._callers))
             except TrialfleetError:
                 continue
-            for study_id, callers in list(self._parked.items()):
+            for study_id, callers in list(self._callers.items()):
                 standing = standings.get(study_id)
                 if standing is not None and standing.over:
                     _wake(list(callers), Ended(standing.ended))
