@@ -22,6 +22,14 @@ _WHOSE = ("workers", "proxies", "postgres")
 
 RESULTS = Path(__file__).parent / "results"
 
+WORKING = (
+    Case(workers=20, params=1, seconds=0.5),
+    Case(workers=20, params=1, seconds=0.5, reports=2, pruner="MedianPruner"),
+    Case(workers=100, params=1, seconds=1.0, reports=2, pruner="MedianPruner"),
+    Case(workers=300, params=1, seconds=1.0),
+)
+"""Trials as long as work is: what of the workers' time is lost, and what the servers cost."""
+
 CASES = (
     Case(workers=1, params=1),
     Case(workers=10, params=1),
@@ -44,6 +52,11 @@ ALONE = {
 
 def trials_of(way: Way, case: Case, seconds: float) -> int:
     """Return how many trials to run, so that a case takes about so long."""
+    if case.seconds:
+        # A rival that is slower by far gets fewer, so that it is done in time.
+        return case.workers * (
+            round(2 * seconds / case.seconds) if isinstance(way, Trialfleet) else 4
+        )
     guess = 500.0 if isinstance(way, Trialfleet) else 25.0
     guess *= 1 if case.workers > 1 else 0.4
     if case.reports:
@@ -61,7 +74,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose title contains this text")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    cases = [case for case in CASES if options.only in case.title]
+    cases = [case for case in (*WORKING, *CASES) if options.only in case.title]
     results: list[dict[str, Any]] = []
     alone: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="tf-") as folder:
@@ -100,6 +113,7 @@ def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) ->
         "WAL bytes",
         "CPU ms",
         "p99 ms",
+        "working",
     ):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_column("last run", justify="right")
@@ -119,6 +133,7 @@ def _print(results: list[dict[str, Any]], last: dict[tuple[str, str], float]) ->
                 f"{row['wal_bytes']:.0f}",
                 " + ".join(f"{row[f'{who}_cpu_ms']:.2f}" for who in _WHOSE if row[f"{who}_cpu_ms"]),
                 f"{row['p99_ms']:.0f}" if row["p99_ms"] else "",
+                f"{row['working']:.3f}" if row["working"] else "",
                 "" if before is None else f"{before:.1f}",
             )
     Console(width=130).print(table)

@@ -64,6 +64,8 @@ class Figures:
     workers_cpu_ms: float
     proxies_cpu_ms: float
     postgres_cpu_ms: float
+    working: float = 0.0
+    """The part of the workers' time that is spent in objectives."""
     p99_ms: float = 0.0
     """Of all calls: how long a worker waited for the answer."""
     calls: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -80,22 +82,31 @@ STEADY = Case(workers=300, params=1, reports=1, seconds=1.0)
 
 
 class Objective:
-    """Suggests its parameters, sleeps, reports, returns a number; no work of its own."""
+    """Suggests its parameters, sleeps before each report, returns a number; no work of its own."""
 
     def __init__(self, params: int, reports: int, seconds: float = 0.0) -> None:
         self.params = params
         self.reports = reports
         self.seconds = seconds
+        self.worked_s = 0.0
+        """What it was to sleep so far: the time that a worker is there for."""
 
     def __call__(self, trial: optuna.Trial) -> float:
         value = sum(trial.suggest_float(f"x{k}", -1, 1) ** 2 for k in range(self.params))
-        if self.seconds:
-            time.sleep(self.seconds * random.uniform(0.5, 1.5))
+        seconds = self.seconds * random.uniform(0.5, 1.5)
         for step in range(self.reports):
+            self._work(seconds / self.reports)
             trial.report(value + 1 / (step + 1), step)
             if trial.should_prune():
                 raise optuna.TrialPruned
+        if not self.reports:
+            self._work(seconds)
         return value
+
+    def _work(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+            self.worked_s += seconds
 
 
 def _work(
@@ -108,10 +119,12 @@ def _work(
     objective = Objective(case.params, case.reports, case.seconds)
     ready.put(k)
     gate.poll(None)
-    cpu_s = time.process_time()
+    began, cpu_s = time.monotonic(), time.process_time()
     calls = way.run(storage, sampler, pruner, objective, trials)
     cpu_s = time.process_time() - cpu_s
-    done.put((time.monotonic(), calls, cpu_s, getattr(way, "timings", [])))
+    ended = time.monotonic()
+    working = objective.worked_s, ended - began
+    done.put((ended, calls, cpu_s, getattr(way, "timings", []), working))
     getattr(storage, "close", lambda: None)()
 
 
@@ -143,10 +156,10 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         # Wakes all that wait, with nothing for them to hand from one to the next.
         key.close()
         ends = [done.get(timeout=3600) for _ in workers]
-        elapsed = max(end for end, _, _, _ in ends) - started
+        elapsed = max(end for end, *_ in ends) - started
         proxies_s = cpu.of_proxies(way.proxies) - proxies_s
         postgres_s = cpu.of_postgres(url) - postgres_s
-        rpcs = sum(calls for _, calls, _, _ in ends)
+        rpcs = sum(calls for _, calls, *_ in ends)
         if isinstance(way, Trialfleet) and calls_before is not None:
             rpcs = (way.calls() - calls_before).total()
         for worker in workers:
@@ -155,7 +168,7 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
     cost = counting.read(url).since(before)
     finished = _count(database)
     assert finished == trials, f"{way.name}: {finished} trials finished of {trials}"
-    latencies = _latencies([timings for _, _, _, timings in ends])
+    latencies = _latencies([timings for _, _, _, timings, _ in ends])
     return Figures(
         trials=trials,
         trials_per_s=trials / elapsed,
@@ -163,9 +176,10 @@ def measure(way: Way, case: Case, url: str, trials: int) -> Figures:
         statements=cost.statements / trials,
         wal_bytes=cost.wal_bytes / trials,
         rpcs=rpcs / trials,
-        workers_cpu_ms=1000 * sum(cpu_s for _, _, cpu_s, _ in ends) / trials,
+        workers_cpu_ms=1000 * sum(cpu_s for _, _, cpu_s, *_ in ends) / trials,
         proxies_cpu_ms=1000 * proxies_s / trials,
         postgres_cpu_ms=1000 * postgres_s / trials,
+        working=sum(worked for *_, (worked, _) in ends) / sum(spent for *_, (_, spent) in ends),
         p99_ms=latencies.pop("all", {}).get("p99_ms", 0.0),
         calls=latencies,
     )
