@@ -68,6 +68,37 @@ ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
     ("not started", ended(128, "StartError"), Fate.NOT_STARTED, reasons.START_FAILED),
     ("unknown", ended(137, "ContainerStatusUnknown"), Fate.LOST, reasons.NODE_LOST),
     (
+        "its init container failed",
+        pod(
+            {
+                "phase": "Failed",
+                "initContainerStatuses": [
+                    {"name": "fetch", "state": {"terminated": {"exitCode": 3, "message": "no net"}}}
+                ],
+                "containerStatuses": [
+                    {"name": "worker", "state": {"waiting": {"reason": "PodInitializing"}}}
+                ],
+            }
+        ),
+        Fate.NOT_STARTED,
+        reasons.START_FAILED,
+    ),
+    *(
+        (
+            f"refused by its node: {reason}",
+            pod({"phase": "Failed", "reason": reason, "message": "why"}),
+            Fate.NOT_STARTED,
+            reasons.START_FAILED,
+        )
+        for reason in ("OutOfcpu", "OutOfpods", "NodeAffinity", "UnexpectedAdmissionError")
+    ),
+    (
+        "its node shut down",
+        pod({"phase": "Failed", "reason": "Terminated", "message": "imminent node shutdown"}),
+        Fate.LOST,
+        "Terminated",
+    ),
+    (
         "evicted before its container told",
         pod({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
         Fate.LOST,
@@ -116,8 +147,9 @@ def test_the_worker_counts_not_its_sidecar() -> None:
             ],
         }
     )
-    end = view_pod(both).end
-    assert end is not None and end.fate is Fate.FAILED
+    view = view_pod(both)
+    assert view.end is not None and view.end.fate is Fate.FAILED
+    assert view.lingers and not view_pod(ended(139)).lingers
 
 
 def test_a_deleted_pod_says_by_when_it_should_be_gone() -> None:
@@ -165,6 +197,48 @@ TROUBLES: list[tuple[str, dict[str, Any], Trouble | None]] = [
         Trouble(reasons.UNSCHEDULABLE, "0/2 nodes are available"),
     ),
     (
+        "the scheduler fails",
+        {
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "SchedulerError",
+                    "message": "no",
+                }
+            ]
+        },
+        Trouble(reasons.UNSCHEDULABLE, "no"),
+    ),
+    ("no scheduler", {}, Trouble(reasons.UNSCHEDULABLE, "no scheduler has looked at it")),
+    (
+        "no kubelet",
+        {"conditions": [{"type": "PodScheduled", "status": "True"}]},
+        Trouble(reasons.START_FAILED, "node '' has not begun with it"),
+    ),
+    *(
+        (
+            f"image: {reason}",
+            waiting(reason),
+            Trouble(reasons.IMAGE_PULL_FAILED, "image 'x:1': why"),
+        )
+        for reason in (
+            *("ErrImageNeverPull", "InvalidImageName", "ImageInspectError"),
+            *("RegistryUnavailable", "SignatureValidationFailed"),
+        )
+    ),
+    *(
+        (
+            f"container: {reason}",
+            waiting(reason),
+            Trouble(reasons.START_FAILED, f"container 'worker': {reason}: why"),
+        )
+        for reason in (
+            *("CreateContainerError", "RunContainerError", "PostStartHookError"),
+            *("PreCreateHookError", "PreStartHookError", "SomethingOfALaterKubelet"),
+        )
+    ),
+    (
         "gated, by Kueue",
         {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
         None,
@@ -177,3 +251,10 @@ TROUBLES: list[tuple[str, dict[str, Any], Trouble | None]] = [
 )
 def test_troubles(status: dict[str, Any], trouble: Trouble | None) -> None:
     assert find_trouble(status) == trouble
+
+
+def test_an_image_without_a_worker_is_told_what_it_lacks() -> None:
+    said = 'exec: "trialfleet": executable file not found in $PATH'
+    end = view_pod(ended(128, "StartError", said)).end
+    assert end is not None
+    assert end.message == f"the image has no trialfleet, see docs/images.md: {said}"

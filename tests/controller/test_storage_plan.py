@@ -174,7 +174,7 @@ def test_the_trouble_of_a_pod_is_told() -> None:
     waiting = pod(component=names.COMPONENT_PROXY, running=False, trouble=trouble)
     planned = plan(storage_observed(EXTERNAL, pods=(waiting,), proxies=workload(0)))
     assert conditions(planned)["Ready"] == ("False", reasons.CONFIG_MISSING)
-    assert [note.message for note in planned.notes] == ['secret "db" not found']
+    assert [note.message for note in planned.notes] == ['proxy: secret "db" not found']
 
 
 def test_a_spec_that_is_refused_makes_nothing() -> None:
@@ -234,3 +234,17 @@ class TestSecret:
         rules = kinds["NetworkPolicy/s-tf-proxy"]["spec"]["ingress"]
         assert {"port": "plaintext", "protocol": "TCP"} in rules[-1]["ports"]
         assert "from" not in rules[-1]
+
+
+def test_a_postgresql_that_is_slow_to_start_is_no_trouble() -> None:
+    """The first start writes a whole cluster's files, a later one may have to recover."""
+    server = pod(component=names.COMPONENT_POSTGRES)
+    late = dataclasses.replace(storage_observed().subject, created=ago(60))
+    seen = storage_observed(
+        subject=late, pods=(server,), postgres=workload(0, 1), proxies=workload(0)
+    )
+    assert conditions(plan(seen))["Stalled"][0] == "False"
+    seen = dataclasses.replace(seen, subject=dataclasses.replace(late, created=ago(130)))
+    assert conditions(plan(seen))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
+    answers = dataclasses.replace(seen, subject=late, postgres=workload(1, 1))
+    assert conditions(plan(answers))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)

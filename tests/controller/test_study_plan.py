@@ -57,7 +57,7 @@ STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
     (
         "no storage of that name",
         {"storage": None},
-        "Pending",
+        "Stalled",
         [CONFIG],
         reasons.STORAGE_MISSING,
     ),
@@ -69,7 +69,7 @@ STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
                 NOT_READY, reason=reasons.IMAGE_PULL_FAILED, message="no such image"
             )
         },
-        "Pending",
+        "Stalled",
         [CONFIG],
         reasons.IMAGE_PULL_FAILED,
     ),
@@ -77,7 +77,7 @@ STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
     (
         "storage refuses it",
         {"ensured": False, "blocked": Trouble(reasons.STORAGE_REFUSED, "other directions")},
-        "Pending",
+        "Stalled",
         [CONFIG],
         reasons.STORAGE_REFUSED,
     ),
@@ -131,14 +131,14 @@ STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
             "jobs": (job(),),
             "pods": (pod(running=False, trouble=Trouble(reasons.UNSCHEDULABLE, "no GPU")),),
         },
-        "Running",
+        "Stalled",
         [CONFIG],
         reasons.UNSCHEDULABLE,
     ),
     (
         "a quota keeps pods away",
         {"jobs": (job(),), "troubles": (Trouble(reasons.QUOTA_EXCEEDED, "exceeded quota"),)},
-        "Running",
+        "Stalled",
         [CONFIG],
         reasons.QUOTA_EXCEEDED,
     ),
@@ -360,7 +360,7 @@ def test_trouble_is_told_after_a_while() -> None:
     young = pod(running=False, trouble=trouble, created=ago(1))
     planned = plan(observed(jobs=(job(),), pods=(young,)))
     assert conditions(planned)["Stalled"][0] == "False"
-    old = dataclasses.replace(young, created=ago(10))
+    old = dataclasses.replace(young, created=ago(20))
     planned = plan(observed(jobs=(job(),), pods=(young, old)))
     assert conditions(planned)["Stalled"] == ("True", reasons.UNSCHEDULABLE)
     assert reasons.UNSCHEDULABLE in [note.reason for note in planned.notes]

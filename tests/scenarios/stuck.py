@@ -43,6 +43,31 @@ def test_a_config_map_that_is_not_there(env: Env) -> None:
     assert not condition(study, "Stalled")
 
 
+def test_an_image_without_a_worker(env: Env) -> None:
+    container = {"name": "worker", "command": ["/no/such/trialfleet"]}
+    env.study("hollow", template={"spec": {"containers": [container]}})
+    stalled(env, "hollow", "StartFailed", "worker: ", "the image has no trialfleet")
+    assert env.status("hollow")["phase"] == "Stalled"
+    assert "trialfleet" in env.status("hollow")["message"]
+
+
+def test_an_init_container_that_fails(env: Env) -> None:
+    image = {} if env.image is None else {"image": env.image}
+    fetch = {
+        "name": "fetch",
+        "command": ["python3", "-c", "raise SystemExit('no data set')"],
+        **image,
+    }
+    pod = {"initContainers": [fetch], "containers": [{"name": "worker"}]}
+    env.study("unfetched", template={"spec": pod})
+    stalled(env, "unfetched", "StartFailed", "'fetch' ended with exit code 1", "no data set")
+
+
+def test_a_worker_that_crashes_before_its_first_trial(env: Env) -> None:
+    env.study("early", source="import os\nos.abort()\n")
+    stalled(env, "early", "CrashLoop", "ended before its first trial", "SIGABRT")
+
+
 def test_points_from_a_config_map_that_is_not_there(env: Env) -> None:
     env.study("pointless", trialsFrom={"configMap": {"name": "no-points", "key": "x.json"}})
     stalled(env, "pointless", "ConfigMissing", "no-points")

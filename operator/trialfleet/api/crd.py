@@ -39,6 +39,7 @@ _STUDY_COLUMNS: Final = [
     _column("Sampler", ".spec.sampler.name", "How parameters are chosen", priority=1),
     _column("Storage", ".status.storage", "The StudyStorage", priority=1),
     _column("Ended", ".status.ended", "Why the study ended", priority=1),
+    _column("Message", ".status.message", "What is in the way, or how it ended", priority=1),
 ]
 
 _STORAGE_COLUMNS: Final = [
@@ -50,6 +51,7 @@ _STORAGE_COLUMNS: Final = [
     _column("Placement", ".spec.proxy.placement", "Where proxies run", priority=1),
     _column("Retention", ".spec.retention", "What becomes of the data", priority=1),
     _column("Endpoint", ".status.endpoint", "Host and port of the proxies", priority=1),
+    _column("Message", ".status.message", "What is in the way", priority=1),
 ]
 
 

@@ -50,10 +50,21 @@ class StudyStatus(Model):
     """What is known of a study; written by the operator."""
 
     phase: (
-        Literal["Pending", "Preparing", "Running", "Suspended", "Collating", "Complete", "Failed"]
+        Literal[
+            "Pending",
+            "Preparing",
+            "Running",
+            "Stalled",
+            "Suspended",
+            "Collating",
+            "Complete",
+            "Failed",
+        ]
         | None
     ) = None
     """One word for the eye; the conditions are the truth."""
+    message: Annotated[str, Field(max_length=256)] | None = None
+    """What is in the way, or how the study ended; one line."""
     conditions: Annotated[
         list[Condition],
         Field(

@@ -207,6 +207,8 @@ class StudyStorageStatus(Model):
 
     phase: Literal["Pending", "Ready", "Unavailable"] | None = None
     """One word for the eye; the conditions are the truth."""
+    message: Annotated[str, Field(max_length=256)] | None = None
+    """What is in the way; one line."""
     conditions: Annotated[
         list[Condition],
         Field(

@@ -10,6 +10,9 @@ from trialfleet.api.base import Condition
 LONGEST_MESSAGE = 1024
 """Characters: a status stays small."""
 
+LONGEST_LINE = 256
+"""Characters of what a column of a table shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -88,6 +91,12 @@ def short(message: str) -> str:
     """Return a message of at most ``LONGEST_MESSAGE`` characters."""
     text = message.strip()
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 3] + "..."
+
+
+def one_line(message: str) -> str:
+    """Return a message as a column of a table shows it."""
+    text = " ".join(message.split())
+    return text if len(text) <= LONGEST_LINE else text[: LONGEST_LINE - 3] + "..."
 
 
 def _settled(

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.client.answers import GivenUp, Summary
-from trialfleet.controller import reasons
+from trialfleet.controller import obstacles, reasons
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
 from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
-from trialfleet.controller.conditions import Wanted, find, short, with_condition
 from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.links import Link, Trust
@@ -25,7 +24,7 @@ from trialfleet.controller.observe import (
     studies_of,
     uses_tls,
 )
-from trialfleet.controller.observed import StorageObserved, StudyObserved, Subject
+from trialfleet.controller.observed import StudyObserved, Subject
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Fate, Trouble, view_pod
@@ -40,9 +39,6 @@ from trialfleet.model.errors import NotFound, StorageUnavailable
 from trialfleet.wire import tokens
 
 _log = logging.getLogger(__name__)
-
-_OBSTACLE: Final = datetime.timedelta(seconds=15)
-"""Between two looks at what is not watched and stands in the way."""
 
 _CNPG_S: Final = 30.0
 """Between two looks whether CloudNativePG is installed, while a storage asks for it."""
@@ -185,7 +181,7 @@ class Controller:
         if observed.storage is not None and observed.storage.ready and not is_over(observed):
             summary = await self._summary(observed, memory)
             observed = observe_study(obj, self.store, memory, summary, now)
-        if _misses_config(observed) or memory.unconfirmed(now):
+        if obstacles.misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
         plan = plan_study(observed, self._options, self._keys, now)
@@ -225,7 +221,7 @@ class Controller:
             cnpg_installed=installed,
             proxy_error=await self._proxy_error(key),
         )
-        if _misses_config(observed) or memory.unconfirmed(now):
+        if obstacles.misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
         plan = plan_storage(observed, self._options, self._keys, now)
@@ -241,7 +237,13 @@ class Controller:
             await self._applier.ensure(subject, plan.objects)
             await self._applier.remove(subject, plan.removals)
         except NameTaken as error:
-            return _stalled(plan, subject, Trouble(reasons.NAME_TAKEN, str(error)), _now())
+            taken = Trouble(reasons.NAME_TAKEN, str(error))
+            return obstacles.stalled(plan, subject, taken, _now())
+        except ClusterError as error:
+            refused = obstacles.refusal(error)
+            if refused is None:
+                raise
+            return obstacles.stalled(plan, subject, refused, _now())
         return plan
 
     async def _publish(
@@ -338,28 +340,6 @@ class Controller:
                 if said:
                     return said
         return ""
-
-
-def _misses_config(observed: StudyObserved | StorageObserved) -> bool:
-    """Whether a pod says that it misses something: it may be a Secret of ours."""
-    found = [pod.trouble for pod in observed.pods if pod.trouble is not None]
-    return any(one.reason == reasons.CONFIG_MISSING for one in (*found, *observed.troubles))
-
-
-def _stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.datetime) -> Plan:
-    """Return a plan whose status says what stood in its way."""
-    old = find(subject.conditions, reasons.STALLED)
-    told = old is not None and old.status == "True" and old.message == short(trouble.message)
-    note = Note(trouble.reason, trouble.message, "Warning")
-    wanted = Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
-    status = with_condition(plan.status or {}, subject.conditions, wanted, subject.generation, now)
-    return replace(
-        plan,
-        status=status,
-        notes=plan.notes if told else (*plan.notes, note),
-        requeue_after=_OBSTACLE,
-        urgent=True,
-    )
 
 
 def _now() -> datetime.datetime:

@@ -1,7 +1,9 @@
 """Observe: from what the watches have told to the input of a plan. Reads, never asks."""
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from trialfleet import names
@@ -22,14 +24,23 @@ from trialfleet.controller.observed import (
     Subject,
     WorkloadView,
 )
-from trialfleet.controller.pod_view import PodView, Trouble, view_pod
+from trialfleet.controller.pod_view import PodView, Trouble, view_pod, whose
 from trialfleet.controller.store import Key, Store, Warned
 
 _LONG_AGO: Final = datetime.timedelta(minutes=10)
 """A worker's session has long expired when its pod ended before that."""
 
-_VOLUME_REASONS: Final = ("FailedMount", "FailedAttachVolume")
-_CREATE_REASONS: Final = ("FailedCreate",)
+_VOLUME_EVENTS: Final = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_BEFORE_CONTAINERS: Final = (
+    *_VOLUME_EVENTS,
+    *("FailedCreatePodSandBox", "NetworkNotReady", "FailedPrepareDynamicResources"),
+)
+"""Events about a pod that mean nothing any more once it is set up."""
+
+_HARMLESS_EVENTS: Final = ("DNSConfigForming", "FailedToRetrieveImagePullSecret", "Unhealthy")
+"""Events about a pod that may start all the same."""
+
+_CREATE_EVENTS: Final = ("FailedCreate",)
 
 
 def subject_of(obj: Mapping[str, Any]) -> Subject:
@@ -61,7 +72,8 @@ def observe_study(
     jobs = tuple(view_job(job) for job in _own(store.owned(key, "Job"), subject.uid))
     names_of_jobs = {job.name for job in jobs}
     # Labels alone may be those of a copy that somebody made to look into something.
-    pods = [view_pod(pod) for pod in store.owned(key, "Pod") if _is_of_a_job(pod)]
+    found = [pod for pod in store.owned(key, "Pod") if _is_of_a_job(pod)]
+    pods = [_warned(view_pod(pod), store) for pod in found]
     pods = [pod for pod in pods if pod.job in names_of_jobs or pod.end is not None]
     departed = [pod for uid, pod in memory.departed.items() if uid not in {p.uid for p in pods}]
     _note_shortage(memory, jobs, pods, now)
@@ -102,7 +114,7 @@ def observe_storage(
         for kind in ("StatefulSet", "DaemonSet", "Deployment", "Cluster")
         for child in _own(store.owned(key, kind), subject.uid)
     }
-    pods = tuple(view_pod(pod) for pod in store.owned(key, "Pod"))
+    pods = tuple(_warned(view_pod(pod), store) for pod in store.owned(key, "Pod"))
     users = list(studies_of(store, subject.namespace, subject.name))
     postgres = names.postgres_name(subject.name)
     proxy = names.proxy_name(subject.name)
@@ -114,7 +126,7 @@ def observe_storage(
         proxies=_workload(live.get(f"DaemonSet/{proxy}") or live.get(f"Deployment/{proxy}")),
         live=live,
         pods=pods,
-        troubles=tuple(_storage_warnings(store, live.values(), pods)),
+        troubles=tuple(_storage_warnings(store, live.values())),
         studies=len(users),
         workers=sum(_parallelism(user) for user in users),
         cnpg_installed=cnpg_installed,
@@ -244,36 +256,40 @@ def _study_warnings(
         present = sum(pod.job == job.name and pod.end is None for pod in pods)
         warned = store.warning(job.uid)
         if warned and not job.finished and not job.deleting and present < job.parallelism:
-            yield from _creation_trouble(warned)
-    yield from _pod_warnings(store, pods)
+            yield from _creation_trouble(warned, job.component)
 
 
-def _storage_warnings(
-    store: Store, workloads: Iterable[Mapping[str, Any]], pods: Iterable[PodView]
-) -> Iterable[Trouble]:
+def _storage_warnings(store: Store, workloads: Iterable[Mapping[str, Any]]) -> Iterable[Trouble]:
     for obj in workloads:
         workload, warned = _workload(obj), store.warning(obj["metadata"]["uid"])
         if warned and workload and workload.ready < max(1, workload.desired):
-            yield from _creation_trouble(warned)
-    yield from _pod_warnings(store, pods)
+            component = obj["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")
+            yield from _creation_trouble(warned, component)
 
 
-def _pod_warnings(store: Store, pods: Iterable[PodView]) -> Iterable[Trouble]:
-    for pod in pods:
-        warned = store.warning(pod.uid)
-        waiting = pod.end is None and pod.overdue is None and not pod.running
-        if warned and waiting and warned.reason in _VOLUME_REASONS:
-            kind = (
-                reasons.CONFIG_MISSING
-                if "not found" in warned.message
-                and ("configmap" in warned.message or "secret" in warned.message)
-                else reasons.VOLUME_FAILED
-            )
-            yield Trouble(kind, warned.message)
+def _warned(pod: PodView, store: Store) -> PodView:
+    """Return a pod with the trouble that an Event tells of, if its status tells of none."""
+    warned = store.warning(pod.uid)
+    if warned is None or pod.trouble is not None or pod.end is not None or pod.running:
+        return pod
+    if warned.reason in _HARMLESS_EVENTS or (pod.set_up and warned.reason in _BEFORE_CONTAINERS):
+        return pod
+    message = warned.message
+    if warned.reason == "FailedScheduling":
+        trouble = Trouble(reasons.UNSCHEDULABLE, message)
+    elif warned.reason not in _VOLUME_EVENTS:
+        trouble = Trouble(reasons.START_FAILED, f"{warned.reason}: {message}")
+    elif "not found" in message and ("configmap" in message or "secret" in message):
+        trouble = Trouble(reasons.CONFIG_MISSING, message)
+    else:
+        trouble = Trouble(reasons.VOLUME_FAILED, message)
+    return replace(pod, trouble=trouble)
 
 
-def _creation_trouble(warned: Warned) -> Iterable[Trouble]:
-    if warned.reason in _CREATE_REASONS:
+def _creation_trouble(warned: Warned, component: str) -> Iterable[Trouble]:
+    if warned.reason in _CREATE_EVENTS:
         quota = "exceeded quota" in warned.message or "failed quota" in warned.message
         reason = reasons.QUOTA_EXCEEDED if quota else reasons.PODS_FORBIDDEN
-        yield Trouble(reason, warned.message)
+        # Each try has another name for the pod: the message is to stay the same.
+        message = re.sub(r'pods? "[^"]+" is', "pods are", warned.message)
+        yield Trouble(reason, f"{whose(component, 2)}: {message}")

@@ -12,7 +12,7 @@ from trialfleet import names
 from trialfleet.controller import keys
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
-from trialfleet.controller.kinds import CHILDREN, EVENT, OURS, Kind
+from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, Kind
 from trialfleet.controller.options import Options
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ async def run(options: Options, *, liveness: str | None = None) -> None:
     ``liveness`` is a URL to serve for liveness probes, such as ``http://0.0.0.0:8080/healthz``.
     Raises :class:`~trialfleet.controller.cluster.ClusterError` if the API server can't be reached.
     """
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_news)
     async with Cluster() as cluster:
         loaded = await keys.load(cluster, options.home, options.key_secret)
         controller = Controller(cluster, loaded, options)
@@ -114,6 +116,19 @@ class Watcher:
     async def _verify(self) -> None:
         await asyncio.sleep(_VERIFY_AFTER_S)
         await self._controller.verify()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line is worth writing: that CloudNativePG is not installed is nobody's fault.
+
+    A storage that asks for it says so.
+    """
+    text = record.getMessage()
+    return not (text.startswith("Unresolved resources") and _only_optional(text))
+
+
+def _only_optional(text: str) -> bool:
+    return text.count("Selector(") == 1 and CNPG.group in text
 
 
 def _plain(body: kopf.Body) -> Mapping[str, Any]:

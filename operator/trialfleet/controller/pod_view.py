@@ -27,9 +27,22 @@ _CRASHES: Final = frozenset(
 )
 """Signals that a program draws on itself; nobody ends another's process with them."""
 
-_PULLING: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_UNDER_WAY: Final = ("", "ContainerCreating", "PodInitializing")
+"""Reasons why a container waits that pass by themselves; every other one is told."""
+
+_PULLING: Final = (
+    *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
+    *("ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed"),
+)
 _CONFIGURING: Final = ("CreateContainerConfigError",)
-_STARTING: Final = ("CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun")
+_NOT_BEGUN: Final = ("StartError", "ContainerCannotRun", "CreateContainerError")
+"""Reasons for the end of a container that never ran."""
+
+_TAKEN_AWAY: Final = (
+    *(reasons.EVICTED, reasons.NODE_LOST),
+    *("Preempting", "Shutdown", "NodeShutdown", "Terminated"),
+)
+"""Reasons for the end of a pod that its node, or its node's loss, gives."""
 
 LONGEST_ERROR: Final = 800
 """Characters of a pod's own words that are passed on."""
@@ -90,6 +103,8 @@ class PodView:
     """Its worker has ended and another of its containers has not."""
     overdue: datetime.datetime | None
     """By when it should be gone, if it was deleted."""
+    set_up: bool
+    """Its volumes are mounted and it has a network."""
     trouble: Trouble | None
 
 
@@ -101,7 +116,7 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
     worker = _main_container(status.get("containerStatuses", ()))
     terminated = worker.get("state", {}).get("terminated")
     end = _end_of(status, terminated, gone)
-    conditions = {one["type"]: one for one in status.get("conditions", ())}
+    conditions = _conditions(status)
     return PodView(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -115,38 +130,64 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
         ended=None if terminated is None else parse_time(terminated.get("finishedAt")),
         lingers=terminated is not None and not gone and _others_run(status),
         overdue=parse_time(metadata.get("deletionTimestamp")),
-        trouble=None if gone else find_trouble(status),
+        set_up=conditions.get("PodReadyToStartContainers", {}).get("status") == "True",
+        trouble=None if gone else find_trouble(status, pod.get("spec", {}).get("nodeName", "")),
     )
 
 
-def find_trouble(status: Mapping[str, Any]) -> Trouble | None:
+_WHOSE: Final = {
+    names.COMPONENT_WORKER: ("worker", "workers"),
+    names.COMPONENT_PROXY: ("proxy", "proxies"),
+    names.COMPONENT_POSTGRES: ("PostgreSQL", "PostgreSQL"),
+}
+
+
+def whose(component: str, count: int = 1) -> str:
+    """Return what people call the pods of a component."""
+    one, many = _WHOSE.get(component, (component, component))
+    return one if count == 1 else many
+
+
+def find_trouble(status: Mapping[str, Any], node: str = "") -> Trouble | None:
     """Return what keeps a pod from starting, if its status says so."""
-    for condition in status.get("conditions", ()):
-        if (
-            condition["type"] == "PodScheduled"
-            and condition["status"] == "False"
-            and condition.get("reason") == "Unschedulable"
-        ):
-            return Trouble(reasons.UNSCHEDULABLE, condition.get("message", ""))
+    scheduled = _conditions(status).get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        if scheduled.get("reason") == "SchedulingGated":
+            # By whoever has set the gates, and will remove them.
+            return None
+        return Trouble(reasons.UNSCHEDULABLE, scheduled.get("message", ""))
     containers = [
         *status.get("initContainerStatuses", ()),
         *status.get("containerStatuses", ()),
     ]
     for container in containers:
-        waiting = container.get("state", {}).get("waiting", {})
-        reason, message = waiting.get("reason", ""), waiting.get("message", "")
-        if reason in _PULLING:
-            image = container.get("image", "")
-            text = f"image {image!r}: {message or reason}"
-            return Trouble(reasons.IMAGE_PULL_FAILED, text)
-        if reason in _CONFIGURING:
-            return Trouble(reasons.CONFIG_MISSING, message)
-        if reason in _STARTING:
-            return Trouble(reasons.START_FAILED, f"container {container['name']!r}: {message}")
-        last = container.get("lastState", {}).get("terminated", {})
-        crashing = container.get("restartCount", 0) > 1 and not container.get("ready")
-        if reason == "CrashLoopBackOff" or (crashing and last.get("exitCode")):
-            return Trouble(reasons.CRASH_LOOP, _last_words(container["name"], last))
+        found = _container_trouble(container)
+        if found is not None:
+            return found
+    if containers or status.get("phase", "Pending") != "Pending":
+        return None
+    if not scheduled and not node:
+        return Trouble(reasons.UNSCHEDULABLE, "no scheduler has looked at it")
+    if not status.get("startTime"):
+        return Trouble(reasons.START_FAILED, f"node {node!r} has not begun with it")
+    return None
+
+
+def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
+    name = container["name"]
+    waiting = container.get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _PULLING:
+        text = f"image {container.get('image', '')!r}: {message or reason}"
+        return Trouble(reasons.IMAGE_PULL_FAILED, text)
+    if reason in _CONFIGURING:
+        return Trouble(reasons.CONFIG_MISSING, message)
+    last = container.get("lastState", {}).get("terminated", {})
+    crashing = container.get("restartCount", 0) > 1 and not container.get("ready")
+    if reason == "CrashLoopBackOff" or (crashing and last.get("exitCode")):
+        return Trouble(reasons.CRASH_LOOP, _last_words(name, last))
+    if reason not in _UNDER_WAY:
+        return Trouble(reasons.START_FAILED, f"container {name!r}: {reason}: {message}")
     return None
 
 
@@ -160,6 +201,10 @@ def first_lines(text: str) -> str:
     """Return what a program said last, shortened at its begin: its end is the error."""
     text = text.strip()
     return text if len(text) <= LONGEST_ERROR else "..." + text[-LONGEST_ERROR:]
+
+
+def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {one["type"]: one for one in status.get("conditions", ())}
 
 
 def _main_container(statuses: Any) -> Mapping[str, Any]:
@@ -187,11 +232,31 @@ def _end_of(
             return None
         if phase == "Succeeded":
             return PodEnd(Fate.CLEAN, "Completed")
-        if not status.get("containerStatuses") and disruption is None:
-            return PodEnd(Fate.NOT_STARTED, status.get("reason") or reasons.DELETED)
+        if disruption is None and not _has_run(status):
+            return _end_before_begin(status)
         reason, message = disruption or (reasons.DELETED, "the pod was deleted")
         return PodEnd(Fate.LOST, reason, message)
     return _end_of_container(terminated, disruption)
+
+
+def _has_run(status: Mapping[str, Any]) -> bool:
+    """Whether a container of a pod was started, init containers aside."""
+    states = [one.get("state", {}) for one in status.get("containerStatuses", ())]
+    return any(state and "waiting" not in state for state in states)
+
+
+def _end_before_begin(status: Mapping[str, Any]) -> PodEnd:
+    """Return how a pod ended whose worker was never started."""
+    for container in status.get("initContainerStatuses", ()):
+        terminated = container.get("state", {}).get("terminated", {})
+        if terminated.get("exitCode"):
+            text = _last_words(container["name"], terminated)
+            return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, f"init {text}")
+    if status.get("phase") == "Failed" and status.get("reason"):
+        # Refused by its node: OutOfcpu, NodeAffinity, UnexpectedAdmissionError and others.
+        text = f"{status['reason']}: {status.get('message', '')}"
+        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, text)
+    return PodEnd(Fate.NOT_STARTED, reasons.DELETED)
 
 
 def _end_of_container(terminated: Mapping[str, Any], disruption: tuple[str, str] | None) -> PodEnd:
@@ -206,8 +271,8 @@ def _end_of_container(terminated: Mapping[str, Any], disruption: tuple[str, str]
     if terminated.get("reason") == "OOMKilled":
         message = "the container ran out of memory: more than resources.limits.memory"
         return PodEnd(Fate.FAILED, names.REASON_OOM_KILLED, message)
-    if terminated.get("reason") in _STARTING:
-        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, said)
+    if terminated.get("reason") in _NOT_BEGUN:
+        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, _why_not_begun(said))
     if terminated.get("reason") == "ContainerStatusUnknown":
         return PodEnd(Fate.LOST, reasons.NODE_LOST, "the node lost track of the container")
     if code == errors.EXIT_OBJECTIVE:
@@ -217,11 +282,18 @@ def _end_of_container(terminated: Mapping[str, Any], disruption: tuple[str, str]
     if code == errors.EXIT_UNAVAILABLE:
         return PodEnd(Fate.LOST, names.REASON_KILLED, "the worker found no storage")
     if code in (126, 127):
-        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, said)
+        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, _why_not_begun(said))
     if code > 128:
         return _end_by_signal(code - 128)
     message = f"the objective ended its process with exit code {code}"
     return PodEnd(Fate.FAILED, names.REASON_CRASHED, f"{message}: {said}" if said else message)
+
+
+def _why_not_begun(said: str) -> str:
+    """Return why a worker could not be started; most often its image does not have it."""
+    if names.APP in said and ("not found" in said or "no such file" in said):
+        return f"the image has no {names.APP}, see docs/images.md: {said}"
+    return said
 
 
 def _end_by_signal(number: int) -> PodEnd:
@@ -237,7 +309,7 @@ def _end_by_signal(number: int) -> PodEnd:
 
 def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return reason and message if the pod was taken away rather than ended by itself."""
-    if status.get("reason") in (reasons.EVICTED, reasons.NODE_LOST, "Preempting", "Shutdown"):
+    if status.get("reason") in _TAKEN_AWAY:
         return status["reason"], status.get("message", "")
     for condition in status.get("conditions", ()):
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":

@@ -12,7 +12,7 @@ from trialfleet.controller.build import access, network, postgres, proxies
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pods import service_address
-from trialfleet.controller.conditions import Wanted, find, parse_time, settle
+from trialfleet.controller.conditions import Wanted, find, one_line, parse_time, settle
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Note, Plan
@@ -27,7 +27,10 @@ _TROUBLE_EVERY: Final = datetime.timedelta(minutes=5)
 _RECHECK: Final = datetime.timedelta(seconds=3)
 
 _START: Final = datetime.timedelta(seconds=20)
-"""What PostgreSQL and the proxies get to start, before it is told that they don't."""
+"""What the proxies get to start, before it is told that they don't."""
+_START_POSTGRES: Final = datetime.timedelta(minutes=2)
+"""What a PostgreSQL of ours gets that runs and does not answer yet: to begin on a slow disk, or to
+recover, takes as long as it takes."""
 _AWAY: Final = datetime.timedelta(seconds=3)
 """What a database that was there gets to come back."""
 
@@ -102,11 +105,20 @@ def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble |
     before = find(subject.conditions, reasons.READY)
     since = parse_time(before.last_transition_time) if before is not None else None
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
-    patience = _AWAY if was_ready else _START
+    starts = _postgres_starts(observed)
+    patience = _START_POSTGRES if starts else _AWAY if was_ready else _START
     if now - (since or subject.created) < patience:
         return None
     message = observed.proxy_error or "no proxy reaches the database"
     return Trouble(reasons.STORAGE_UNAVAILABLE, message)
+
+
+def _postgres_starts(observed: StorageObserved) -> bool:
+    """Whether a PostgreSQL of ours is on its way."""
+    if observed.postgres is None or observed.postgres.ready:
+        return False
+    pods = [pod for pod in observed.pods if pod.component == names.COMPONENT_POSTGRES]
+    return any(pod.end is None and pod.trouble is None for pod in pods)
 
 
 def _with_status(
@@ -129,6 +141,8 @@ def _with_status(
         ],
         "studies": observed.studies,
     }
+    if trouble is not None:
+        status["message"] = one_line(trouble.message or trouble.reason)
     if observed.storage is not None:
         status["postgres"] = _kind(observed.storage)
         status["endpoint"] = service_address(

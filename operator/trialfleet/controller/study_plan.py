@@ -1,60 +1,35 @@
 """The plan for a study: one pure function, put together from the policies."""
 
 import datetime
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.conditions import Wanted, find, settle, timestamp
+from trialfleet.controller.conditions import find, settle, timestamp
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
-from trialfleet.controller.plan import Note, Plan, Removal
+from trialfleet.controller.plan import Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import deaths, ending, startup, troubles, workers
 from trialfleet.controller.policies.expiry import plan_expiry
 from trialfleet.controller.secrecy import Keys
-from trialfleet.controller.study_status import improvement, progress_fields
+from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
+from trialfleet.controller.study_status import progress_fields
 
 POLL: Final = datetime.timedelta(seconds=2)
 """Between two looks at the trials of a study that runs."""
 
-_STALLED_EVERY: Final = datetime.timedelta(minutes=5)
 
-
-@dataclass
-class _Draft:
-    """A plan in the making: what the policies have decided so far."""
-
-    phase: str = "Pending"
-    desired: int = 0
-    objects: list[Object] = field(default_factory=list)
-    once: tuple[Object, ...] = ()
-    removals: list[Removal] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    waits: list[datetime.timedelta | None] = field(default_factory=list)
-    running: tuple[bool, str, str] = (False, reasons.STARTING, "")
-    trouble: Trouble | None = None
-    failed: Trouble | None = None
-    ended: str = ""
-    prepared: bool | None = None
-    collated: bool | None = None
-    ensure: bool = False
-    undecided: bool = False
-    """Whether it goes on by a newer spec is not known yet."""
-
-    def remove(self, removals: Iterable[Removal]) -> None:
-        known = {one.uid for one in self.removals}
-        self.removals += [one for one in removals if one.uid not in known]
+_UNDER_WAY: Final = ("Pending", "Preparing", "Running", "Collating")
 
 
 def plan_study(
     observed: StudyObserved, options: Options, keys: Keys, now: datetime.datetime
 ) -> Plan:
     """Decide what should be there for a study, and what its status says."""
-    draft = _Draft()
+    draft = Draft()
     if observed.study is None:
         draft.phase = "Failed"
         draft.failed = Trouble(reasons.INVALID_SPEC, observed.refusal)
@@ -64,8 +39,10 @@ def plan_study(
     _decide(observed, draft, options, keys, now)
     draft.remove(dead.removals)
     draft.waits += [dead.requeue_after, troubles.soonest(observed.pods, now)]
-    if draft.trouble is None and draft.phase in ("Preparing", "Running", "Collating"):
+    if draft.trouble is None and draft.phase in _UNDER_WAY:
         draft.trouble = troubles.of_study(observed, now)
+    if draft.trouble is not None and draft.phase in _UNDER_WAY and not draft.running[0]:
+        draft.phase = "Stalled"
     return replace(_finish(observed, draft, now), dead=() if is_over(observed) else dead.dead)
 
 
@@ -81,7 +58,7 @@ def _was_over(observed: StudyObserved) -> bool:
 
 def _decide(
     observed: StudyObserved,
-    draft: _Draft,
+    draft: Draft,
     options: Options,
     keys: Keys,
     now: datetime.datetime,
@@ -123,7 +100,7 @@ def _decide(
         _run(observed, draft, options, keys, now)
 
 
-def _stay_over(observed: StudyObserved, draft: _Draft, begun: startup.Startup) -> None:
+def _stay_over(observed: StudyObserved, draft: Draft, begun: startup.Startup) -> None:
     """Keep what was found out: nobody has to ask the storage again."""
     assert observed.study is not None
     complete = find(observed.subject.conditions, reasons.COMPLETE)
@@ -145,7 +122,7 @@ def _stay_over(observed: StudyObserved, draft: _Draft, begun: startup.Startup) -
     draft.running = (False, reasons.ENDED, "")
 
 
-def _wait_for_storage(observed: StudyObserved, draft: _Draft) -> None:
+def _wait_for_storage(observed: StudyObserved, draft: Draft) -> None:
     started = "startTime" in observed.subject.status
     draft.phase = "Running" if started and observed.workers else "Pending"
     draft.desired = _present(observed)
@@ -154,9 +131,10 @@ def _wait_for_storage(observed: StudyObserved, draft: _Draft) -> None:
         draft.waits.append(POLL)
 
 
-def _wait_for_summary(observed: StudyObserved, draft: _Draft) -> None:
+def _wait_for_summary(observed: StudyObserved, draft: Draft) -> None:
     """Leave everything as it is: workers go on without the operator knowing how far they are."""
-    draft.phase = str(observed.subject.status.get("phase") or "Pending")
+    before = str(observed.subject.status.get("phase") or "Pending")
+    draft.phase = "Running" if before == "Stalled" else before
     draft.desired = _present(observed)
     draft.running = (bool(observed.workers), reasons.WAITING_FOR_STORAGE, "")
     draft.waits.append(POLL)
@@ -167,7 +145,7 @@ def _present(observed: StudyObserved) -> int:
     return sum(job.parallelism for job in jobs if not job.finished and not job.deleting)
 
 
-def _suspend(observed: StudyObserved, draft: _Draft) -> None:
+def _suspend(observed: StudyObserved, draft: Draft) -> None:
     draft.phase = "Suspended"
     draft.remove(workers.remove_workers(observed).removals)
     draft.running = (False, reasons.SUSPENDED, "spec.suspend is true")
@@ -178,7 +156,7 @@ def _suspend(observed: StudyObserved, draft: _Draft) -> None:
 
 def _run(
     observed: StudyObserved,
-    draft: _Draft,
+    draft: Draft,
     options: Options,
     keys: Keys,
     now: datetime.datetime,
@@ -210,7 +188,7 @@ def _run(
         draft.running = (False, reasons.WORKERS_STARTING, "")
 
 
-def _end(observed: StudyObserved, draft: _Draft, options: Options, keys: Keys, reason: str) -> None:
+def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, reason: str) -> None:
     decided = ending.plan_ending(observed, options, startup.reach_of(observed, keys))
     draft.objects += decided.objects
     draft.remove(decided.removals)
@@ -239,7 +217,7 @@ def _end(observed: StudyObserved, draft: _Draft, options: Options, keys: Keys, r
         draft.phase = "Complete"
 
 
-def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> Plan:
+def _finish(observed: StudyObserved, draft: Draft, now: datetime.datetime) -> Plan:
     subject, study = observed.subject, observed.study
     status: Object = {
         "phase": draft.phase,
@@ -250,7 +228,7 @@ def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> P
             one.model_dump(mode="json", by_alias=True, exclude_none=True)
             for one in settle(
                 subject.conditions,
-                _conditions(observed, draft),
+                wanted_conditions(observed, draft),
                 generation=subject.generation,
                 now=now,
             )
@@ -265,8 +243,11 @@ def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> P
         status.setdefault("completionTime", timestamp(now))
     else:
         status.pop("completionTime", None)
+    message = message_of(observed, draft)
+    if message:
+        status["message"] = message
     removals = list(draft.removals)
-    notes = [*draft.notes, *_notes(observed, draft, status)]
+    notes = [*draft.notes, *notes_of(observed, draft, status)]
     waits = [wait for wait in draft.waits if wait is not None]
     if over and study is not None:
         ttl_s = study.spec.ttl_seconds_after_finished
@@ -287,115 +268,3 @@ def _finish(observed: StudyObserved, draft: _Draft, now: datetime.datetime) -> P
         requeue_after=min(waits, default=None),
         urgent=not (before == draft.phase == "Running"),
     )
-
-
-def _conditions(observed: StudyObserved, draft: _Draft) -> list[Wanted]:
-    storage = observed.storage
-    wanted = []
-    if observed.study is not None:
-        ready = storage is not None and storage.ready
-        trouble = draft.trouble if not ready else None
-        wanted.append(
-            Wanted(
-                reasons.STORAGE_READY,
-                ready,
-                reasons.AVAILABLE if ready else trouble.reason if trouble else reasons.STARTING,
-                "" if trouble is None else trouble.message,
-            )
-        )
-    if draft.prepared is not None:
-        wanted.append(
-            Wanted(
-                reasons.PREPARED,
-                draft.prepared,
-                reasons.SUCCEEDED if draft.prepared else reasons.PREPARING,
-            )
-        )
-    wanted.append(Wanted(reasons.RUNNING, *draft.running))
-    wanted.append(_stalled(draft))
-    suspended = draft.phase == "Suspended"
-    wanted.append(
-        Wanted(
-            reasons.SUSPENDED, suspended, reasons.BY_SPEC if suspended else reasons.NOT_SUSPENDED
-        )
-    )
-    if draft.collated is not None:
-        wanted.append(
-            Wanted(
-                reasons.COLLATED,
-                draft.collated,
-                reasons.SUCCEEDED if draft.collated else reasons.COLLATING,
-            )
-        )
-    complete, failed = draft.phase == "Complete", draft.failed
-    wanted.append(
-        Wanted(
-            reasons.COMPLETE,
-            complete,
-            draft.ended if complete else reasons.NOT_ENDED,
-            _end_message(observed, draft) if complete else "",
-        )
-    )
-    wanted.append(
-        Wanted(
-            reasons.FAILED,
-            failed is not None,
-            failed.reason if failed else reasons.NOT_FAILED,
-            failed.message if failed else "",
-        )
-    )
-    return wanted
-
-
-def _stalled(draft: _Draft) -> Wanted:
-    trouble = draft.failed or draft.trouble
-    if trouble is None:
-        return Wanted(reasons.STALLED, False, reasons.PROGRESSING)
-    return Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
-
-
-def _end_message(observed: StudyObserved, draft: _Draft) -> str:
-    old = find(observed.subject.conditions, reasons.COMPLETE)
-    if observed.summary is None:
-        return old.message if old is not None else ""
-    counts = observed.summary.counts
-    return (
-        f"{counts.complete} complete, {counts.pruned} pruned, {counts.failed} failed, "
-        f"{counts.lost} lost"
-    )
-
-
-def _started(observed: StudyObserved) -> Note:
-    if not observed.found:
-        return Note(reasons.EVENT_STARTED, "the first trial was opened")
-    assert observed.study is not None
-    which = "adopted as spec.adopt says" if observed.study.spec.adopt else "of the same definition"
-    text = f"goes on with {observed.found} trials of an earlier study of this name, {which}"
-    return Note(reasons.EVENT_TAKEN_OVER, text)
-
-
-def _notes(observed: StudyObserved, draft: _Draft, status: Object) -> list[Note]:
-    subject = observed.subject
-    before = subject.status.get("phase")
-    notes = []
-    if "startTime" in status and "startTime" not in subject.status:
-        notes.append(_started(observed))
-    if before != draft.phase:
-        if draft.phase == "Suspended":
-            notes.append(Note(reasons.EVENT_SUSPENDED, "workers leave, trials are kept"))
-        elif before == "Suspended" and not draft.failed:
-            notes.append(Note(reasons.EVENT_RESUMED, "workers start again"))
-        if draft.phase == "Complete":
-            what = _end_message(observed, draft)
-            notes.append(Note(reasons.EVENT_COMPLETE, f"{draft.ended}: {what}"))
-    if observed.study is not None and observed.summary is not None:
-        improved = improvement(subject.status, status, observed.study)
-        notes += [] if improved is None else [improved]
-    old = find(subject.conditions, reasons.STALLED)
-    trouble = draft.failed or draft.trouble
-    if trouble is not None and (
-        old is None or old.status != "True" or old.reason != trouble.reason
-    ):
-        text = trouble.message or trouble.reason
-        notes.append(Note(trouble.reason, text, "Warning", at_most_every=_STALLED_EVERY))
-    return notes

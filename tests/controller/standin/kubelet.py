@@ -6,10 +6,7 @@ address.
 """
 
 import asyncio
-import base64
 import contextlib
-import ctypes
-import datetime
 import os
 import re
 import shutil
@@ -19,15 +16,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.controller.standin.containers import (
+    base_environment,
+    begun,
+    data_of,
+    die_with_parent,
+    now,
+    set_condition,
+)
 from tests.controller.standin.events import warn
-from tests.controller.standin.objects import Object, Objects, Refused, timestamp
+from tests.controller.standin.objects import Object, Objects, Refused
 from tests.controller.standin.probes import passes
 
 _PROBE_S = 0.3
-
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-_PACKAGE = Path(__file__).parents[3] / "operator"
 
 
 class Pods:
@@ -125,13 +126,16 @@ class _Pod:
         """Run the containers to their end, and say how far they are."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o777)
+        self._update(begun)
         volumes = await self._volumes()
         if volumes is None:
             return
         for container in self._spec.get("initContainers", ()):
             code = await self._run(container, volumes)
             if code != 0:
-                self._write_end({container["name"]: code}, phase="Failed")
+                ended = {"terminated": self._terminated(container["name"], code)}
+                self._write(container, ended, ready=False)
+                self._write_end({}, phase="Failed")
                 return
         codes = await asyncio.gather(
             *(self._keep(container, volumes) for container in self._spec["containers"])
@@ -203,17 +207,18 @@ class _Pod:
                     stdout=log,
                     stderr=log,
                     cwd=self._folder,
-                    env={**_base_environment(self._bin), **env},
+                    env={**base_environment(self._bin), **env},
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=die_with_parent,
                 )
-            except OSError:
+            except OSError as error:
+                log.write(f"exec: {command[0]!r}: not found: {error}".encode())
                 return 127
         self.processes.append(process)
         if self._stopping.is_set():
             self._signal(signal.SIGKILL)
         probed = "readinessProbe" in container
-        self._write(container, {"running": {"startedAt": _now()}}, ready=not probed)
+        self._write(container, {"running": {"startedAt": now()}}, ready=not probed)
         code = await process.wait()
         self.processes.remove(process)
         return code if code >= 0 else 128 - code
@@ -295,7 +300,7 @@ class _Pod:
             passed = await passes(probe, container, self._address)
             if passed != ready:
                 ready = passed
-                self._write(container, {"running": {"startedAt": _now()}}, ready=ready)
+                self._write(container, {"running": {"startedAt": now()}}, ready=ready)
 
     def _write(
         self, container: Object, state: Object, *, ready: bool, last: Object | None = None
@@ -318,7 +323,7 @@ class _Pod:
             if main:
                 status["phase"] = "Running"
             status["podIP"] = self._address
-            _set_condition(status, "Ready", main and all(one["ready"] for one in status[key]))
+            set_condition(status, "Ready", main and all(one["ready"] for one in status[key]))
             return pod
 
         self._update(change)
@@ -327,7 +332,7 @@ class _Pod:
         def change(pod: Object) -> Object:
             status = pod.setdefault("status", {})
             status["phase"] = phase
-            _set_condition(status, "Ready", False)
+            set_condition(status, "Ready", False)
             others = [
                 one for one in status.get("containerStatuses", ()) if one["name"] not in codes
             ]
@@ -359,7 +364,7 @@ class _Pod:
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
             "message": said,
-            "finishedAt": _now(),
+            "finishedAt": now(),
         }
 
     def _update(self, change: Callable[[Object], Object]) -> None:
@@ -369,35 +374,3 @@ class _Pod:
         with contextlib.suppress(Refused):
             if self._objects.get(place)["metadata"]["uid"] == self._uid:
                 self._objects.update(place, change, "kubelet", "status")
-
-
-def _die_with_parent() -> None:
-    # However the tests end, what they started ends with them.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def data_of(obj: Object) -> dict[str, bytes]:
-    """Return the data of a ConfigMap or Secret."""
-    data = {key: str(text).encode() for key, text in obj.get("stringData", {}).items()}
-    if obj["kind"] == "Secret":
-        return data | {key: base64.b64decode(text) for key, text in obj.get("data", {}).items()}
-    return data | {key: text.encode() for key, text in obj.get("data", {}).items()}
-
-
-def _set_condition(status: Object, kind: str, value: bool) -> None:
-    others = [one for one in status.get("conditions", ()) if one["type"] != kind]
-    status["conditions"] = [*others, {"type": kind, "status": "True" if value else "False"}]
-
-
-def _base_environment(folder: Path) -> dict[str, str]:
-    kept = {key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ}
-    return {
-        **kept,
-        "PATH": f"{folder}:{os.environ['PATH']}",
-        "PYTHONPATH": str(_PACKAGE),
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def _now() -> str:
-    return timestamp(datetime.datetime.now(datetime.UTC))

@@ -89,7 +89,9 @@ def _storage_trouble(observed: StudyObserved) -> Trouble | None:
     assert observed.study is not None
     reference, storage = observed.study.spec.storage, observed.storage
     if storage is not None:
-        return Trouble(storage.reason, storage.message) if storage.message else None
+        if not storage.message:
+            return None
+        return Trouble(storage.reason, f"storage {storage.name!r}: {storage.message}")
     if reference is None:
         return None
     return Trouble(

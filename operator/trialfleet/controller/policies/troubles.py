@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.pod_view import Fate, PodView, Trouble, whose
 
-PATIENCE: Final = datetime.timedelta(seconds=5)
-"""What a pod gets to start before its trouble is told: a scheduler often finds a place late."""
+PATIENCE: Final = datetime.timedelta(seconds=15)
+"""What a pod gets to start before its trouble is told: a volume is often made late, a mount or a
+pull succeeds at the second try. A Warning means that somebody has to act."""
 
 _ORDER: Final = (
     reasons.IMAGE_PULL_FAILED,
@@ -18,6 +20,7 @@ _ORDER: Final = (
     reasons.VOLUME_FAILED,
     reasons.START_FAILED,
     reasons.CRASH_LOOP,
+    reasons.OBJECT_REFUSED,
     reasons.QUOTA_EXCEEDED,
     reasons.PODS_FORBIDDEN,
     reasons.UNSCHEDULABLE,
@@ -28,26 +31,26 @@ _ORDER: Final = (
 def find_trouble(
     pods: Iterable[PodView], events: Iterable[Trouble], now: datetime.datetime
 ) -> Trouble | None:
-    """Return the worst of what is in the way of pods, with how many it concerns."""
-    pods = list(pods)
-    waiting = [
-        pod
+    """Return the worst of what is in the way of pods, with whose it is and how many it concerns."""
+    found = [
+        (pod.trouble, pod.component)
         for pod in pods
         if pod.trouble is not None
         and pod.end is None
         and pod.overdue is None
         and now - pod.created >= PATIENCE
     ]
-    found = [pod.trouble for pod in waiting if pod.trouble is not None]
-    told = Counter(trouble.reason for trouble in found)
-    candidates = [*found, *events]
-    if not candidates:
-        return None
-    worst = min(candidates, key=lambda trouble: _rank(trouble.reason))
-    count = told[worst.reason]
-    if count > 1:
-        return Trouble(worst.reason, f"{count} pods: {worst.message}")
-    return worst
+    told = Counter((trouble.reason, component) for trouble, component in found)
+    candidates = [
+        *(Trouble(one.reason, _attributed(one, told[one.reason, of], of)) for one, of in found),
+        *events,
+    ]
+    return min(candidates, key=lambda trouble: _rank(trouble.reason), default=None)
+
+
+def _attributed(trouble: Trouble, count: int, component: str) -> str:
+    number = f"{count} " if count > 1 else ""
+    return f"{number}{whose(component, count)}: {trouble.message}"
 
 
 def soonest(pods: Iterable[PodView], now: datetime.datetime) -> datetime.timedelta | None:
@@ -62,7 +65,46 @@ def soonest(pods: Iterable[PodView], now: datetime.datetime) -> datetime.timedel
 
 def of_study(observed: StudyObserved, now: datetime.datetime) -> Trouble | None:
     """Return the worst of what is in the way of a study's pods."""
-    return find_trouble(observed.pods, observed.troubles, now)
+    return find_trouble(observed.pods, (*observed.troubles, *_early_deaths(observed)), now)
+
+
+def _early_deaths(observed: StudyObserved) -> Iterable[Trouble]:
+    """Yield how the last pod of a Job ended that came to nothing, as long as none is at work.
+
+    The Job tries again, later each time.
+    """
+    at_work = observed.summary is not None and observed.summary.sessions > 0
+    for job in observed.jobs:
+        worker = job.component == names.COMPONENT_WORKER
+        if (
+            job.finished
+            or job.deleting
+            or (worker and at_work and job.uid not in observed.short_since)
+        ):
+            continue
+        dead = [
+            (pod.ended or pod.created, pod.end)
+            for pod in observed.pods
+            if pod.job == job.name and pod.end is not None and _came_to_nothing(pod, observed)
+        ]
+        if not dead:
+            continue
+        _, end = max(dead, key=lambda one: one[0])
+        reason = reasons.START_FAILED if end.fate is Fate.NOT_STARTED else reasons.CRASH_LOOP
+        what = "ended before its first trial, " if worker and reason is reasons.CRASH_LOOP else ""
+        text = f"{whose(job.component)}: {what}{end.message or end.reason}"
+        yield Trouble(reason, f"{text} ({len(dead)} so far; the next one starts later each time)")
+
+
+def _came_to_nothing(pod: PodView, observed: StudyObserved) -> bool:
+    assert pod.end is not None
+    if pod.end.fate is Fate.NOT_STARTED:
+        return pod.end.reason != reasons.DELETED
+    if pod.end.fate is not Fate.FAILED:
+        return False
+    if pod.component != names.COMPONENT_WORKER:
+        return True
+    return pod.uid in observed.reported and pod.uid not in observed.served
 
 
 def _rank(reason: str) -> int:

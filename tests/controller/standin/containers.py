@@ -1,0 +1,51 @@
+"""What the stand-in's kubelet needs to run containers as processes."""
+
+import base64
+import ctypes
+import datetime
+import os
+import signal
+from pathlib import Path
+
+from tests.controller.standin.objects import Object, timestamp
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+_PACKAGE = Path(__file__).parents[3] / "operator"
+
+
+def begun(pod: Object) -> Object:
+    pod["status"] = {**pod.get("status", {}), "startTime": now()}
+    return pod
+
+
+def die_with_parent() -> None:
+    # However the tests end, what they started ends with them.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def data_of(obj: Object) -> dict[str, bytes]:
+    """Return the data of a ConfigMap or Secret."""
+    data = {key: str(text).encode() for key, text in obj.get("stringData", {}).items()}
+    if obj["kind"] == "Secret":
+        return data | {key: base64.b64decode(text) for key, text in obj.get("data", {}).items()}
+    return data | {key: text.encode() for key, text in obj.get("data", {}).items()}
+
+
+def set_condition(status: Object, kind: str, value: bool) -> None:
+    others = [one for one in status.get("conditions", ()) if one["type"] != kind]
+    status["conditions"] = [*others, {"type": kind, "status": "True" if value else "False"}]
+
+
+def base_environment(folder: Path) -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ}
+    return {
+        **kept,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "PYTHONPATH": str(_PACKAGE),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def now() -> str:
+    return timestamp(datetime.datetime.now(datetime.UTC))
