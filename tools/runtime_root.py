@@ -30,14 +30,12 @@ UNUSED: Final = (
 )
 
 BESIDES: Final = (
-    # PostgreSQL's initdb starts programs by a shell.
-    Path("/bin/sh"),
     # The C library loads it by itself when a thread is cancelled.
     Path(f"/lib/{os.uname().machine}-linux-gnu/libgcc_s.so.1"),
     Path("/etc/nsswitch.conf"),
     Path("/etc/os-release"),
     Path("/etc/ssl/certs/ca-certificates.crt"),
-    # The locale C.UTF-8, which a database is made with.
+    # The locale C.UTF-8.
     *(path for path in Path("/usr/lib/locale/C.utf8").rglob("*") if path.is_file()),
 )
 
@@ -123,7 +121,7 @@ def main(root: Path, installed: Path) -> None:
         copy(library, root)
     note_packages(root, linked | set(BESIDES))
     (root / "etc/passwd").write_text(
-        f"root:x:0:0:root:/root:/bin/sh\n{NAME}:x:{USER}:{USER}:{NAME}:/tmp:/bin/sh\n"
+        f"root:x:0:0:root:/root:/sbin/nologin\n{NAME}:x:{USER}:{USER}:{NAME}:/tmp:/sbin/nologin\n"
     )
     (root / "etc/group").write_text(f"root:x:0:\n{NAME}:x:{USER}:\n")
     (root / "etc/ld.so.conf").write_text("/usr/local/lib\n")

@@ -95,6 +95,25 @@ def test_images_are_named_by_digest_where_one_is_given() -> None:
     assert container["image"] == image
     assert f"--image={image}" in container["args"]
     assert "--worker-image=trialfleet/worker:2" in container["args"]
+    assert "--postgres-image=docker.io/library/postgres:18" in container["args"]
+
+
+def test_one_value_names_the_registry_of_all_images() -> None:
+    digest = f"sha256:{'0' * 64}"
+    values = {
+        "registry": "registry.local:5000/mirror",
+        "workerImage": {"repository": "localhost/mine/worker"},
+        "postgresImage": {"tag": "18.1", "digest": digest},
+    }
+    (container,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    here = "registry.local:5000/mirror"
+    assert container["image"] == f"{here}/trialfleet/operator:0.1.0"
+    images = [one for one in container["args"] if "-image=" in one]
+    assert images == [
+        f"--image={here}/trialfleet/operator:0.1.0",
+        f"--worker-image={here}/mine/worker:0.1.0",
+        f"--postgres-image={here}/library/postgres:18.1@{digest}",
+    ]
 
 
 def test_the_operator_may_be_reached_by_no_one_and_is_let_in_by_proxies() -> None:

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.controller.kube import Kube, Object, wait_for
+from tests.controller.standin.containers import data_of
 from tests.controller.standin.standin import StandIn
 from tests.scenarios.env import Env
 from trialfleet import names
@@ -132,10 +133,20 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         stop_operator=lambda: operator.stop(signal.SIGKILL),
         refuse_pods=refuse,
         lose_database=lambda: close_database(url),
+        sql=lambda storage, statement: execute(_url_of(kube, storage), statement),
+        security={"tls": False},
     )
     delete_all(kube, "studies")
     delete_all(kube, "studystorages")
     kube.close()
+
+
+def _url_of(kube: Kube, storage: str) -> str:
+    """Return the URL of a managed database, by the address of its pod."""
+    (secret,) = kube.list("secrets", storage=storage)
+    (pod,) = kube.list("pods", storage=storage, component="postgres")
+    url = sa.make_url(data_of(secret)["url"].decode()).set(host=pod["status"]["podIP"])
+    return url.render_as_string(hide_password=False)
 
 
 def delete_all(kube: Kube, resource: str) -> None:

@@ -1,5 +1,6 @@
 """What is built is valid for Kubernetes, and runs under Pod Security ``restricted``."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -247,6 +248,59 @@ def test_the_password_is_in_the_secret_only() -> None:
     assert len(password) >= 32
     assert f":{password}@s-tpg.ns.svc:5432/" in secret["stringData"]["url"]
     assert password not in json.dumps(plan.objects)
+
+
+class TestPostgres:
+    """The official image, by its own entry point."""
+
+    def pod(self, spec: dict[str, Any], **options: Any) -> tuple[Object, Object]:
+        """Return the spec of PostgreSQL's pod, and the storage's Secret."""
+        given = dataclasses.replace(OPTIONS, **options)
+        plan = plan_storage(storage_observed(spec), given, KEYS, NOW)
+        (stateful_set,) = [one for one in plan.objects if one["kind"] == "StatefulSet"]
+        spec = stateful_set["spec"]["template"]["spec"]
+        return spec, plan.once[0]["stringData"]
+
+    def test_is_what_the_operator_was_told_unless_the_storage_names_another(self) -> None:
+        spec, _ = self.pod({})
+        containers = [*spec["initContainers"], *spec["containers"]]
+        assert {one["image"] for one in containers} == {"docker.io/library/postgres:18"}
+        here = {"postgres_image": "here/postgres:18", "image_pull_policy": "Never"}
+        spec, _ = self.pod({}, **here)
+        containers = [*spec["initContainers"], *spec["containers"]]
+        assert {one["image"] for one in containers} == {"here/postgres:18"}
+        assert {one["imagePullPolicy"] for one in containers} == {"Never"}
+        spec, _ = self.pod({"postgres": {"managed": {"image": "mine:1"}}}, **here)
+        containers = [*spec["initContainers"], *spec["containers"]]
+        assert {one["image"] for one in containers} == {"mine:1"}
+        assert not any("imagePullPolicy" in one for one in containers)
+
+    def test_starts_by_its_own_entry_point_as_its_own_user(self) -> None:
+        spec, secret = self.pod({})
+        (server,) = spec["containers"]
+        assert "command" not in server
+        assert server["args"][0] == "postgres"
+        assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 999
+        environment = {one["name"]: one["value"] for one in server["env"]}
+        assert environment["POSTGRES_PASSWORD_FILE"] == "/run/trialfleet/password"
+        assert secret["password"] not in json.dumps(spec)
+
+    def test_is_reached_encrypted_and_by_the_password_only(self) -> None:
+        spec, secret = self.pod({})
+        settings = spec["containers"][0]["args"][2::2]
+        assert "ssl=on" in settings
+        assert "ssl_key_file=/run/trialfleet/postgres.key" in settings
+        assert "hba_file=/run/trialfleet/pg_hba.conf" in settings
+        assert secret["pg_hba.conf"].splitlines() == [
+            "local all all trust",
+            "hostssl all all all scram-sha-256",
+        ]
+        (volume,) = [one["secret"] for one in spec["volumes"] if "secret" in one]
+        # A group's key is taken only if it is root's and nobody else's.
+        assert volume["defaultMode"] == 0o440
+        spec, secret = self.pod({"security": {"tls": False}})
+        assert not any("ssl" in one for one in spec["containers"][0]["args"])
+        assert "host all all all scram-sha-256" in secret["pg_hba.conf"]
 
 
 def test_collate_finds_the_results() -> None:

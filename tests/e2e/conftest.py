@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster")
     group.addoption("--cluster", action="store_true", help="run tests on the current cluster")
     group.addoption("--operator-image", default="trialfleet/operator:0.1.0")
+    group.addoption("--postgres-image", default="docker.io/library/postgres:18")
     group.addoption("--worker-image", default="trialfleet/worker:0.1.0")
     group.addoption("--python-image", default="trialfleet/worker:0.1.0", help="of users' own pods")
     group.addoption("--kill", metavar="COMMAND", default="", help="kill NAMESPACE POD's worker")
@@ -113,6 +114,7 @@ class Cluster:
                     *(sys.executable, "-m", "trialfleet.cli.main", "operator"),
                     f"--image={self.config.getoption('--operator-image')}",
                     f"--worker-image={self.config.getoption('--worker-image')}",
+                    f"--postgres-image={self.config.getoption('--postgres-image')}",
                     "--image-pull-policy=IfNotPresent",
                 ],
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": str(PACKAGE)},
@@ -183,6 +185,7 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
         stop_operator=cluster.stop_operator,
         refuse_pods=lambda wanted: _refuse(kube, wanted),
         lose_database=lambda: _lose_database(kube),
+        sql=lambda storage, statement: _sql(cluster, kube, storage, statement),
         image=cluster.config.getoption("--python-image"),
         patience_s=PATIENCE_S,
         pod_start_s=8.0,
@@ -231,6 +234,12 @@ def _refuse(kube: Kube, wanted: bool) -> None:
         )
     else:
         kube.delete("resourcequotas", "small")
+
+
+def _sql(cluster: Cluster, kube: Kube, storage: str, statement: str) -> None:
+    pod = f"{names.postgres_name(storage)}-0"
+    psql = ("psql", "-U", names.APP, "-v", "ON_ERROR_STOP=1", "-c", statement)
+    cluster.kubectl("exec", "-n", kube.namespace, pod, "-c", "postgres", "--", *psql)
 
 
 def _lose_database(kube: Kube) -> None:

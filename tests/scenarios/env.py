@@ -32,6 +32,10 @@ class Env:
     """Let a quota refuse new pods, or no more."""
     lose_database: Callable[[], None]
     """Take the database away for good."""
+    sql: Callable[[str, str], None]
+    """Run a statement in the database of a managed storage, as its administrator."""
+    security: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of storages that a test makes."""
     image: str | None = None
     """An image with Python, for pods of a user's own."""
     patience_s: float = 60.0
@@ -56,13 +60,34 @@ class Env:
         }
         return self.kube.create("studies", manifest)
 
-    def ready(self) -> None:
-        """Wait until the storage is ready."""
-        wait_for(
-            "the storage",
-            lambda: condition(self.kube.get("studystorages", "shared"), "Ready"),
-            self.patience_s,
-        )
+    def ready(self, storage: str = "shared") -> None:
+        """Wait until a storage is ready."""
+        try:
+            wait_for(
+                f"storage {storage}",
+                lambda: condition(self.kube.get("studystorages", storage), "Ready"),
+                self.patience_s,
+            )
+        except AssertionError as error:
+            told = [str(self.kube.get("studystorages", storage).get("status"))]
+            for pod in self.kube.list("pods", storage=storage):
+                name = pod["metadata"]["name"]
+                told.append(f"{name}: {pod.get('status')} {self.log(name)[-600:]}")
+            raise AssertionError("\n".join([str(error), *told])) from None
+
+    def storage(self, name: str, **spec: Any) -> Object:
+        """Create a storage with a database of its own in a volume; return it."""
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": "StudyStorage",
+            "metadata": {"name": name},
+            "spec": {"proxy": {"placement": "Shared"}, "security": self.security, **spec},
+        }
+        return self.kube.create("studystorages", manifest)
+
+    def pods(self, storage: str, component: str) -> list[Object]:
+        """Return the pods of a storage's PostgreSQL or proxies."""
+        return self.kube.list("pods", storage=storage, component=component)
 
     def status(self, name: str) -> Mapping[str, Any]:
         """Return a study's status."""

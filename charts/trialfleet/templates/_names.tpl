@@ -16,10 +16,18 @@
 {{ include "trialfleet.fullname" . }}-key
 {{- end }}
 
-{{/* Of a dict with repository, tag and digest, and the chart's version: the image. */}}
+{{/* Of a list of all, and of an image's values with repository, tag and digest: the image. */}}
 {{- define "trialfleet.image" -}}
-{{- $tag := .image.tag | default .version -}}
-{{ .image.repository }}:{{ $tag }}{{ with .image.digest }}@{{ . }}{{ end }}
+{{- $all := index . 0 -}}{{- $image := index . 1 -}}
+{{- $name := $image.repository -}}
+{{- if $all.Values.registry -}}
+{{- $parts := splitList "/" $name -}}
+{{- if and (gt (len $parts) 1) (regexMatch "[.:]|^localhost$" (first $parts)) -}}
+{{- $name = rest $parts | join "/" -}}
+{{- end -}}
+{{- $name = printf "%s/%s" $all.Values.registry $name -}}
+{{- end -}}
+{{ $name }}:{{ $image.tag | default $all.Chart.AppVersion }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* What tells the operator's pods. The first label is the one that the policies of proxies let in. */}}

@@ -69,7 +69,8 @@ class ManagedPostgres(Model):
     empty_dir: EmptyDir | None = None
     """Keep the data in the pod only: for trying things out."""
     image: Text | None = None
-    """Image of PostgreSQL; absent: the operator's."""
+    """Image of PostgreSQL, with the interface of the official one; absent: that one, or what the
+    operator was installed with."""
     resources: Resources | None = None
     """Resources of the pod."""
 

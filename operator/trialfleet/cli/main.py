@@ -19,7 +19,6 @@ COMMANDS: Final = (
     "token",
     "worker",
     "operator",
-    "postgres",
 )
 """Each is a function of its name in a module of its name, imported when it is asked for: a worker
 does not load what only the supervisor needs."""

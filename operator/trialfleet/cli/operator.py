@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from trialfleet.controller import operator as process
-from trialfleet.controller.options import IMAGE, WORKER_IMAGE, Options
+from trialfleet.controller.options import IMAGE, POSTGRES_IMAGE, WORKER_IMAGE, Options
 
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -39,7 +39,7 @@ def operator(
             metavar="IMAGE",
             envvar="TRIALFLEET_IMAGE",
             show_envvar=True,
-            help="Image of proxies and PostgreSQL: this operator's own.",
+            help="Image of proxies: this operator's own.",
         ),
     ] = f"{IMAGE}:latest",
     worker_image: Annotated[
@@ -51,17 +51,26 @@ def operator(
             help="Image of workers whose template names none.",
         ),
     ] = f"{WORKER_IMAGE}:latest",
+    postgres_image: Annotated[
+        str,
+        typer.Option(
+            metavar="IMAGE",
+            envvar="TRIALFLEET_POSTGRES_IMAGE",
+            show_envvar=True,
+            help="Image of PostgreSQL for storages that name none.",
+        ),
+    ] = POSTGRES_IMAGE,
     image_pull_policy: Annotated[
         str,
         typer.Option(
             metavar="POLICY",
             envvar="TRIALFLEET_IMAGE_PULL_POLICY",
-            help="For the two images: Always, IfNotPresent or Never.",
+            help="For these images: Always, IfNotPresent or Never.",
         ),
     ] = "",
     image_pull_secret: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Secret to pull the two images with; may be repeated."),
+        typer.Option(metavar="NAME", help="Secret to pull these images with; may be repeated."),
     ] = None,
     network_policies: Annotated[
         bool, typer.Option(help="Make NetworkPolicies for PostgreSQL and proxies.")
@@ -104,6 +113,7 @@ def operator(
         namespace=namespace,
         image=image,
         worker_image=worker_image,
+        postgres_image=postgres_image,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=tuple(image_pull_secret or ()),
         network_policies=network_policies,

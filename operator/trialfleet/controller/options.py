@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 IMAGE: Final = "ghcr.io/trialfleet/trialfleet"
+POSTGRES_IMAGE: Final = "docker.io/library/postgres:18"
 WORKER_IMAGE: Final = "ghcr.io/trialfleet/worker"
 
 
@@ -14,13 +15,15 @@ class Options:
     namespace: str = ""
     """The one namespace to look after; empty: all."""
     image: str
-    """Image of proxies and of PostgreSQL: the operator's own."""
+    """Image of proxies: the operator's own."""
     worker_image: str
     """Image of workers whose template names none."""
+    postgres_image: str = POSTGRES_IMAGE
+    """Image of PostgreSQL for storages that name none."""
     image_pull_policy: str = ""
-    """For the two images above; empty: Kubernetes' default."""
+    """For the images above; empty: Kubernetes' default."""
     image_pull_secrets: tuple[str, ...] = ()
-    """Names of Secrets, in the studies' namespaces, for pods of these two images."""
+    """Names of Secrets, in the studies' namespaces, for pods of these images."""
     network_policies: bool = True
     """Make NetworkPolicies that let in only what is needed."""
     home: str = "default"

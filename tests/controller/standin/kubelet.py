@@ -30,6 +30,8 @@ from tests.controller.standin.probes import passes
 
 _PROBE_S = 0.3
 
+_POSTGRES = Path(__file__).with_name("postgres.py")
+
 
 class Pods:
     """All pods of a cluster of two nodes."""
@@ -47,10 +49,11 @@ class Pods:
             f"{network}.{high}.{low}" for high in range(128) for low in range(1, 255)
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        shim = self._folder / "bin" / "trialfleet"
-        shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m trialfleet.cli.main "$@"\n')
-        shim.chmod(0o755)
+        (self._folder / "bin").mkdir()
+        for name, program in (("trialfleet", "-m trialfleet.cli.main"), ("postgres", _POSTGRES)):
+            shim = self._folder / "bin" / name
+            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n')
+            shim.chmod(0o755)
         self.frozen: set[str] = set()
         """Nodes that are away: their pods go on, and nobody hears of them."""
 
@@ -268,7 +271,7 @@ class _Pod:
         return None
 
     def _environment(self, container: Object, mounts: list[tuple[str, str]]) -> dict[str, str]:
-        env: dict[str, str] = {}
+        env = {"STANDIN_ADDRESS": self._address}
         for variable in container.get("env", ()):
             source = variable.get("valueFrom", {})
             if path := source.get("fieldRef", {}).get("fieldPath"):

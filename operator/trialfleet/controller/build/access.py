@@ -21,6 +21,7 @@ TLS_CERTIFICATE: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
 POSTGRES_CERTIFICATE: Final = "postgres.crt"
 POSTGRES_KEY: Final = "postgres.key"
+POSTGRES_RULES: Final = "pg_hba.conf"
 TOKEN_KEY: Final = "token.key"
 TOKEN: Final = "token"
 
@@ -58,7 +59,11 @@ def build_storage_secret(
     data: dict[str, str] = {}
     if spec.postgres.managed is not None:
         password = keys.password("postgres", *storage)
-        data |= {PASSWORD: password, URL: _url(storage, password, tls=spec.security.tls)}
+        data |= {
+            PASSWORD: password,
+            URL: _url(storage, password, tls=spec.security.tls),
+            POSTGRES_RULES: _rules(tls=spec.security.tls),
+        }
     if spec.security.tls:
         data |= _certificates(keys, storage, spec, now)
     if not data:
@@ -112,6 +117,12 @@ def _certificates(
         certificate, key = issue("postgres-server", names.postgres_service(storage.name))
         data |= {POSTGRES_CERTIFICATE: certificate, POSTGRES_KEY: key}
     return data
+
+
+def _rules(*, tls: bool) -> str:
+    """Return who may connect to PostgreSQL, and how: from outside of its pod by a password."""
+    kind = "hostssl" if tls else "host"
+    return f"local all all trust\n{kind} all all all scram-sha-256\n"
 
 
 def _url(storage: Storage, password: str, *, tls: bool) -> str:

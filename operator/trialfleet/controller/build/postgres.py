@@ -1,8 +1,7 @@
 """PostgreSQL: a StatefulSet of our own, or a Cluster of CloudNativePG.
 
-Our own runs ``trialfleet postgres`` in the operator's image by default: PostgreSQL comes with the
-package for local runs, so a cluster has one image less to pull. Any image that takes the official
-one's variables (POSTGRES_USER, POSTGRES_PASSWORD_FILE, PGDATA ...) may take its place.
+Our own runs the official image, ``docker.io/library/postgres``, by its own entry point, or another
+one that has its interface: https://github.com/docker-library/docs/blob/master/postgres/README.md
 """
 
 from typing import Final
@@ -12,10 +11,8 @@ from trialfleet.api.study_storage import CloudNativePG, ManagedPostgres, StudySt
 from trialfleet.controller.build import access
 from trialfleet.controller.build.objects import Object, Owner, without_empty
 from trialfleet.controller.build.pods import (
-    POD_ADDRESS,
-    POD_ADDRESS_VARIABLE,
     SECRET_MOUNT,
-    own_container,
+    container_security,
     own_pod,
     pod_security,
     resources,
@@ -29,8 +26,17 @@ _DATA: Final = "/var/lib/postgresql/data"
 
 _AUTHORITY: Final = "/run/postgres-authority"
 
-_OFFICIAL_USER: Final = 999
+_USER: Final = 999
 """The user ``postgres`` of the official image for Debian."""
+
+_CONNECTIONS: Final = 500
+
+_SET_PASSWORD: Final = """\
+test -s "$PGDATA/PG_VERSION" || exit 0
+echo "ALTER ROLE $POSTGRES_USER PASSWORD '$(cat "$POSTGRES_PASSWORD_FILE")'" |
+  postgres --single -D "$PGDATA" -c exit_on_error=on postgres
+"""
+"""The image sets the password of a new database only; the Secret's may be another by now."""
 
 _GRACE_S: Final = 60
 """For the checkpoint of a server that stops."""
@@ -65,8 +71,9 @@ def build_stateful_set(
     managed = spec.postgres.managed or ManagedPostgres()
     labels = owner.labels(names.COMPONENT_POSTGRES)
     pod = own_pod(
-        [_container(managed, options, tls=spec.security.tls)],
+        [_server(managed, options, tls=spec.security.tls)],
         options,
+        initContainers=[_password_setter(managed, options)],
         terminationGracePeriodSeconds=_GRACE_S,
         volumes=[
             secret_volume(secret, _held(tls=spec.security.tls)),
@@ -74,8 +81,7 @@ def build_stateful_set(
             {"name": "run", "emptyDir": {}},
         ],
     )
-    if managed.image:
-        pod["securityContext"] = pod_security(_OFFICIAL_USER)
+    pod["securityContext"] = pod_security(_USER)
     stateful_set: Object = {
         "replicas": 1,
         "serviceName": names.postgres_service(owner.name),
@@ -162,25 +168,54 @@ def cnpg_trust(storage: str) -> tuple[list[Object], Object, Object]:
 
 def _held(*, tls: bool) -> tuple[str, ...]:
     certificate = (access.POSTGRES_CERTIFICATE, access.POSTGRES_KEY) if tls else ()
-    return (access.PASSWORD, *certificate)
+    return (access.PASSWORD, access.POSTGRES_RULES, *certificate)
 
 
-def _container(managed: ManagedPostgres, options: Options, *, tls: bool) -> Object:
-    certificate, key = (
-        f"{access.FOLDER}/{one}" for one in (access.POSTGRES_CERTIFICATE, access.POSTGRES_KEY)
-    )
-    more: Object = {
+def _server(managed: ManagedPostgres, options: Options, *, tls: bool) -> Object:
+    settings = {
+        "max_connections": _CONNECTIONS,
+        "hba_file": f"{access.FOLDER}/{access.POSTGRES_RULES}",
+    }
+    if tls:
+        # A key that is root's may be readable by the group, which is fsGroup's.
+        settings |= {
+            "ssl": "on",
+            "ssl_cert_file": f"{access.FOLDER}/{access.POSTGRES_CERTIFICATE}",
+            "ssl_key_file": f"{access.FOLDER}/{access.POSTGRES_KEY}",
+        }
+    arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    return {
+        **_container("postgres", managed, options),
+        # Arguments alone: the image's own entry point makes the database and starts the server.
+        "args": ["postgres", *arguments],
+        "ports": [{"name": "postgres", "containerPort": names.POSTGRES_PORT, "protocol": "TCP"}],
+        # The port opens when the server has started; whether its schema is right, proxies say.
+        "readinessProbe": {"tcpSocket": {"port": "postgres"}, "periodSeconds": 2},
+    }
+
+
+def _password_setter(managed: ManagedPostgres, options: Options) -> Object:
+    return {
+        **_container("password", managed, options),
+        "command": ["sh", "-euc", _SET_PASSWORD],
+    }
+
+
+def _container(name: str, managed: ManagedPostgres, options: Options) -> Object:
+    container: Object = {
+        "name": name,
+        "image": managed.image or options.postgres_image,
         "env": [
-            POD_ADDRESS_VARIABLE,
             {"name": "PGDATA", "value": f"{_DATA}/pgdata"},
             {"name": "POSTGRES_USER", "value": names.APP},
             {"name": "POSTGRES_DB", "value": names.APP},
             {"name": "POSTGRES_PASSWORD_FILE", "value": f"{access.FOLDER}/{access.PASSWORD}"},
+            # Nothing depends on the locales that an image happens to have.
+            {"name": "POSTGRES_INITDB_ARGS", "value": "--encoding=UTF8 --locale=C"},
         ],
-        "ports": [{"name": "postgres", "containerPort": names.POSTGRES_PORT, "protocol": "TCP"}],
-        # The port opens when the server has started; whether its schema is right, proxies say.
-        "readinessProbe": {"tcpSocket": {"port": "postgres"}, "periodSeconds": 2},
         "resources": resources(managed.resources, cpu="100m", memory="512Mi"),
+        "securityContext": container_security(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "data", "mountPath": _DATA},
             SECRET_MOUNT,
@@ -188,17 +223,8 @@ def _container(managed: ManagedPostgres, options: Options, *, tls: bool) -> Obje
             {"name": "run", "mountPath": "/var/run/postgresql"},
         ],
     }
-    args = ["postgres", f"--listen={POD_ADDRESS}:{names.POSTGRES_PORT}"]
-    if tls:
-        args += [f"--tls-cert={certificate}", f"--tls-key={key}"]
-    container = own_container("postgres", args, options, managed.image, **more)
-    if managed.image:
-        for part in ("command", "args", "imagePullPolicy"):
-            container.pop(part, None)
-        settings = ["max_connections=500"]
-        if tls:
-            settings += ["ssl=on", f"ssl_cert_file={certificate}", f"ssl_key_file={key}"]
-        container["args"] = ["postgres", *(part for one in settings for part in ("-c", one))]
+    if options.image_pull_policy and not managed.image:
+        container["imagePullPolicy"] = options.image_pull_policy
     return container
 
 
