@@ -140,7 +140,7 @@ async def prepare(url: str, name: str, trials: int, objectives: int) -> Worker:
         directions = [MINIMIZE, MAXIMIZE][:objectives]
         budget = Budget(10**6, 10**6, 1e9, [Goal(0, -100.0)])
         study_id = await create(storage, name, directions, budget, retries=1)
-        worker = await Worker(storage, study_id, name).start(name)
+        worker = await Worker(storage, study_id, name).start(name, 3600.0)
     worker._sequence = itertools.count(trials + 1)
     values = {
         "study_id": study_id,

@@ -1,4 +1,4 @@
-"""Single flight: the reads of many callers share a query."""
+"""Single flight, as Go calls it: the reads of many callers share a query."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,19 +19,19 @@ class SharedReads(Generic[K, V]):
         """Take what reads many keys; a key without a value is left out of its answer."""
         self._read = read
         self._waiting: dict[K, asyncio.Future[V | None]] = {}
-        self._flight: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V | None:
         """Return the key's value, None if it has none. Raises what the read raised."""
         future = self._waiting.get(key)
         if future is None:
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
         # Callers share the future: one that is cancelled must not cancel the others'.
         return await asyncio.shield(future)
 
-    async def _fly(self) -> None:
+    async def _run(self) -> None:
         while self._waiting:
             waiting, self._waiting = self._waiting, {}
             try:
@@ -44,4 +44,4 @@ class SharedReads(Generic[K, V]):
             else:
                 for key, future in waiting.items():
                     future.set_result(values.get(key))
-        self._flight = None
+        self._running = None
