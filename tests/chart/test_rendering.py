@@ -144,10 +144,18 @@ def test_definitions_are_the_generated_ones_and_are_kept() -> None:
 
 def test_proxies_are_watched_by_the_port_that_the_operator_names() -> None:
     objects = render({"metrics": {"podMonitor": {"enabled": True}}})
-    spec = only(objects, "PodMonitor")["spec"]
+    proxies, operator = of_kind(objects, "PodMonitor")
+    spec = proxies["spec"]
     assert spec["selector"]["matchLabels"] == {names.LABEL_COMPONENT: names.COMPONENT_PROXY}
     assert spec["namespaceSelector"] == {"any": True}
     assert spec["podMetricsEndpoints"] == [{"port": "metrics", "interval": "30s"}]
+    deployment = only(objects, "Deployment")["spec"]
+    assert operator["spec"]["selector"] == deployment["selector"]
+    assert operator["spec"]["podMetricsEndpoints"] == spec["podMetricsEndpoints"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert f"--metrics=0.0.0.0:{names.METRICS_PORT}" in container["args"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["metrics"] == names.METRICS_PORT
 
 
 def test_notes_name_the_next_command() -> None:

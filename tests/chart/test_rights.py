@@ -61,7 +61,9 @@ def guard(
     else:
         everywhere, inside = [], {home: [*only(objects, "Role", "trialfleet")["rules"], *key]}
     container = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    arguments = [text for text in container["args"] if not text.startswith("--liveness")]
+    # Ports that are a pod's own are not this machine's to give.
+    ports = ("--liveness", "--metrics")
+    arguments = [text for text in container["args"] if not text.startswith(ports)]
     folder = tmp_path_factory.mktemp(scope.lower())
     with database(postgres_url) as url, StandIn(folder) as cluster:
         config = yaml.safe_load(cluster.kubeconfig.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import typer
 
 from trialfleet.controller import operator as process
 from trialfleet.controller.options import IMAGE, POSTGRES_IMAGE, WORKER_IMAGE, Options
+from trialfleet.proxy.ports import Address
 
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -95,6 +96,10 @@ def operator(
         str,
         typer.Option(metavar="URL", help="Serve liveness probes: http://0.0.0.0:8080/healthz."),
     ] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Serve Prometheus' metrics; nowhere if absent."),
+    ] = "",
     log_level: Annotated[
         Level, typer.Option(help="Which lines are logged, on standard error.")
     ] = Level.INFO,
@@ -120,7 +125,8 @@ def operator(
         home=home or _own_namespace(),
         key_secret=key_secret,
     )
-    asyncio.run(process.run(options, liveness=liveness or None))
+    page = Address.parse(metrics, "metrics") if metrics else None
+    asyncio.run(process.run(options, liveness=liveness or None, metrics=page))
 
 
 def _own_namespace() -> str:

@@ -5,6 +5,7 @@ drop what a newer API server or a user's template has and they don't.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, Self, cast
 from urllib.parse import urlencode
@@ -45,8 +46,8 @@ class Cluster:
     """
 
     def __init__(self) -> None:
-        self.requests = 0
-        """Requests made so far."""
+        self.answers: Counter[str] = Counter()
+        """Requests made so far, by the code of their answer; 0 where none came."""
 
     async def __aenter__(self) -> Self:
         """Log in as a pod does, else by the kubeconfig."""
@@ -169,7 +170,6 @@ class Cluster:
         body: Object | None = None,
         content_type: str = _JSON,
     ) -> Object:
-        self.requests += 1
         headers = {"Content-Type": content_type, "Accept": _JSON, "User-Agent": names.OPERATOR}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self.configuration.host}{path}"
@@ -181,7 +181,9 @@ class Cluster:
             )
             data = await response.read()
         except (OSError, TimeoutError) as error:
+            self.answers["0"] += 1
             raise ClusterError(0, "Unreachable", f"{method} {path}: {error!r}") from error
+        self.answers[str(response.status)] += 1
         answer = _decode(data)
         if response.status >= 400:
             message = answer.get("message") or response.reason or "no message"

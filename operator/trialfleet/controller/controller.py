@@ -16,6 +16,7 @@ from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.links import Link, Trust
 from trialfleet.controller.memory import Memory
+from trialfleet.controller.metrics import Metrics
 from trialfleet.controller.observe import (
     observe_storage,
     observe_study,
@@ -53,7 +54,8 @@ class Controller:
         self._options = options
         self.store = Store()
         self._applier = Applier(cluster, self.store)
-        self.wakeups = Wakeups(self._look)
+        self.metrics = Metrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
+        self.wakeups = Wakeups(self._reconcile)
         self._memories: dict[Key, Memory] = {}
         self._links: dict[Key, Link] = {}
         self._generations: dict[Key, int] = {}
@@ -124,6 +126,10 @@ class Controller:
                 self.wakeups.wake(Key("StudyStorage", key.namespace, storage_name(obj)))
 
     # -- one look ----------------------------------------------------------------------------------
+
+    async def _reconcile(self, key: Key) -> float | None:
+        with self.metrics.reconcile(key.kind):
+            return await self._look(key)
 
     async def _look(self, key: Key) -> float | None:
         obj = self.store.get(*key)

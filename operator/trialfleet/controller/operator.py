@@ -14,6 +14,7 @@ from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
 from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, Kind
 from trialfleet.controller.options import Options
+from trialfleet.wire.metrics_page import MetricsPage
 
 _log = logging.getLogger(__name__)
 
@@ -21,17 +22,23 @@ _VERIFY_AFTER_S: Final = 3.0
 """After a watch began anew: until all others did."""
 
 
-async def run(options: Options, *, liveness: str | None = None) -> None:
+async def run(
+    options: Options, *, liveness: str | None = None, metrics: tuple[str, int] | None = None
+) -> None:
     """Run the operator until it is cancelled or told to stop by a signal.
 
-    ``liveness`` is a URL to serve for liveness probes, such as ``http://0.0.0.0:8080/healthz``.
-    Raises :class:`~trialfleet.controller.cluster.ClusterError` if the API server can't be reached.
+    ``liveness`` is a URL to serve for liveness probes, such as ``http://0.0.0.0:8080/healthz``;
+    ``metrics`` the host and port of the page for Prometheus. Raises ``OSError`` if that is taken,
+    and :class:`~trialfleet.controller.cluster.ClusterError` if the API server can't be reached.
     """
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
     async with Cluster() as cluster:
         loaded = await keys.load(cluster, options.home, options.key_secret)
         controller = Controller(cluster, loaded, options)
+        page = MetricsPage(controller.metrics.registry)
+        if metrics is not None:
+            await page.listen(*metrics)
         watcher = Watcher(controller)
         loop = asyncio.create_task(controller.wakeups.run(), name="wakeups")
         try:
@@ -49,6 +56,7 @@ async def run(options: Options, *, liveness: str | None = None) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await loop
             await controller.close()
+            await page.close()
 
 
 class Watcher:
