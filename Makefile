@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+# Tests wait more than they compute: one process more than there are cores.
+PARALLEL ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test verify bench scenarios soak crds proto values manifests images kind-test format lock clean
@@ -33,7 +35,7 @@ run: $(STAMP) ## Run the digits example: real data, pruning, a picture of its hi
 	  --plot .trialfleet/digits/history.png
 
 test: $(STAMP) ## Run all tests that need no cluster (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 verify: $(STAMP) ## Check style, types, layers and generated files
 	$(BIN)/ruff check
@@ -46,7 +48,7 @@ bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
 scenarios: $(STAMP) ## Run what may befall a study on a cluster, against a stand-in for one
-	$(BIN)/python -m pytest -m scenario tests/controller $(ARGS)
+	$(BIN)/python -m pytest -m scenario tests/controller $(PARALLEL) $(ARGS)
 
 soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour
 	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)

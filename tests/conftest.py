@@ -1,5 +1,6 @@
 """Fixtures of all tests: a real PostgreSQL server, and a fresh database in it."""
 
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from trialfleet.local.postgres import Postgres
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: they wait more than they compute."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
