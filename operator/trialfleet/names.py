@@ -25,6 +25,9 @@ HEALTH_PORT: Final = 13002
 ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"
 """SQLAlchemy URL of the database: a password in it is not for everyone's eyes in argv."""
 
+ENV_IDENTITY: Final = "TRIALFLEET_IDENTITY"
+"""Identity of the database that holds the trials: another one is not served."""
+
 # -- environment of whoever calls a proxy ----------------------------------------------
 
 ENV_TOKEN_FILE: Final = "TRIALFLEET_TOKEN_FILE"
@@ -99,6 +102,7 @@ REASON_TRIAL_TIMEOUT: Final = "TrialTimeout"
 REASON_CRASHED: Final = "Crashed"
 REASON_OOM_KILLED: Final = "OOMKilled"
 REASON_KILLED: Final = "KilledBySignal"
+REASON_DATA_LOST: Final = "DataLost"
 REASON_KEEP_ALIVE: Final = "KeepAliveExpired"
 
 ENDED_TRIALS: Final = "TrialsComplete"
@@ -194,6 +198,11 @@ def proxy_service(storage: str) -> str:
 def node_proxy_service(storage: str) -> str:
     """Return the name of the Service that leads to the proxy of one's own node."""
     return _service(f"{storage}-tf-node")
+
+
+def identity_config_name(storage: str) -> str:
+    """Return the name of the ConfigMap with the identity of a storage's database."""
+    return f"{storage}-tf-identity"
 
 
 def worker_job_name(study: str, index: int) -> str:

@@ -73,6 +73,22 @@ def proxy(
             help="Answer gRPC health checks here, without encryption, as a kubelet makes them.",
         ),
     ] = None,
+    identity: Annotated[
+        str,
+        typer.Option(
+            metavar="UUID",
+            envvar=names.ENV_IDENTITY,
+            show_envvar=True,
+            help="Serve no database but the one of this identity; absent: whichever is there.",
+        ),
+    ] = "",
+    accept_data_loss: Annotated[
+        str,
+        typer.Option(
+            metavar="UUID",
+            help="The identity of a database that is lost: serve what is there in its place.",
+        ),
+    ] = "",
     log_format: Annotated[
         logs.Format, typer.Option(help="How log lines look, on standard error.")
     ] = logs.Format.TEXT,
@@ -115,6 +131,8 @@ def proxy(
         token_key=token_key,
         plaintext=_address(plaintext_listen, "plaintext-listen"),
         health=_address(health_listen, "health-listen"),
+        identity=identity,
+        accept_data_loss=accept_data_loss,
         grace_s=grace,
         session_grace_s=session_grace,
         sweep_interval_s=session_sweep,

@@ -52,6 +52,10 @@ class StorageUnavailable(TrialfleetError):
     """The database or every proxy is out of reach; the same call may work later."""
 
 
+class DataLost(StorageUnavailable):
+    """The database is not the one that held the trials before."""
+
+
 class Unauthenticated(StorageUnavailable):
     """A proxy does not know the caller's token; a new one may have to reach either of them."""
 

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Final
 
 from trialfleet import names
-from trialfleet.model.errors import StorageUnavailable, TrialfleetError
+from trialfleet.model.errors import DataLost, StorageUnavailable, TrialfleetError
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
@@ -18,6 +18,9 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 5.0
 """A database that takes longer to answer the simplest query counts as away."""
+
+_IDENTIFY_EVERY_S: Final = 5.0
+"""Between two looks which database it is, while it commits."""
 
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 5.0
@@ -65,8 +68,9 @@ class Monitor:
         self._histories = histories
         self._sweeps = sweeps
         self._interval_s = interval_s
+        self._identified_at = float("-inf")
         self.trouble = "the proxy has not reached its database yet"
-        """Why it does not serve, until it has connected."""
+        """Why no call is let through; empty while calls are."""
 
     async def run(self, connected: Callable[[], None]) -> None:
         """Run until cancelled; call ``connected`` when the proxy begins to serve.
@@ -74,6 +78,7 @@ class Monitor:
         Raises :class:`~trialfleet.model.errors.SchemaMismatch`.
         """
         await self._connect()
+        self.trouble = ""
         self._tell(True)
         connected()
         while True:
@@ -98,13 +103,23 @@ class Monitor:
             pause_s = min(2 * pause_s, _LAST_RETRY_S)
 
     async def _reachable(self) -> bool:
-        if self._storage.committed_at > monotonic() - self._interval_s:
+        now_s = monotonic()
+        committed = self._storage.committed_at > now_s - self._interval_s
+        if committed and self._identified_at > now_s - _IDENTIFY_EVERY_S:
             return True  # it has answered something else since the last look
         try:
             async with asyncio.timeout(_ANSWER_S):
-                return await self._storage.ready()
+                ready = await self._storage.ready()
+        except DataLost as error:
+            if not self.trouble:
+                event(_log, logging.ERROR, "data lost", error=error)
+            self.trouble = str(error)
+            return False
         except TimeoutError:
             return False
+        if ready:
+            self._identified_at, self.trouble = now_s, ""
+        return ready
 
     def _tell(self, serving: bool) -> None:
         if serving != self._health.serving:

@@ -54,6 +54,10 @@ class Options:
     health: Address | None = None
     """Where health checks are answered without encryption, as a kubelet makes them; they are
     answered at ``listen`` as well."""
+    identity: str = ""
+    """Of the database; another one is not served, and nothing is written to it."""
+    accept_data_loss: str = ""
+    """The identity of a database that is lost: what is there in its place is served."""
     grace_s: float = 10.0
     """What calls in flight get to finish when the proxy stops."""
     session_grace_s: float = names.SESSION_TIME_TO_LIVE_S
@@ -73,6 +77,11 @@ class Options:
     history_idle_s: float = 600.0
     """After which a study's finished trials are forgotten if nobody asks for them."""
 
+    @property
+    def expected_identity(self) -> str:
+        """The identity that the database has to have; empty: whichever."""
+        return "" if self.identity == self.accept_data_loss else self.identity
+
 
 class Proxy:
     """A proxy between ``async with``'s begin, when its port is bound, and end.
@@ -84,7 +93,9 @@ class Proxy:
 
     def __init__(self, url: str, options: Options) -> None:
         self._options = options
-        self._storage = Storage(url, max_waiting=options.max_waiting)
+        self._storage = Storage(
+            url, max_waiting=options.max_waiting, identity=options.expected_identity
+        )
         self._authorization: Authorization | None = None
         if options.token_key is not None:
             self._authorization = Authorization(options.token_key, self._storage)
@@ -96,7 +107,6 @@ class Proxy:
         )
         self._metrics = Metrics()
         self._metrics_page: MetricsPage | None = None
-        self._connected = False
         self.address = options.listen
         """Where it listens; with the port that was chosen, once entered."""
         self.plaintext_address = options.plaintext
@@ -139,12 +149,7 @@ class Proxy:
         ``connected`` is called when the proxy begins to serve. Raises
         :class:`~trialfleet.model.errors.SchemaMismatch`.
         """
-
-        def begin() -> None:
-            self._connected = True
-            connected()
-
-        await self._monitor.run(begin)
+        await self._monitor.run(connected)
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish the calls in flight, within the grace, and close everything."""
@@ -192,7 +197,7 @@ class Proxy:
         return found
 
     def _gate(self) -> None:
-        if not self._connected:
+        if self._monitor.trouble:
             raise StorageUnavailable(self._monitor.trouble)
 
     def _serve_metrics(self, address: Address) -> None:

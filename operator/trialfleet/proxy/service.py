@@ -143,7 +143,9 @@ class TrialFleet:
             study_id=messages.study_id(request.study_id) if selector == "study_id" else None,
             name=messages.study_name(request.name) if selector == "name" else None,
         )
-        return pb.ListStudiesReply(studies=map(messages.study, studies))
+        return pb.ListStudiesReply(
+            studies=map(messages.study, studies), identity=self._storage.identity
+        )
 
     async def OpenSession(self, request: pb.OpenSessionRequest) -> pb.OpenSessionReply:
         """Begin a worker's life."""

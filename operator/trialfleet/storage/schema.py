@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from optuna.storages import RDBStorage
 
 from trialfleet.model.errors import SchemaMismatch
+from trialfleet.storage import identity
 from trialfleet.storage.migrations import Migration, migrations
 
 SCHEMA_VERSION: Final = migrations()[-1].version
@@ -34,11 +35,12 @@ _PREPARE_LOCK: Final = 0x7472_6961_6C66_6C74
 _log = logging.getLogger(__name__)
 
 
-def prepare(engine: sa.Engine) -> None:
+def prepare(engine: sa.Engine, expected: str = "") -> str:
     """Create what is missing of the schema and bring it up to date; a second call changes nothing.
 
-    Raises :class:`SchemaMismatch`, before anything is written, if the tables were made by a
-    version of Optuna or Trialfleet that the installed one can't work with.
+    Returns the database's identity. Raises, before anything is written, :class:`DataLost` if it
+    is not the ``expected`` one, and :class:`SchemaMismatch` if the tables were made by a version
+    of Optuna or Trialfleet that the installed one can't work with.
     """
     with engine.connect() as connection:
         # Another may take over a large database meanwhile: that takes as long as it takes.
@@ -46,7 +48,10 @@ def prepare(engine: sa.Engine) -> None:
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _PREPARE_LOCK})
         connection.commit()
         try:
+            if expected:
+                identity.check(identity.read(connection), expected)
             _prepare_locked(engine, connection)
+            return identity.read(connection)
         finally:
             connection.rollback()
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _PREPARE_LOCK})

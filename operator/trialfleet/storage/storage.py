@@ -10,7 +10,8 @@ from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
 
-from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model.errors import DataLost, InvalidInput, NotFound, StorageUnavailable
+from trialfleet.storage import identity as identities
 from trialfleet.storage import reading
 from trialfleet.storage.committer import Committer
 from trialfleet.storage.long_poll import LongPoll
@@ -65,12 +66,15 @@ class Storage:
     database is away, and works again when it is back.
     """
 
-    def __init__(self, url: str, *, max_waiting: int = 20_000) -> None:
+    def __init__(self, url: str, *, max_waiting: int = 20_000, identity: str = "") -> None:
         """Take the SQLAlchemy URL of a PostgreSQL database; nothing is connected yet.
 
-        ``max_waiting`` callers may wait for a commit; more raise ``Overloaded``. Raises
-        :class:`InvalidInput` for a URL that can't be used.
+        ``max_waiting`` callers may wait for a commit; more raise ``Overloaded``. No database but
+        the one of the ``identity`` is used, if it is given. Raises :class:`InvalidInput` for a URL
+        that can't be used.
         """
+        self.identity = identity
+        """Of the database; empty until it is known."""
         self._engine = _engine(url, pool_size=2)
         # A read is one statement more often than not: it needs no BEGIN and no ROLLBACK. Of a
         # pool of its own: else each would be told twice how its transactions are to be.
@@ -100,10 +104,14 @@ class Storage:
     async def __aenter__(self) -> Self:
         """Prepare the database.
 
-        Raises ``SchemaMismatch``, before anything is written, if it was
-        made by a version of Optuna or Trialfleet that the installed ones don't work with.
+        Raises, before anything is written, ``DataLost`` if it is not the expected one, and
+        ``SchemaMismatch`` if it was made by a version of Optuna or Trialfleet that the installed
+        ones don't work with.
         """
-        await self._in_reader(prepare, self._engine)
+        self.identity = await self._in_reader(prepare, self._engine, self.identity)
+        for engine in (self._engine, self._reading_engine):
+            # A connection that was cut may be followed by one to another database.
+            sa.event.listen(engine, "connect", self._check_connection)
         writer = Writer(self._engine, self._distributions)
         self._committer = Committer(writer, self._max_waiting, self._committed)
         return self
@@ -175,14 +183,20 @@ class Storage:
         return self._distributions.known(study_id)
 
     async def ready(self) -> bool:
-        """Whether the database answers and its schema is right."""
+        """Whether the database answers. Raises ``DataLost`` if it is another one by now."""
         if self._committer is None:
             return False
         try:
-            await self._reading(_ping)
+            found = await self._reading(identities.read)
+        except DataLost:
+            raise
         except StorageUnavailable:
             return False
+        identities.check(found, self.identity)
         return True
+
+    def _check_connection(self, connection: Any, _record: object) -> None:
+        identities.check(identities.read_new(connection), self.identity)
 
     async def now(self) -> datetime.datetime:
         """Return the database's clock."""
@@ -336,7 +350,3 @@ def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
 def _clock(connection: sa.Connection) -> datetime.datetime:
     now: datetime.datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
     return now
-
-
-def _ping(connection: sa.Connection) -> None:
-    connection.execute(sa.text("SELECT 1 FROM trialfleet_schema"))

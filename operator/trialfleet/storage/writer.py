@@ -197,7 +197,9 @@ class Writer:
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated or transaction is None or is_gone(error.orig):
                     self.close()
-                    if transaction is not None and not transaction.committing and not cut:
+                    begun = transaction is not None or error.connection_invalidated
+                    committing = transaction is not None and transaction.committing
+                    if begun and not committing and not cut:
                         # Maybe while nobody used it. Nothing was committed: begin anew, once.
                         cut = True
                         _log.info("the database connection is made again: %s", _one_line(error))

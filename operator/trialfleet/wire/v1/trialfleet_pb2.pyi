@@ -248,10 +248,12 @@ class Study(_message.Message):
     def __init__(self, study_id: _Optional[int] = ..., name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., user_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., system_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ...) -> None: ...
 
 class ListStudiesReply(_message.Message):
-    __slots__ = ("studies",)
+    __slots__ = ("studies", "identity")
     STUDIES_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     studies: _containers.RepeatedCompositeFieldContainer[Study]
-    def __init__(self, studies: _Optional[_Iterable[_Union[Study, _Mapping]]] = ...) -> None: ...
+    identity: str
+    def __init__(self, studies: _Optional[_Iterable[_Union[Study, _Mapping]]] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("session", "worker", "study", "time_to_live_s", "sequential")
