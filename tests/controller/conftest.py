@@ -124,6 +124,12 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         why = "forbidden: exceeded quota: small, requested: pods=1, used: pods=9, limited: pods=9"
         standin.refuse_pods(why if wanted else "")
 
+    lost: list[str] = []
+
+    def lose_node(node: str) -> None:
+        lost.append(node)
+        standin.lose_node(node)
+
     yield Env(
         kube=kube,
         evict=lambda pod: standin.evict(kube.namespace, pod),
@@ -135,7 +141,10 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         lose_database=lambda: close_database(url),
         sql=lambda storage, statement: execute(_url_of(kube, storage), statement),
         security={"tls": False},
+        lose_node=lose_node,
     )
+    for node in lost:
+        standin.return_node(node)
     delete_all(kube, "studies")
     delete_all(kube, "studystorages")
     kube.close()

@@ -24,6 +24,7 @@ from tests.controller.observations import (
     summary,
 )
 from trialfleet import names
+from trialfleet.client.answers import Counts, Failure
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageView, StudyObserved
@@ -375,3 +376,53 @@ def test_numbers_alone_are_not_urgent() -> None:
         subject=subject(dict(before.status)),  # type: ignore[arg-type]
     )
     assert not plan(seen).urgent
+
+
+class TestSilentWorkers:
+    """A session that was given up is all that tells of a worker that hangs, or of a lost node."""
+
+    HUNG = pod("q-workers-1-h")
+    SEEN = observed(
+        jobs=(job(),), pods=(HUNG,), summary=dataclasses.replace(summary(), silent=(HUNG.name,))
+    )
+
+    def test_its_pod_goes_and_the_loss_is_told(self) -> None:
+        planned = plan(self.SEEN)
+        assert removed(planned) == [f"Pod/{self.HUNG.name}"]
+        assert [worker.worker for worker in planned.dead] == [self.HUNG.name]
+        assert [note.reason for note in planned.notes] == [reasons.EVENT_WORKER_SILENT]
+
+    def test_once(self) -> None:
+        planned = plan(dataclasses.replace(self.SEEN, reported=frozenset({self.HUNG.uid})))
+        assert (planned.dead, planned.notes) == ((), ())
+
+    def test_one_on_a_lost_node_is_not_deleted_again(self) -> None:
+        away = dataclasses.replace(self.HUNG, overdue=ago(-10))
+        planned = plan(dataclasses.replace(self.SEEN, pods=(away,)))
+        assert removed(planned) == [] and planned.dead
+
+
+def test_a_budget_that_failures_used_up_has_failed() -> None:
+    failure = Failure(9, names.REASON_OBJECTIVE_RAISED, "ValueError: no (o.py:3)")
+    seen = dataclasses.replace(summary(names.ENDED_TRIALS, failed=10), failure=failure)
+    planned = plan(observed(summary=dataclasses.replace(seen, failed_reasons={"x": 10})))
+    assert conditions(planned)["Failed"] == ("True", reasons.NO_TRIAL_COMPLETED)
+    assert planned.status is not None
+    words = "none of 10 trials has completed (TrialsComplete); trial 9: ObjectiveRaised: ValueError"
+    assert planned.status["message"].startswith(words)
+    assert planned.status["failedReasons"] == {"x": 10}
+    pruned = dataclasses.replace(seen, counts=Counts(failed=9, pruned=1))
+    assert conditions(plan(observed(summary=pruned)))["Complete"][0] == "True"
+
+
+def test_each_new_reason_of_failures_is_told_once() -> None:
+    failure = Failure(3, names.REASON_OBJECTIVE_RAISED, "ValueError: no")
+    seen = dataclasses.replace(
+        summary(failed=1), failure=failure, failed_reasons={failure.reason: 1}
+    )
+    first = plan(observed(jobs=(job(),), summary=seen))
+    (note,) = [one for one in first.notes if one.reason == reasons.EVENT_TRIAL_FAILED]
+    assert (note.message, note.type) == ("trial 3: ObjectiveRaised: ValueError: no", "Warning")
+    told = subject({"failedReasons": {failure.reason: 1}})
+    again = plan(observed(jobs=(job(),), summary=seen, subject=told))
+    assert reasons.EVENT_TRIAL_FAILED not in [one.reason for one in again.notes]

@@ -176,6 +176,7 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
         "spec": {"postgres": {"managed": {"emptyDir": {}}}},
     }
     kube.create("studystorages", storage)
+    lost: list[str] = []
     yield Env(
         kube=kube,
         evict=lambda pod: _evict(kube, pod),
@@ -186,10 +187,14 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
         refuse_pods=lambda wanted: _refuse(kube, wanted),
         lose_database=lambda: _lose_database(kube),
         sql=lambda storage, statement: _sql(cluster, kube, storage, statement),
+        lose_node=lambda node: _lose_node(cluster, node, lost),
         image=cluster.config.getoption("--python-image"),
         patience_s=PATIENCE_S,
         pod_start_s=8.0,
     )
+    for node in lost:
+        subprocess.run([*_node_command(cluster), "return", node], check=True)
+        cluster.kubectl("wait", "--for=condition=Ready", f"node/{node}", "--timeout=120s")
     kube.delete("namespaces", kube.namespace)
     wait_for("namespace gone", lambda: kube.find("namespaces", kube.namespace) is None, 180)
     kube.close()
@@ -221,6 +226,19 @@ def _kill(cluster: Cluster, kube: Kube, pod: str) -> None:
     if not command:
         pytest.skip("needs --kill COMMAND: run with NAMESPACE POD, kills the container's process")
     subprocess.run([*shlex.split(command), kube.namespace, pod], check=True)
+
+
+def _node_command(cluster: Cluster) -> list[str]:
+    command = cluster.config.getoption("--node")
+    if not command:
+        pytest.skip("needs --node COMMAND: run with 'lose' or 'return' and a NODE")
+    return shlex.split(command)
+
+
+def _lose_node(cluster: Cluster, node: str, lost: list[str]) -> None:
+    command = _node_command(cluster)
+    lost.append(node)
+    subprocess.run([*command, "lose", node], check=True)
 
 
 def _refuse(kube: Kube, wanted: bool) -> None:

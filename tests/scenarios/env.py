@@ -32,6 +32,8 @@ class Env:
     """Let a quota refuse new pods, or no more."""
     lose_database: Callable[[], None]
     """Take the database away for good."""
+    lose_node: Callable[[str], None]
+    """Lose a node, with all that runs on it; it is back when the test is over."""
     sql: Callable[[str, str], None]
     """Run a statement in the database of a managed storage, as its administrator."""
     security: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -140,6 +142,23 @@ class Env:
             pod["metadata"]["name"]
             for pod in self.workers(name)
             if pod.get("status", {}).get("phase") == "Running"
+        ]
+
+    def pods_by_node(self, **labels: str) -> dict[str, list[str]]:
+        """Return the names of pods that have not ended, by their node."""
+        found: dict[str, list[str]] = {}
+        for pod in self.kube.list("pods", **labels):
+            if pod.get("status", {}).get("phase", "Pending") in ("Pending", "Running"):
+                node = pod["spec"].get("nodeName", "")
+                found.setdefault(node, []).append(pod["metadata"]["name"])
+        return found
+
+    def warnings(self, *names: str) -> list[str]:
+        """Return the Warnings about objects, as ``Reason: message``."""
+        return [
+            f"{one['reason']}: {one['message']}"
+            for one in self.kube.list("events")
+            if one["type"] == "Warning" and one["involvedObject"]["name"] in names
         ]
 
     def reasons(self, name: str) -> list[str]:

@@ -25,6 +25,7 @@ def test_a_study_completes_and_leaves_nothing_but_its_storage(env: Env) -> None:
     assert env.kube.list("jobs", study="plain") == []
     assert {"Started", "Complete"} <= set(env.reasons("plain"))
     assert len(json.dumps(study)) < 16 * 1024
+    assert env.warnings("plain", "shared") == []
 
 
 def test_a_goal_ends_a_study(env: Env) -> None:
@@ -55,7 +56,30 @@ def test_too_many_failed_trials_fail_a_study(env: Env) -> None:
     assert failed is not None and failed["reason"] == names.ENDED_FAILED_TRIALS
     assert study["status"]["phase"] == "Failed"
     assert study["status"]["trials"]["failed"] >= 4
+    assert study["status"]["failedReasons"] == {
+        names.REASON_OBJECTIVE_RAISED: study["status"]["trials"]["failed"]
+    }
+    for text in (failed["message"], study["status"]["lastFailure"], study["status"]["message"]):
+        assert "ValueError: no" in text
     env.wait_no_pods("bad")
+    assert env.reasons("bad").count("TrialFailed") == 1
+
+
+def test_a_budget_that_failures_alone_used_up_is_a_failure(env: Env) -> None:
+    command = {
+        "args": ["python3", "-c", "raise SystemExit('no data set')"],
+        "metrics": {"loss": {"regex": r"loss=(\S+)"}},
+    }
+    space = {"x": {"float": {"low": 0, "high": 1}}}
+    objective = {"command": command}
+    env.study("vain", objective=objective, searchSpace=space, budget={"trials": 6})
+    study = env.wait_condition("vain", "Failed")
+    failed = condition(study, "Failed")
+    assert failed is not None and failed["reason"] == "NoTrialCompleted"
+    assert "none of 6 trials has completed" in failed["message"]
+    assert "no data set" in study["status"]["lastFailure"]
+    assert not condition(study, "Complete")
+    wait_for("an Event", lambda: "TrialFailed" in env.reasons("vain"), 10)
 
 
 def test_parallelism_changes_live_and_leaving_workers_lose_nothing(env: Env) -> None:

@@ -7,6 +7,21 @@ import pytest
 from tests.controller.kube import wait_for
 from tests.scenarios.env import Env
 
+SPREAD = {
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"trialfleet.dev/component": "worker"}},
+                },
+            }
+        ]
+    }
+}
+"""Of pods: workers on all nodes, as long as there are several."""
+
 CRASH_ONCE = """
 import os, pathlib, time
 def objective(trial):
@@ -100,6 +115,57 @@ def test_a_crash_beside_a_sidecar_is_replaced(env: Env) -> None:
     study = env.wait_condition("accompanied", "Complete")
     assert (study["status"]["trials"]["complete"], study["status"]["trials"]["failed"]) == (11, 1)
     env.wait_no_pods("accompanied")
+
+
+HANG_ONCE = """
+import ctypes
+def objective(trial):
+    x = trial.suggest_float("x", -1, 1)
+    if trial.number == 1:
+        # C code that never lets another thread run: the process is as good as stopped.
+        ctypes.PyDLL(None).sleep(3600)
+    return x * x
+"""
+
+
+def test_a_worker_that_hangs_is_replaced(env: Env) -> None:
+    env.study("hung", source=HANG_ONCE, budget={"trials": 8})
+    wait_for("the event", lambda: "WorkerSilent" in env.reasons("hung"), 90)
+    study = env.wait_condition("hung", "Complete")
+    assert study["status"]["trials"]["complete"] == 8
+    assert study["status"]["lostReasons"] == {"KeepAliveExpired": 1}
+    env.wait_no_pods("hung")
+
+
+def test_workers_of_a_lost_node_are_replaced_within_a_minute(own_env: Env) -> None:
+    own_env.study(
+        "bereft",
+        seconds=1.0,
+        budget={"trials": 10_000},
+        parallelism=4,
+        template={"spec": {"affinity": SPREAD, "containers": [{"name": "worker"}]}},
+    )
+    own_env.running_workers("bereft", 4)
+    database = set(own_env.pods_by_node(component="postgres"))
+    lost = next(node for node in own_env.pods_by_node(study="bereft") if node not in database)
+    own_env.lose_node(lost)
+
+    def short() -> bool:
+        workers = own_env.status("bereft")["workers"]
+        return bool(workers["ready"] < workers["desired"])
+
+    wait_for("the loss is known", short, 120)
+    began = time.monotonic()
+    wait_for("all are back", lambda: not short(), 60)
+    assert time.monotonic() - began < 60
+    there = [
+        pod
+        for node, pods in own_env.pods_by_node(study="bereft").items()
+        if node != lost
+        for pod in pods
+    ]
+    assert len(there) == 4
+    assert "WorkerSilent" in own_env.reasons("bereft")
 
 
 def test_deleted_children_come_back(own_env: Env) -> None:

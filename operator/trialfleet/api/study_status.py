@@ -107,4 +107,6 @@ class StudyStatus(Model):
     lost_reasons: Annotated[dict[str, _Count], Field(max_length=64)] | None = None
     """Lost trials by reason."""
     last_failure: Annotated[str, Field(max_length=1024)] | None = None
-    """The first lines of the newest failed trial's error."""
+    """The newest failed trial: its number, the reason, the error in short."""
+    failed_reasons: Annotated[dict[str, _Count], Field(max_length=64)] | None = None
+    """The newest failed trials, a hundred at most, by reason."""

@@ -103,6 +103,16 @@ class Counts:
         return self.complete + self.pruned + self.failed
 
 
+class Failure(NamedTuple):
+    """A failed trial."""
+
+    number: int
+    reason: str
+    """One word in CamelCase; empty where none is known."""
+    message: str
+    """For people, one line."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """A study in a few numbers."""
@@ -117,11 +127,17 @@ class Summary:
     sessions: int
     """Sessions that are open now."""
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    failure: Failure | None = None
+    """The newest failed trial."""
+    failed_reasons: dict[str, int] = field(default_factory=dict)
+    """Of the newest hundred failed trials."""
+    silent: Sequence[str] = ()
+    """Workers that were given up lately because they said nothing, and have not come back."""
 
     @classmethod
     def decode(cls, message: pb.SummaryReply) -> "Summary":
         """Return what a message says."""
-        counts = message.counts
+        counts, failed = message.counts, message.failure
         return cls(
             counts=Counts(
                 complete=counts.complete,
@@ -136,6 +152,13 @@ class Summary:
             ended=message.ended,
             sessions=message.sessions,
             lost_reasons=dict(message.lost_reasons),
+            failure=(
+                Failure(failed.number, failed.reason, failed.message)
+                if message.HasField("failure")
+                else None
+            ),
+            failed_reasons=dict(message.failed_reasons),
+            silent=tuple(message.silent),
         )
 
 
@@ -151,6 +174,8 @@ class GivenUp:
     """Numbers of the waiting trials made of them."""
     failed: Sequence[int]
     """Numbers of the trials that count as failed."""
+    opened: int = 0
+    """Sessions that the worker ever had; 0 if it ended before its first trial."""
 
     @classmethod
     def decode(cls, message: pb.GiveUpReply) -> "GivenUp":
@@ -160,4 +185,5 @@ class GivenUp:
             lost=tuple(message.lost),
             requeued=tuple(message.requeued),
             failed=tuple(message.failed),
+            opened=message.opened,
         )

@@ -330,7 +330,7 @@ class Controller:
                 _log.warning("worker %s is dead, and %s", worker.worker, error)
                 break
             memory.reported.add(worker.pod)
-            if given_up.sessions:
+            if given_up.opened:
                 memory.served.add(worker.pod)
             reported.append((worker, given_up))
         return note_of(reported)

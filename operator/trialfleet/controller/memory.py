@@ -29,7 +29,7 @@ class Memory:
     reported: set[str] = field(default_factory=set)
     """Uids of pods whose end a proxy knows."""
     served: set[str] = field(default_factory=set)
-    """Uids of those among them whose worker had a session then."""
+    """Uids of those among them whose worker had a session before."""
     departed: dict[str, PodView] = field(default_factory=dict)
     """Pods that are gone, whose end no proxy knows yet."""
     short_since: dict[str, datetime.datetime] = field(default_factory=dict)

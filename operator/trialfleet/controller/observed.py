@@ -83,7 +83,7 @@ class StudyObserved:
     reported: frozenset[str] = frozenset()
     """Uids of pods whose end was reported to a proxy."""
     served: frozenset[str] = frozenset()
-    """Uids of those among them whose worker had a session then."""
+    """Uids of those among them whose worker had a session before."""
     troubles: tuple[Trouble, ...] = ()
     """What Events say is in the way of this study's objects, the newest last."""
 

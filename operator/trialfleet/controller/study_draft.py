@@ -11,7 +11,7 @@ from trialfleet.controller.conditions import Wanted, find, one_line
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Note, Removal
 from trialfleet.controller.pod_view import Trouble
-from trialfleet.controller.study_status import improvement
+from trialfleet.controller.study_status import failures, improvement
 
 _STALLED_EVERY: Final = datetime.timedelta(minutes=5)
 
@@ -157,6 +157,7 @@ def notes_of(observed: StudyObserved, draft: Draft, status: Object) -> list[Note
     if observed.study is not None and observed.summary is not None:
         improved = improvement(subject.status, status, observed.study)
         notes += [] if improved is None else [improved]
+        notes += failures(subject.status, observed.summary)
     old = find(subject.conditions, reasons.STALLED)
     trouble = draft.failed or draft.trouble
     if trouble is not None and (

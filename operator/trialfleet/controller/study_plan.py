@@ -16,7 +16,7 @@ from trialfleet.controller.policies import deaths, ending, startup, troubles, wo
 from trialfleet.controller.policies.expiry import plan_expiry
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
-from trialfleet.controller.study_status import progress_fields
+from trialfleet.controller.study_status import only_failures, progress_fields, with_failure
 
 POLL: Final = datetime.timedelta(seconds=2)
 """Between two looks at the trials of a study that runs."""
@@ -38,6 +38,7 @@ def plan_study(
     dead = deaths.plan_deaths(observed, now)
     _decide(observed, draft, options, keys, now)
     draft.remove(dead.removals)
+    draft.notes += dead.notes
     draft.waits += [dead.requeue_after, troubles.soonest(observed.pods, now)]
     if draft.trouble is None and draft.phase in _UNDER_WAY:
         draft.trouble = troubles.of_study(observed, now)
@@ -212,7 +213,11 @@ def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, re
         assert observed.summary is not None
         draft.phase = "Failed"
         text = f"{observed.summary.counts.failed} trials have failed"
-        draft.failed = Trouble(reason, text)
+        draft.failed = Trouble(reason, with_failure(text, observed.summary))
+    elif observed.summary is not None and only_failures(observed.summary):
+        text = f"none of {observed.summary.counts.failed} trials has completed ({reason})"
+        draft.phase = "Failed"
+        draft.failed = Trouble(reasons.NO_TRIAL_COMPLETED, with_failure(text, observed.summary))
     else:
         draft.phase = "Complete"
 

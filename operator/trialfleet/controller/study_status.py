@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from trialfleet import names
 from trialfleet.api.study import Study
-from trialfleet.client.answers import Summary
+from trialfleet.client.answers import Failure, Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import timestamp
@@ -22,6 +22,18 @@ BEST: Final = 5
 _LONGEST_PARAMS: Final = 1024
 """Bytes of one best trial's parameters in the status: it has to stay small."""
 _LONGEST_TEXT: Final = 128
+
+_OF_SUMMARY: Final = (
+    *("progress", "trials", "bestValue", "best", "paretoFront", "lostReasons"),
+    *("lastFailure", "failedReasons"),
+)
+_LONGEST_FAILURE: Final = 1024
+
+_REASONS: Final = 16
+"""How many of the most frequent reasons of lost or failed trials are shown."""
+
+_UNKNOWN: Final = "Unknown"
+"""The reason of a failure of which nobody said why."""
 
 _BEST_EVERY: Final = datetime.timedelta(seconds=30)
 
@@ -41,7 +53,7 @@ def progress_fields(observed: StudyObserved, desired: int, now: datetime.datetim
     ready = sum(pod.running for pod in observed.workers) if summary is None else summary.sessions
     fields["workers"] = {"desired": desired, "ready": ready}
     if summary is None:
-        for key in ("progress", "trials", "bestValue", "best", "paretoFront", "lostReasons"):
+        for key in _OF_SUMMARY:
             if key in old:
                 fields[key] = old[key]
         return fields
@@ -88,8 +100,11 @@ def _summary_fields(study: Study, summary: Summary) -> Object:
         },
     }
     if summary.lost_reasons:
-        kept = sorted(summary.lost_reasons.items(), key=lambda item: -item[1])[:16]
-        fields["lostReasons"] = dict(sorted(kept))
+        fields["lostReasons"] = _most(summary.lost_reasons)
+    if summary.failed_reasons:
+        fields["failedReasons"] = _most(summary.failed_reasons)
+    if summary.failure is not None:
+        fields["lastFailure"] = _last_failure(summary.failure)[:_LONGEST_FAILURE]
     best = [_best(study, trial) for trial in summary.best[:BEST]]
     if best:
         fields["best"] = best
@@ -98,6 +113,38 @@ def _summary_fields(study: Study, summary: Summary) -> Object:
     elif best:
         fields["bestValue"] = f"{next(iter(best[0]['values'].values())):.6g}"
     return fields
+
+
+def _most(counts: Mapping[str, int]) -> dict[str, int]:
+    most = sorted(counts.items(), key=lambda item: -item[1])[:_REASONS]
+    return {reason or _UNKNOWN: count for reason, count in sorted(most)}
+
+
+def _last_failure(failure: Failure) -> str:
+    reason = failure.reason or _UNKNOWN
+    return f"trial {failure.number}: {reason}" + (f": {failure.message}" if failure.message else "")
+
+
+def with_failure(text: str, summary: Summary) -> str:
+    """Return a text with why the newest trial failed."""
+    return text if summary.failure is None else f"{text}; {_last_failure(summary.failure)}"
+
+
+def only_failures(summary: Summary) -> bool:
+    """Whether trials have failed, and none has come to a value."""
+    counts = summary.counts
+    return bool(counts.failed) and counts.complete == counts.pruned == 0
+
+
+def failures(old: Mapping[str, Any], summary: Summary) -> list[Note]:
+    """Return the Event for a reason for which a trial has failed the first time."""
+    failure, known = summary.failure, old.get("failedReasons", {})
+    if failure is None or (failure.reason or _UNKNOWN) in known:
+        return []
+    if failure.reason in (names.REASON_CRASHED, names.REASON_OOM_KILLED):
+        # Told with its worker's pod.
+        return []
+    return [Note(reasons.EVENT_TRIAL_FAILED, _last_failure(failure), "Warning")]
 
 
 def _best(study: Study, trial: FrozenTrial) -> Object:

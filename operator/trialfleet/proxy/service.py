@@ -175,6 +175,7 @@ class TrialFleet:
         assert isinstance(given_up, GivenUp)
         return pb.GiveUpReply(
             sessions=given_up.sessions,
+            opened=given_up.opened,
             lost=given_up.lost,
             requeued=given_up.requeued,
             failed=given_up.failed,
@@ -300,6 +301,9 @@ class TrialFleet:
             sessions=found.sessions,
             lost_reasons=found.lost_reasons,
             front=found.front,
+            failure=None if found.failure is None else pb.Failure(**found.failure._asdict()),
+            failed_reasons=found.failed_reasons,
+            silent=found.silent,
         )
         return reply.SerializeToString() + encode_field(_SUMMARY_BEST, encode_batch(found.best))
 

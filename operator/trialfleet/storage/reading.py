@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from trialfleet.storage.ending import end_reason
 from trialfleet.storage.records import (
     Budget,
     Counts,
+    Failure,
     Goal,
     Param,
     StudyRecord,
@@ -80,8 +83,32 @@ _SUMMARIES: Final = sa.text(
         ARRAY(SELECT ARRAY[l.reason, l.trials::text] FROM trialfleet_lost l
             WHERE l.study_id = s.study_id ORDER BY l.reason),
         ARRAY(SELECT b.trial_id FROM trialfleet_best b WHERE b.study_id = s.study_id
-            ORDER BY b.costs, b.trial_id LIMIT :best)
+            ORDER BY b.costs, b.trial_id LIMIT :best),
+        ARRAY(SELECT x.worker FROM trialfleet_sessions x
+            WHERE x.ended_at > clock_timestamp() - interval '10 minutes'
+            AND x.ended_at >= x.expires_at AND x.study_id = s.study_id
+            AND NOT EXISTS (SELECT FROM trialfleet_sessions y
+                WHERE y.worker = x.worker AND y.ended_at IS NULL)
+            ORDER BY x.ended_at DESC LIMIT 256)
     FROM studies s WHERE s.study_id = ANY(CAST(:ids AS int[]))
+    """
+)
+
+# Of the newest failed trials, the last one first; of those behind it only the reason.
+_FAILURES: Final = sa.text(
+    """
+    SELECT s.study_id, f.number,
+        (SELECT a.value_json FROM trial_system_attributes a
+            WHERE a.trial_id = f.trial_id AND a.key = :reason),
+        (SELECT a.value_json FROM trial_system_attributes a
+            WHERE a.trial_id = f.trial_id AND a.key = :message AND f.place = 1)
+    FROM unnest(CAST(:ids AS int[])) AS s (study_id)
+    CROSS JOIN LATERAL (
+        SELECT t.trial_id, t.number, row_number() OVER (ORDER BY t.trial_id DESC) AS place
+        FROM trials t LEFT JOIN trialfleet_runs r USING (trial_id)
+        WHERE t.study_id = s.study_id AND t.state = 'FAIL' AND r.lost IS NOT TRUE
+        ORDER BY t.trial_id DESC LIMIT 100) AS f
+    ORDER BY s.study_id, f.place
     """
 )
 
@@ -318,6 +345,8 @@ def read_summaries(connection: sa.Connection, ids: Sequence[int], best: int) -> 
         standings = read_standings(connection, ids)
         rows = connection.execute(_SUMMARIES, {"ids": ids, "best": best}).all()
         trials = read_trials(connection, {trial_id for row in rows for trial_id in row[4]})
+        failed = [study_id for study_id in standings if standings[study_id].counts.failed]
+        failures = _read_failures(connection, failed) if failed else {}
     return {
         study_id: Summary(
             counts=standings[study_id].counts,
@@ -326,6 +355,28 @@ def read_summaries(connection: sa.Connection, ids: Sequence[int], best: int) -> 
             ended=standings[study_id].ended if standings[study_id].over else "",
             sessions=sessions,
             lost_reasons={reason: int(number) for reason, number in reasons},
+            failure=next(iter(failures.get(study_id, ())), None),
+            failed_reasons=Counter(one.reason for one in failures.get(study_id, ())),
+            silent=silent,
         )
-        for study_id, front, sessions, reasons, best_ids in rows
+        for study_id, front, sessions, reasons, best_ids, silent in rows
     }
+
+
+def _read_failures(connection: sa.Connection, ids: Sequence[int]) -> dict[int, list[Failure]]:
+    """Return the newest failed trials of studies, the last one first."""
+    keys = {"reason": names.ATTR_REASON, "message": names.ATTR_MESSAGE}
+    failures: dict[int, list[Failure]] = {}
+    for study_id, number, *texts in connection.execute(_FAILURES, {"ids": ids, **keys}):
+        reason, message = (_text(value) for value in texts)
+        failures.setdefault(study_id, []).append(Failure(number, reason, message))
+    return failures
+
+
+def _text(value_json: str | None) -> str:
+    """Return the text of an attribute; empty for what is none, as others may write anything."""
+    try:
+        value = json.loads(value_json or '""')
+    except ValueError:
+        return ""
+    return value if isinstance(value, str) else ""

@@ -257,6 +257,8 @@ class GivenUp:
     """Answer of :class:`GiveUp`: how many sessions were fenced, and the numbers of trials."""
 
     sessions: int = 0
+    opened: int = 0
+    """Sessions that the worker ever had, those that ended before too; of a named one only."""
     lost: Sequence[int] = ()
     requeued: Sequence[int] = ()
     failed: Sequence[int] = ()
@@ -358,6 +360,15 @@ Command = (
 # -- answers of reads -------------------------------------------------------------------
 
 
+class Failure(NamedTuple):
+    """The newest failed trial."""
+
+    number: int
+    reason: str
+    """One word in CamelCase; empty if whoever ended it gave none."""
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """A study in a few numbers."""
@@ -371,6 +382,11 @@ class Summary:
     sessions: int
     """Open now."""
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    failure: Failure | None = None
+    failed_reasons: dict[str, int] = field(default_factory=dict)
+    """Of the newest hundred failed trials."""
+    silent: Sequence[str] = ()
+    """Workers that were given up lately because they said nothing, and have not come back."""
 
     def head(self, best: int) -> "Summary":
         """Return the summary with at most ``best`` of the best trials."""

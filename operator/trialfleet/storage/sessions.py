@@ -81,6 +81,8 @@ _BY_SESSION: Final = "session_id = :session"
 _BY_WORKER: Final = "worker = :worker"
 _EXPIRED: Final = "expires_at < coalesce(CAST(:as_of AS timestamptz), clock_timestamp())"
 
+_EVER_OPENED: Final = sa.text("SELECT count(*) FROM trialfleet_sessions WHERE worker = :worker")
+
 _END: Final = """
     UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
         SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
@@ -236,8 +238,11 @@ def give_up(transaction: Transaction, command: GiveUp) -> GivenUp:
     elif command.worker is not None:
         which, key = _BY_WORKER, {"worker": command.worker}
     sessions, running = _end_sessions(transaction, which, key)
+    opened = 0
+    if command.worker is not None:
+        opened = transaction.execute(_EVER_OPENED, key).scalar_one()
     if not running:
-        return GivenUp(sessions=len(sessions))
+        return GivenUp(sessions=len(sessions), opened=opened)
     ids = sorted(row.trial_id for row in running)
     records = read_trials(transaction.connection, ids)
     transaction.execute(_TAKE_AWAY, {"ids": ids, "lost": not command.failed})
@@ -255,14 +260,14 @@ def give_up(transaction: Transaction, command: GiveUp) -> GivenUp:
     writes.execute(transaction)
     numbers = [records[trial_id].number for trial_id in ids]
     if command.failed:
-        return GivenUp(sessions=len(sessions), failed=numbers)
+        return GivenUp(sessions=len(sessions), opened=opened, failed=numbers)
     requeued = []
     for row in sorted(running, key=lambda row: int(row.trial_id)):
         transaction.execute(_COUNT_LOST, {"study_id": row.study_id, "reason": command.reason})
         retry = _retry(records[row.trial_id], row.retries)
         if retry is not None:
             requeued.append(insert_trial(transaction, row.study_id, retry).number)
-    return GivenUp(sessions=len(sessions), lost=numbers, requeued=requeued)
+    return GivenUp(len(sessions), opened, lost=numbers, requeued=requeued)
 
 
 def _retry(lost: TrialRecord, retries: int) -> TrialRecord | None:

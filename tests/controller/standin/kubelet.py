@@ -74,6 +74,13 @@ class Pods:
         if running is not None:
             running.stop()
 
+    def freeze(self, node: str) -> None:
+        """Lose a node: its processes end, and nobody hears of it."""
+        self.frozen.add(node)
+        for running in list(self._running.values()):
+            if running.node == node:
+                running.kill()
+
     def process(self, name: str) -> int:
         """Return the id of the process of a pod's first container."""
         for running in self._running.values():
@@ -113,7 +120,7 @@ class _Pod:
             metadata["uid"],
         )
         self._pod, self._spec = pod, pod["spec"]
-        self._node = self._spec["nodeName"]
+        self.node = self._spec["nodeName"]
         self._objects = objects
         self._folder = folder / self.name
         self._bin = folder / "bin"
@@ -132,6 +139,7 @@ class _Pod:
         self._update(begun)
         volumes = await self._volumes()
         if volumes is None:
+            self._write_end({}, phase="Failed")
             return
         for container in self._spec.get("initContainers", ()):
             code = await self._run(container, volumes)
@@ -291,7 +299,7 @@ class _Pod:
                 text = text.replace(mount, folder)
         return re.sub(
             r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?",
-            lambda match: self._resolve(match[2], match[1], self._node),
+            lambda match: self._resolve(match[2], match[1], self.node),
             text,
         )
 
@@ -355,7 +363,7 @@ class _Pod:
         with contextlib.suppress(Refused):
             place = ("pods", self._namespace, self.name)
             pod = self._objects.get(place)
-            if "deletionTimestamp" in pod["metadata"] and self._node not in self._frozen:
+            if "deletionTimestamp" in pod["metadata"] and self.node not in self._frozen:
                 self._objects.forget(place)
 
     def _terminated(self, name: str, code: int) -> Object:
@@ -371,7 +379,7 @@ class _Pod:
         }
 
     def _update(self, change: Callable[[Object], Object]) -> None:
-        if self._node in self._frozen:
+        if self.node in self._frozen:
             return
         place = ("pods", self._namespace, self.name)
         with contextlib.suppress(Refused):

@@ -151,6 +151,10 @@ class Objects:
             return self._replace(place, stored, obj, "")
         if not grace and not metadata.get("finalizers"):
             return self.forget(place)
+        if not grace and metadata.get("deletionGracePeriodSeconds"):
+            obj = copy.deepcopy(stored.object)
+            obj["metadata"]["deletionGracePeriodSeconds"] = 0
+            return self._replace(place, stored, obj, "")
         return copy.deepcopy(stored.object)
 
     def forget(self, place: Place) -> Object:

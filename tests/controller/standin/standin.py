@@ -74,7 +74,11 @@ class StandIn:
 
     def lose_node(self, node: str) -> None:
         """Hear nothing of a node any more."""
-        self._pods.frozen.add(node)
+        self._run(lambda: self._workloads.lose_node(node))
+
+    def return_node(self, node: str) -> None:
+        """Have a node back."""
+        self._run(lambda: self._workloads.return_node(node))
 
     async def _start(self) -> None:
         self._server = ApiServer()

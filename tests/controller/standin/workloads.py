@@ -1,6 +1,7 @@
 """The stand-in's controllers: Job, StatefulSet, DaemonSet and Deployment, on two nodes."""
 
 import asyncio
+import contextlib
 import copy
 import datetime
 import itertools
@@ -16,6 +17,9 @@ NODES = ("node-1", "node-2")
 _BACK_OFF_S = 3.0
 """A Job's first pause; Kubernetes' own is 10 s."""
 _LONGEST_BACK_OFF_S = 600.0
+
+_TRACKING = "batch.kubernetes.io/job-tracking"
+"""A pod of a Job stays until it has ended and was counted, however it is deleted."""
 
 _WORKLOADS = ("jobs", "statefulsets", "daemonsets", "deployments")
 
@@ -45,10 +49,53 @@ class Workloads:
         elif change.type != "DELETED" and change.resource in _WORKLOADS:
             self._sync(change.resource, metadata["namespace"], metadata["name"])
 
+    async def lose_node(self, node: str) -> None:
+        """Do what is done when a node does not answer: mark its pods, later delete some."""
+        self._pods.freeze(node)
+        for pod in self._objects.list("pods"):
+            if pod["spec"].get("nodeName") == node:
+                place = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+                self._objects.update(place, _not_ready, "kcm", "status")
+                wait_s = _toleration_s(pod)
+                if wait_s is not None:
+                    asyncio.get_running_loop().call_later(wait_s, self._evict_lost, *place)
+
+    async def return_node(self, node: str) -> None:
+        """Have a node back, empty."""
+        self._pods.frozen.discard(node)
+        for pod in self._objects.list("pods"):
+            if pod["spec"].get("nodeName") == node:
+                metadata = pod["metadata"]
+                with contextlib.suppress(Refused):
+                    self._objects.forget(("pods", metadata["namespace"], metadata["name"]))
+
+    def _next_node(self) -> str:
+        return next(node for node in self._nodes if node not in self._pods.frozen)
+
+    def _evict_lost(self, *place: str) -> None:
+        with contextlib.suppress(Refused):
+            namespace, name = place[1:]
+            if (
+                self._objects.get(("pods", namespace, name))["spec"]["nodeName"]
+                in self._pods.frozen
+            ):
+                disrupt(self._objects, namespace, name, "DeletionByTaintManager")
+
+    def _untrack(self, pod: Object) -> None:
+        """Let a pod go that the Job controller has counted, or whose Job is gone."""
+        if pod["metadata"].get("finalizers"):
+            place = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+            with contextlib.suppress(Refused):
+                self._objects.update(place, _without_finalizers, "kcm")
+
     def _sync(self, resource: str, namespace: str, name: str) -> None:
         try:
             obj = self._objects.get((resource, namespace, name))
         except Refused:
+            for pod in self._objects.list("pods", namespace):
+                owners = pod["metadata"].get("ownerReferences", ())
+                if resource == "jobs" and any(one["name"] == name for one in owners):
+                    self._untrack(pod)
             return
         if "deletionTimestamp" in obj["metadata"]:
             return
@@ -78,6 +125,8 @@ class Workloads:
         live = []
         for pod in pods:
             phase = pod.get("status", {}).get("phase", "Pending")
+            if phase in ("Succeeded", "Failed"):
+                self._untrack(pod)
             if phase == "Succeeded":
                 succeeded.add(pod["metadata"]["uid"])
             elif phase == "Failed":
@@ -123,7 +172,7 @@ class Workloads:
             suffix = os.urandom(3).hex()
             labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
             if not self._create(
-                job, f"{job['metadata']['name']}-{suffix}", next(self._nodes), labels
+                job, f"{job['metadata']['name']}-{suffix}", self._next_node(), labels
             ):
                 return
 
@@ -153,7 +202,7 @@ class Workloads:
             name = f"{obj['metadata']['name']}-{os.urandom(3).hex()}"
             if obj["kind"] == "StatefulSet":
                 name = f"{obj['metadata']['name']}-{index}"
-            if name in taken or not self._create(obj, name, next(self._nodes), {}):
+            if name in taken or not self._create(obj, name, self._next_node(), {}):
                 return
         self._write_status(obj, {"replicas": len(pods), "readyReplicas": _ready(pods)})
 
@@ -194,6 +243,7 @@ class Workloads:
                 "metadata": {
                     "labels": {**template["metadata"]["labels"], **labels},
                     "annotations": made_by,
+                    **({"finalizers": [_TRACKING]} if owner["kind"] == "Job" else {}),
                     "ownerReferences": [
                         {
                             "apiVersion": owner["apiVersion"],
@@ -239,6 +289,26 @@ class _BackOff:
             return 0.0
         whole_s: float = min(_BACK_OFF_S * 2 ** (len(self._failed) - 1), _LONGEST_BACK_OFF_S)
         return whole_s - (datetime.datetime.now(datetime.UTC) - self._last).total_seconds()
+
+
+def _not_ready(pod: Object) -> Object:
+    status = pod.setdefault("status", {})
+    others = [one for one in status.get("conditions", ()) if one["type"] != "Ready"]
+    status["conditions"] = [*others, {"type": "Ready", "status": "False"}]
+    return pod
+
+
+def _without_finalizers(pod: Object) -> Object:
+    pod["metadata"].pop("finalizers", None)
+    return pod
+
+
+def _toleration_s(pod: Object) -> float | None:
+    """Return how long a pod stays on a node that does not answer; None: as long as it takes."""
+    for toleration in pod["spec"].get("tolerations", ()):
+        if toleration.get("key") == "node.kubernetes.io/unreachable":
+            return float(toleration["tolerationSeconds"])
+    return None
 
 
 def disrupt(objects: Objects, namespace: str, name: str, reason: str) -> None:

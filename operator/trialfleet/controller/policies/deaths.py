@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from trialfleet import names
 from trialfleet.client.answers import GivenUp
 from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
@@ -13,6 +14,9 @@ from trialfleet.controller.pod_view import Fate, PodView
 
 OVERDUE: Final = datetime.timedelta(seconds=20)
 """How long after its grace a deleted pod may still be there: then its node is away."""
+
+_LISTED: Final = 5
+"""Pods that an Event names."""
 
 _MERGED: Final = datetime.timedelta(seconds=5)
 
@@ -23,6 +27,7 @@ class Deaths:
 
     dead: tuple[DeadWorker, ...] = ()
     removals: tuple[Removal, ...] = ()
+    notes: tuple[Note, ...] = ()
     requeue_after: datetime.timedelta | None = None
 
 
@@ -34,6 +39,9 @@ def plan_deaths(observed: StudyObserved, now: datetime.datetime) -> Deaths:
     dead: list[DeadWorker] = []
     removals: list[Removal] = []
     waits: list[datetime.timedelta] = []
+    summary = observed.summary
+    silent = set() if summary is None else set(summary.silent)
+    hung: list[PodView] = []
     for pod in observed.workers:
         if pod.lingers and pod.overdue is None:
             # Another container of the pod goes on, and the Job waits for it.
@@ -45,10 +53,33 @@ def plan_deaths(observed: StudyObserved, now: datetime.datetime) -> Deaths:
             else:
                 # Safe: once its session is given up, whatever it still does is not written.
                 removals.append(Removal("v1", "Pod", pod.name, pod.uid, force=True))
+        if pod.name in silent and observed.lives(pod):
+            hung.append(pod)
+            dead.append(_silent_worker(pod))
+            if pod.overdue is None:
+                removals.append(Removal("v1", "Pod", pod.name, pod.uid))
+            continue
         worker = _dead_worker(pod, now)
         if worker is not None and pod.uid not in observed.reported:
             dead.append(worker)
-    return Deaths(tuple(dead), tuple(removals), min(waits, default=None))
+    notes = (_note_of_silent(hung),) if hung else ()
+    return Deaths(tuple(dead), tuple(removals), notes, min(waits, default=None))
+
+
+def _silent_worker(pod: PodView) -> DeadWorker:
+    """Return a worker whose session a proxy has given up: it hangs, or its node does not answer."""
+    message = f"the worker said nothing for {names.SESSION_TIME_TO_LIVE_S:g} s"
+    return DeadWorker(pod.uid, pod.name, names.REASON_KEEP_ALIVE, message, failed=False)
+
+
+def _note_of_silent(pods: Sequence[PodView]) -> Note:
+    listed = ", ".join(pod.name for pod in pods[:_LISTED])
+    more = f" and {len(pods) - _LISTED} more" if len(pods) > _LISTED else ""
+    text = (
+        f"{listed}{more} said nothing for {names.SESSION_TIME_TO_LIVE_S:g} s: what they ran was "
+        "given up and is run again, other pods take their place"
+    )
+    return Note(reasons.EVENT_WORKER_SILENT, text, "Warning", at_most_every=_MERGED)
 
 
 def _dead_worker(pod: PodView, now: datetime.datetime) -> DeadWorker | None:

@@ -316,16 +316,18 @@ class GiveUpRequest(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class GiveUpReply(_message.Message):
-    __slots__ = ("sessions", "lost", "requeued", "failed")
+    __slots__ = ("sessions", "lost", "requeued", "failed", "opened")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     REQUEUED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
     sessions: int
     lost: _containers.RepeatedScalarFieldContainer[int]
     requeued: _containers.RepeatedScalarFieldContainer[int]
     failed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, sessions: _Optional[int] = ..., lost: _Optional[_Iterable[int]] = ..., requeued: _Optional[_Iterable[int]] = ..., failed: _Optional[_Iterable[int]] = ...) -> None: ...
+    opened: int
+    def __init__(self, sessions: _Optional[int] = ..., lost: _Optional[_Iterable[int]] = ..., requeued: _Optional[_Iterable[int]] = ..., failed: _Optional[_Iterable[int]] = ..., opened: _Optional[int] = ...) -> None: ...
 
 class AskRequest(_message.Message):
     __slots__ = ("write", "study_id", "wait_ms", "history", "definitions")
@@ -550,8 +552,15 @@ class SummaryRequest(_message.Message):
     def __init__(self, study_id: _Optional[int] = ..., best: _Optional[int] = ...) -> None: ...
 
 class SummaryReply(_message.Message):
-    __slots__ = ("counts", "best", "ended", "sessions", "lost_reasons", "front")
+    __slots__ = ("counts", "best", "ended", "sessions", "lost_reasons", "front", "failure", "failed_reasons", "silent")
     class LostReasonsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class FailedReasonsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -564,10 +573,26 @@ class SummaryReply(_message.Message):
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     LOST_REASONS_FIELD_NUMBER: _ClassVar[int]
     FRONT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_REASONS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_FIELD_NUMBER: _ClassVar[int]
     counts: Counts
     best: TrialBatch
     ended: str
     sessions: int
     lost_reasons: _containers.ScalarMap[str, int]
     front: int
-    def __init__(self, counts: _Optional[_Union[Counts, _Mapping]] = ..., best: _Optional[_Union[TrialBatch, _Mapping]] = ..., ended: _Optional[str] = ..., sessions: _Optional[int] = ..., lost_reasons: _Optional[_Mapping[str, int]] = ..., front: _Optional[int] = ...) -> None: ...
+    failure: Failure
+    failed_reasons: _containers.ScalarMap[str, int]
+    silent: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, counts: _Optional[_Union[Counts, _Mapping]] = ..., best: _Optional[_Union[TrialBatch, _Mapping]] = ..., ended: _Optional[str] = ..., sessions: _Optional[int] = ..., lost_reasons: _Optional[_Mapping[str, int]] = ..., front: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., failed_reasons: _Optional[_Mapping[str, int]] = ..., silent: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("number", "reason", "message")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    reason: str
+    message: str
+    def __init__(self, number: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
