@@ -129,7 +129,7 @@ def test_a_budget(proxies: list[Proxy], connect: Connect) -> None:
     storage.set_trial_param(lost, "x", 0.25, FloatDistribution(0, 1))
     storage.set_trial_param(lost, "late", 0.75, FloatDistribution(0, 1))
     given_up = other.give_up(worker="one", reason="Evicted", message="node gone")
-    assert given_up == GivenUp(sessions=1, lost=(1,), requeued=(2,), failed=())
+    assert given_up == GivenUp(sessions=1, lost=(1,), requeued=(2,), failed=(), opened=1)
     assert not storage.set_trial_state_values(lost, TrialState.COMPLETE, [9.0])
     assert storage.get_trial(lost).system_attrs[names.ATTR_REASON] == "Evicted"
 

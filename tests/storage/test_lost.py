@@ -151,7 +151,7 @@ def test_a_trial_that_its_objective_killed_has_failed(url: str) -> None:
             worker = await Worker(storage, study_id).start()
             await worker.open()
             giving_up = GiveUp(names.REASON_OOM_KILLED, "12 GiB", worker=worker.name, failed=True)
-            assert await storage.apply(giving_up) == GivenUp(sessions=1, failed=[0])
+            assert await storage.apply(giving_up) == GivenUp(sessions=1, opened=1, failed=[0])
             summary = await storage.summary(study_id)
             assert summary.counts == Counts(failed=1)
             assert summary.lost_reasons == {}
