@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from trialfleet.api.base import (
+    ACCEPTED,
     OPEN,
     RULES,
     Condition,
@@ -33,6 +34,7 @@ _POSTGRES_FIXED: Final = (
     "where PostgreSQL is can't change once the storage exists: make a storage of another name"
 )
 _STORAGE_NAME: Final = "accepted: at most 48 characters without '.', as pods are named after it"
+_UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PER_REPLICA: Final = "workersPerReplica has an effect with placement Shared only"
 
 
@@ -201,6 +203,35 @@ class StudyStorageSpec(Model):
     """The gRPC servers between workers and PostgreSQL."""
     security: Security = Security()
     """Authentication and encryption."""
+    accept_data_loss: (
+        Annotated[
+            str,
+            Field(
+                pattern=f"^{_UUID}$",
+                max_length=36,
+                json_schema_extra={
+                    ACCEPTED: "the identity of a database, status.database.identity"
+                },
+            ),
+        ]
+        | None
+    ) = None
+    """The identity of the database that is lost: goes on with what is there in its place."""
+
+
+class Database(Model):
+    """The database that holds the trials, as it was seen last."""
+
+    identity: Annotated[str, Field(max_length=36)]
+    """Written when the tables were made: another database has another one."""
+    studies: Annotated[int, Field(ge=0)] | None = None
+    """Studies that used it."""
+    trials: Annotated[int, Field(ge=0)] | None = None
+    """Their finished trials."""
+    seen_time: (
+        Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None
+    ) = None
+    """When these counts were read."""
 
 
 class StudyStorageStatus(Model):
@@ -227,6 +258,8 @@ class StudyStorageStatus(Model):
         default=None, examples=["managed"]
     )
     """Where PostgreSQL is: managed, cloudNativePG or external."""
+    database: Database | None = None
+    """The database that holds the trials."""
     endpoint: Annotated[str, Field(max_length=253)] | None = None
     """Host and port of the proxies."""
     proxies: Annotated[str, Field(max_length=32)] | None = Field(default=None, examples=["3/3"])

@@ -225,6 +225,7 @@ class Controller:
             self.store,
             memory,
             cnpg_installed=installed,
+            identity=await self._identity(key, memory),
             proxy_error=await self._proxy_error(key),
         )
         if obstacles.misses_config(observed) or memory.unconfirmed(now):
@@ -334,6 +335,27 @@ class Controller:
                 memory.served.add(worker.pod)
             reported.append((worker, given_up))
         return note_of(reported)
+
+    async def _identity(self, key: Key, memory: Memory) -> str:
+        """Return the identity of the database that proxies serve; empty if none serves."""
+        if not any(pod.ready for pod in proxy_pods(self.store, key.namespace, key.name)):
+            memory.identified = False
+            return ""
+        if not memory.identified:
+            link = await self._link(key.namespace, key.name)
+            try:
+                told = await link.identity()
+            except StorageUnavailable:
+                return ""
+            if memory.database not in ("", told):
+                # What studies are called there is not what they were called before.
+                for study in studies_of(self.store, key.namespace, key.name):
+                    name = study["metadata"]["name"]
+                    known = self._memories.get(Key("Study", key.namespace, name))
+                    if known is not None:
+                        known.ensured = known.study_id = None
+            memory.database, memory.identified = told, True
+        return memory.database
 
     async def _proxy_error(self, key: Key) -> str:
         pods = proxy_pods(self.store, key.namespace, key.name)

@@ -20,6 +20,9 @@ from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 _CALL_S: Final = 5.0
 """Deadline of a call: each answers in milliseconds, or not at all."""
 
+_NO_STUDY: Final = pb.ListStudiesRequest(name="-")
+"""Asks for no study: the answer says something of the storage."""
+
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
@@ -74,6 +77,11 @@ class Link:
         """Close the connections."""
         await self.use(())
 
+    async def identity(self) -> str:
+        """Return the identity of the database that is served."""
+        reply: pb.ListStudiesReply = await self._call("ListStudies", _NO_STUDY)
+        return reply.identity
+
     async def ensure_study(self, definition: StudyDefinition) -> Ensured:
         """Make the storage know a study as it is defined; return what it has of it.
 
@@ -109,7 +117,7 @@ class Link:
         channel = self._connect(address)
         try:
             await TrialFleetStub(channel).ListStudies(
-                pb.ListStudiesRequest(name="-"), timeout=_CALL_S, metadata=self._metadata
+                _NO_STUDY, timeout=_CALL_S, metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""

@@ -38,6 +38,10 @@ class Memory:
     """Names of the Secrets that were made, or were there."""
     confirmed: datetime.datetime | None = None
     """When that was found out."""
+    database: str = ""
+    """Identity of the storage's database, as a proxy told it last."""
+    identified: bool = False
+    """A proxy has told it since there was one that serves."""
     cnpg: bool = False
     """CloudNativePG is installed."""
     written: datetime.datetime | None = None

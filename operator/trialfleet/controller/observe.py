@@ -103,6 +103,7 @@ def observe_storage(
     memory: Memory,
     *,
     cnpg_installed: bool,
+    identity: str,
     proxy_error: str,
 ) -> StorageObserved:
     """Return what there is of a storage."""
@@ -129,6 +130,8 @@ def observe_storage(
         troubles=tuple(_storage_warnings(store, live.values())),
         studies=len(users),
         workers=sum(_parallelism(user) for user in users),
+        trials=sum(_finished(user) for user in users),
+        identity=identity,
         cnpg_installed=cnpg_installed,
         proxy_error=proxy_error,
         created=frozenset(memory.created),
@@ -208,6 +211,11 @@ def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView |
 def _is_of_a_job(pod: Mapping[str, Any]) -> bool:
     references = pod["metadata"].get("ownerReferences", ())
     return any(one.get("kind") == "Job" and one.get("controller") for one in references)
+
+
+def _finished(study: Mapping[str, Any]) -> int:
+    trials = (study.get("status") or {}).get("trials", {})
+    return sum(int(trials.get(key, 0)) for key in ("complete", "pruned", "failed"))
 
 
 def _parallelism(study: Mapping[str, Any]) -> int:

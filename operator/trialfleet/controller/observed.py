@@ -140,6 +140,10 @@ class StorageObserved:
     workers: int = 0
     """Workers of all studies that use it."""
     cnpg_installed: bool = False
+    trials: int = 0
+    """Finished ones of these studies, as their status was read last."""
+    identity: str = ""
+    """Of the database that a proxy serves now."""
     proxy_error: str = ""
     """What a proxy that is not ready says is wrong."""
     created: frozenset[str] = frozenset()

@@ -17,7 +17,8 @@ from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Note, Plan
 from trialfleet.controller.pod_view import Trouble
-from trialfleet.controller.policies import troubles
+from trialfleet.controller.policies import data_loss, troubles
+from trialfleet.controller.policies.data_loss import NOTHING_KNOWN, Judgement
 from trialfleet.controller.secrecy import Keys
 
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
@@ -56,16 +57,19 @@ def plan_storage(
     where = access.Storage(subject.namespace, subject.name)
     secret = access.build_storage_secret(subject.owner, keys, where, spec, now)
     name = "" if secret is None else secret["metadata"]["name"]
-    objects = _objects(observed, storage, options, name)
+    judged = data_loss.judge(observed, now)
+    objects = _objects(observed, storage, options, name, judged.identity)
     once = () if secret is None or name in observed.created else (secret,)
-    if trouble is None and not _ready(observed):
+    if judged.lost is not None:
+        trouble = judged.lost
+    elif trouble is None and not _ready(observed):
         trouble = _unreachable(observed, now)
-    plan = Plan(objects=tuple(objects), once=once)
-    return _with_status(observed, plan, trouble, now)
+    plan = Plan(objects=tuple(objects), once=once, notes=judged.notes)
+    return _with_status(observed, plan, trouble, now, judged)
 
 
 def _objects(
-    observed: StorageObserved, storage: StudyStorage, options: Options, secret: str
+    observed: StorageObserved, storage: StudyStorage, options: Options, secret: str, identity: str
 ) -> list[Object]:
     owner, spec = observed.subject.owner, storage.spec
     objects: list[Object] = []
@@ -76,6 +80,8 @@ def _objects(
     elif spec.postgres.cloud_native_pg is not None:
         objects.append(postgres.build_cnpg_cluster(owner, spec.postgres.cloud_native_pg))
     objects += proxies.build_services(owner, spec)
+    if identity:
+        objects.append(proxies.build_identity(owner, identity))
     objects.append(
         proxies.build_workload(owner, spec, options, workers=observed.workers, secret=secret)
     )
@@ -122,10 +128,14 @@ def _postgres_starts(observed: StorageObserved) -> bool:
 
 
 def _with_status(
-    observed: StorageObserved, plan: Plan, trouble: Trouble | None, now: datetime.datetime
+    observed: StorageObserved,
+    plan: Plan,
+    trouble: Trouble | None,
+    now: datetime.datetime,
+    judged: Judgement = NOTHING_KNOWN,
 ) -> Plan:
     subject = observed.subject
-    ready = observed.storage is not None and _ready(observed)
+    ready = observed.storage is not None and _ready(observed) and judged.lost is None
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
     status: Object = {
         "phase": "Ready" if ready else "Unavailable" if was_ready else "Pending",
@@ -148,6 +158,9 @@ def _with_status(
         status["endpoint"] = service_address(
             names.proxy_service(subject.name), subject.namespace, names.PROXY_PORT
         )
+    database = judged.database or subject.status.get("database")
+    if database is not None:
+        status["database"] = database
     if observed.proxies is not None:
         status["proxies"] = f"{observed.proxies.ready}/{observed.proxies.desired}"
     waits = [troubles.soonest(observed.pods, now)]
@@ -157,7 +170,7 @@ def _with_status(
         objects=plan.objects,
         once=plan.once,
         status=status,
-        notes=_notes(observed, ready, trouble),
+        notes=(*plan.notes, *_notes(observed, ready, trouble)),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
         urgent=True,
     )

@@ -284,6 +284,11 @@ class _Pod:
             source = variable.get("valueFrom", {})
             if path := source.get("fieldRef", {}).get("fieldPath"):
                 value = self._address if path == "status.podIP" else self.name
+            elif reference := source.get("configMapKeyRef"):
+                with contextlib.suppress(Refused):
+                    held = self._objects.get(("configmaps", self._namespace, reference["name"]))
+                    env[variable["name"]] = data_of(held)[reference["key"]].decode()
+                continue
             elif reference := source.get("secretKeyRef"):
                 secret = self._objects.get(("secrets", self._namespace, reference["name"]))
                 value = data_of(secret)[reference["key"]].decode()

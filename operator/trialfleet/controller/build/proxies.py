@@ -20,6 +20,8 @@ from trialfleet.controller.options import Options
 
 WORKERS_PER_REPLICA: Final = 100
 
+_IDENTITY: Final = "identity"
+
 _STOP_S: Final = 5
 """Beside its grace a proxy that stops needs this to close its connections."""
 
@@ -69,6 +71,17 @@ def build_services(owner: Owner, spec: StudyStorageSpec) -> list[Object]:
         local = {"internalTrafficPolicy": "Local"}
         services.append(_service(owner, spec, names.node_proxy_service(owner.name), local))
     return services
+
+
+def build_identity(owner: Owner, identity: str) -> Object:
+    """Return the ConfigMap by which a proxy that starts knows the database that it is to serve."""
+    return owner.make(
+        "v1",
+        "ConfigMap",
+        names.identity_config_name(owner.name),
+        names.COMPONENT_PROXY,
+        data={_IDENTITY: identity},
+    )
 
 
 def selector(owner: Owner) -> dict[str, str]:
@@ -130,6 +143,17 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
     environment: list[Object] = [
         POD_ADDRESS_VARIABLE,
         {
+            # In the pod's template it would replace all proxies as soon as it is known.
+            "name": names.ENV_IDENTITY,
+            "valueFrom": {
+                "configMapKeyRef": {
+                    "name": names.identity_config_name(owner.name),
+                    "key": _IDENTITY,
+                    "optional": True,
+                }
+            },
+        },
+        {
             "name": names.ENV_STORAGE_URL,
             "valueFrom": {"secretKeyRef": {"name": url_secret, "key": url_key}},
         },
@@ -146,6 +170,8 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         f"--grace={grace_s}",
         "--log-format=json",
     ]
+    if spec.accept_data_loss is not None:
+        args.append(f"--accept-data-loss={spec.accept_data_loss}")
     container = own_container(
         "proxy",
         args,
