@@ -200,6 +200,31 @@ def test_the_schema_knows_every_value() -> None:
         if (
             properties is not None
             and isinstance(value, dict)
-            and key not in ("resources", "affinity")
+            and key not in ("resources", "workerResources", "affinity")
         ):
             assert properties.keys() == value.keys(), key
+
+
+def test_namespaces_that_are_left_alone() -> None:
+    def excluded(values: dict[str, Any]) -> list[str]:
+        (container,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+        return [one for one in container["args"] if one.startswith("--exclude-namespace")]
+
+    assert "--exclude-namespace=kube-system" in excluded({})
+    assert excluded({"excludedNamespaces": ["a"]}) == ["--exclude-namespace=a"]
+    assert excluded({"scope": "Namespace"}) == []
+
+
+def test_what_workers_may_use() -> None:
+    def given(values: dict[str, Any]) -> list[Any]:
+        (container,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+        return [
+            json.loads(one.partition("=")[2])
+            for one in container["args"]
+            if one.startswith("--worker-resources=")
+        ]
+
+    assert given({}) == [{"requests": {"cpu": "100m", "memory": "256Mi"}}]
+    limits = {"requests": None, "limits": {"memory": "1Gi"}}
+    assert given({"workerResources": limits}) == [{"limits": {"memory": "1Gi"}}]
+    assert given({"workerResources": None}) == []

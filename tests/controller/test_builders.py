@@ -310,3 +310,30 @@ def test_collate_finds_the_results() -> None:
     assert writer["image"] == "operator:1"
     env = {one["name"]: one.get("value") for one in main["env"]}
     assert env[names.ENV_RESULTS] == main["volumeMounts"][-1]["mountPath"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, {"requests": {"cpu": "100m"}}),
+        ({}, {"requests": {"cpu": "100m"}}),
+        ({"requests": {"cpu": "2"}}, {"requests": {"cpu": "2"}}),
+        ({"limits": {"nvidia.com/gpu": "1"}}, {"limits": {"nvidia.com/gpu": "1"}}),
+    ],
+)
+def test_a_worker_that_says_nothing_of_resources_gets_the_operators(
+    given: Object | None, found: Object
+) -> None:
+    container = {"name": "worker"} if given is None else {"name": "worker", "resources": given}
+    made = workers.build_job(
+        Owner("Study", "q", "ns", "uid"),
+        study(template={"spec": {"containers": [container, {"name": "other", "image": "x"}]}}),
+        index=1,
+        parallelism=1,
+        reach=REACH,
+        generation=1,
+        options=dataclasses.replace(OPTIONS, worker_resources={"requests": {"cpu": "100m"}}),
+    )
+    worker, other = made["spec"]["template"]["spec"]["containers"]
+    assert worker["resources"] == found
+    assert "resources" not in other

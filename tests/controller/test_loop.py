@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import dataclasses
 from typing import Any, cast
 
 import pytest
@@ -224,6 +225,34 @@ def test_a_study_made_anew_while_its_trials_are_deleted_is_looked_at(
 
     asyncio.run(run())
     assert looks == ["new"]
+
+
+def test_a_namespace_that_is_excluded_is_left_alone() -> None:
+    looks: list[Key] = []
+
+    async def run() -> None:
+        options = dataclasses.replace(OPTIONS, excluded=frozenset({"ns"}))
+        controller = Controller(cast(Cluster, None), KEYS, options)
+        looked = asyncio.Event()
+
+        async def look(key: Key, *_: Any) -> None:
+            looks.append(key)
+            looked.set()
+
+        controller._look_at_study = look  # type: ignore[assignment]
+        elsewhere = copy.deepcopy(study("v"))
+        elsewhere["metadata"]["namespace"] = "other"
+        for one in (study("u"), elsewhere):
+            controller.note(one)
+            controller.changed(one)
+        task = asyncio.create_task(controller.wakeups.run())
+        await asyncio.wait_for(looked.wait(), 5)
+        controller.gone(study("u"))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+    assert looks == [Key("Study", "other", "a")]
 
 
 def study(uid: str) -> dict[str, Any]:

@@ -5,12 +5,15 @@ import enum
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from pydantic import ValidationError
 
+from trialfleet.api.pods import Resources
 from trialfleet.controller import operator as process
 from trialfleet.controller.options import IMAGE, POSTGRES_IMAGE, WORKER_IMAGE, Options
+from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.ports import Address
 
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -43,6 +46,10 @@ def operator(
             help="Image of proxies: this operator's own.",
         ),
     ] = f"{IMAGE}:latest",
+    exclude_namespace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave this namespace alone; may be repeated."),
+    ] = None,
     worker_image: Annotated[
         str,
         typer.Option(
@@ -61,6 +68,13 @@ def operator(
             help="Image of PostgreSQL for storages that name none.",
         ),
     ] = POSTGRES_IMAGE,
+    worker_resources: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help="Resources of workers whose template says none, as a container has them.",
+        ),
+    ] = "{}",
     image_pull_policy: Annotated[
         str,
         typer.Option(
@@ -116,8 +130,10 @@ def operator(
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
     options = Options(
         namespace=namespace,
+        excluded=frozenset(exclude_namespace or ()),
         image=image,
         worker_image=worker_image,
+        worker_resources=_resources(worker_resources),
         postgres_image=postgres_image,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=tuple(image_pull_secret or ()),
@@ -127,6 +143,18 @@ def operator(
     )
     page = Address.parse(metrics, "metrics") if metrics else None
     asyncio.run(process.run(options, liveness=liveness or None, metrics=page))
+
+
+def _resources(text: str) -> dict[str, Any]:
+    try:
+        found = Resources.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(["--worker-resources", *map(str, first["loc"])])
+        raise InvalidInput(
+            f"{place}: found {text!r} ({first['msg']}), accepted: a container's resources in JSON"
+        ) from error
+    return found.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _own_namespace() -> str:

@@ -64,12 +64,14 @@ class Controller:
 
     def note(self, obj: Mapping[str, Any]) -> None:
         """Take note of an object as it is now."""
-        self.store.put(obj)
+        if self._is_ours(obj):
+            self.store.put(obj)
 
     def changed(self, obj: Mapping[str, Any]) -> None:
         """Wake whom an object concerns that was made or has changed."""
-        self.store.put(obj)
-        self._wake_owner(obj)
+        if self._is_ours(obj):
+            self.store.put(obj)
+            self._wake_owner(obj)
 
     def gone(self, obj: Mapping[str, Any]) -> None:
         """Take note that an object is gone, and wake whom it concerned."""
@@ -109,6 +111,10 @@ class Controller:
         """Close the connections to proxies."""
         for link in self._links.values():
             await link.close()
+
+    def _is_ours(self, obj: Mapping[str, Any]) -> bool:
+        """Whether an object is in a namespace that this operator looks after."""
+        return obj["metadata"].get("namespace") not in self._options.excluded
 
     def _wake_owner(self, obj: Mapping[str, Any]) -> None:
         key = owner_of(obj)

@@ -1,7 +1,8 @@
 """How an operator runs."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 IMAGE: Final = "ghcr.io/trialfleet/trialfleet"
 POSTGRES_IMAGE: Final = "docker.io/library/postgres:18"
@@ -13,11 +14,15 @@ class Options:
     """What the operator is told when it starts."""
 
     namespace: str = ""
-    """The one namespace to look after; empty: all."""
+    """The one namespace to look after; empty: all but the excluded ones."""
+    excluded: frozenset[str] = frozenset()
+    """Namespaces that are none of the operator's business."""
     image: str
     """Image of proxies: the operator's own."""
     worker_image: str
     """Image of workers whose template names none."""
+    worker_resources: Mapping[str, Any] = field(default_factory=dict)
+    """What workers may use whose template says nothing of it, as in a container."""
     postgres_image: str = POSTGRES_IMAGE
     """Image of PostgreSQL for storages that name none."""
     image_pull_policy: str = ""

@@ -234,6 +234,9 @@ def _complete_worker(container: Object, grace_s: int, options: Options) -> None:
         container["image"] = ours["image"]
         if "imagePullPolicy" in ours:
             container.setdefault("imagePullPolicy", ours["imagePullPolicy"])
+    given = container.get("resources", {})
+    if options.worker_resources and not ({"requests", "limits", "claims"} & given.keys()):
+        container["resources"] = copy.deepcopy(dict(options.worker_resources))
     if "command" not in container and "args" not in container:
         container["command"], container["args"] = ours["command"], ours["args"]
 
