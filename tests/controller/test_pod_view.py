@@ -7,7 +7,8 @@ import pytest
 
 from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.pod_view import Fate, Trouble, find_trouble, view_pod
+from trialfleet.controller.pod_view import Trouble, find_trouble, view_pod
+from trialfleet.model.ends import EndKind
 
 
 def pod(status: dict[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -49,24 +50,29 @@ DISRUPTED = [
     }
 ]
 
-ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
-    ("no more work", ended(0, "Completed"), Fate.CLEAN, "Completed"),
-    ("drained", ended(75), Fate.DRAINED, "Drained"),
-    ("drained by an eviction", ended(75, conditions=DISRUPTED), Fate.DRAINED, "Drained"),
-    ("told the trial itself", ended(76), Fate.DRAINED, "Drained"),
-    ("no storage", ended(3), Fate.LOST, names.REASON_KILLED),
-    ("unusable", ended(4), Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED),
-    ("unusable input", ended(2), Fate.UNUSABLE, reasons.WORKERS_FAILED),
-    ("out of memory", ended(137, "OOMKilled"), Fate.FAILED, names.REASON_OOM_KILLED),
-    ("killed", ended(137), Fate.LOST, names.REASON_KILLED),
-    ("evicted and killed", ended(137, conditions=DISRUPTED), Fate.LOST, "DeletionByTaintManager"),
-    ("segmentation fault", ended(139), Fate.FAILED, names.REASON_CRASHED),
-    ("abort", ended(134), Fate.FAILED, names.REASON_CRASHED),
-    ("exit", ended(1), Fate.FAILED, names.REASON_CRASHED),
-    ("exit by the objective", ended(9), Fate.FAILED, names.REASON_CRASHED),
-    ("no such command", ended(127), Fate.NOT_STARTED, reasons.START_FAILED),
-    ("not started", ended(128, "StartError"), Fate.NOT_STARTED, reasons.START_FAILED),
-    ("unknown", ended(137, "ContainerStatusUnknown"), Fate.LOST, reasons.NODE_LOST),
+ENDS: list[tuple[str, dict[str, Any], EndKind, str]] = [
+    ("no more work", ended(0, "Completed"), EndKind.NO_MORE_WORK, names.REASON_CRASHED),
+    ("drained", ended(75), EndKind.LEFT, names.REASON_KILLED),
+    ("drained by an eviction", ended(75, conditions=DISRUPTED), EndKind.LEFT, names.REASON_KILLED),
+    ("told the trial itself", ended(76), EndKind.LEFT, names.REASON_KILLED),
+    ("no storage", ended(3), EndKind.LOST, names.REASON_KILLED),
+    ("unusable", ended(4), EndKind.OBJECTIVE_UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED),
+    ("unusable input", ended(2), EndKind.UNUSABLE, reasons.WORKERS_FAILED),
+    ("out of memory", ended(137, "OOMKilled"), EndKind.FAILED, names.REASON_OOM_KILLED),
+    ("killed", ended(137), EndKind.LOST, names.REASON_KILLED),
+    (
+        "evicted and killed",
+        ended(137, conditions=DISRUPTED),
+        EndKind.LOST,
+        "DeletionByTaintManager",
+    ),
+    ("segmentation fault", ended(139), EndKind.FAILED, names.REASON_CRASHED),
+    ("abort", ended(134), EndKind.FAILED, names.REASON_CRASHED),
+    ("exit", ended(1), EndKind.FAILED, names.REASON_CRASHED),
+    ("exit by the objective", ended(9), EndKind.FAILED, names.REASON_CRASHED),
+    ("no such command", ended(127), EndKind.NOT_STARTED, reasons.START_FAILED),
+    ("not started", ended(128, "StartError"), EndKind.NOT_STARTED, reasons.START_FAILED),
+    ("unknown", ended(137, "ContainerStatusUnknown"), EndKind.LOST, reasons.NODE_LOST),
     (
         "its init container failed",
         pod(
@@ -80,14 +86,14 @@ ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
                 ],
             }
         ),
-        Fate.NOT_STARTED,
+        EndKind.NOT_STARTED,
         reasons.START_FAILED,
     ),
     *(
         (
             f"refused by its node: {reason}",
             pod({"phase": "Failed", "reason": reason, "message": "why"}),
-            Fate.NOT_STARTED,
+            EndKind.NOT_STARTED,
             reasons.START_FAILED,
         )
         for reason in ("OutOfcpu", "OutOfpods", "NodeAffinity", "UnexpectedAdmissionError")
@@ -95,13 +101,13 @@ ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
     (
         "its node shut down",
         pod({"phase": "Failed", "reason": "Terminated", "message": "imminent node shutdown"}),
-        Fate.LOST,
+        EndKind.LOST,
         "Terminated",
     ),
     (
         "evicted before its container told",
         pod({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
-        Fate.LOST,
+        EndKind.LOST,
         "Evicted",
     ),
 ]
@@ -110,10 +116,10 @@ ENDS: list[tuple[str, dict[str, Any], Fate, str]] = [
 @pytest.mark.parametrize(
     ("obj", "fate", "reason"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS]
 )
-def test_ends(obj: dict[str, Any], fate: Fate, reason: str) -> None:
+def test_ends(obj: dict[str, Any], fate: EndKind, reason: str) -> None:
     end = view_pod(obj).end
     assert end is not None
-    assert (end.fate, end.reason) == (fate, reason)
+    assert (end.kind, end.reason) == (fate, reason)
 
 
 def test_a_pod_that_runs_has_not_ended() -> None:
@@ -129,12 +135,12 @@ def test_a_pod_that_runs_has_not_ended() -> None:
     assert (view.end, view.running, view.ready) == (None, True, True)
     assert (view.address, view.job) == ("10.1.2.3", "q-workers-1")
     gone = view_pod(running, gone=True).end
-    assert gone is not None and (gone.fate, gone.reason) == (Fate.LOST, reasons.DELETED)
+    assert gone is not None and (gone.kind, gone.reason) == (EndKind.LOST, reasons.DELETED)
 
 
 def test_a_pod_that_never_ran_lost_nothing() -> None:
     end = view_pod(pod({"phase": "Pending"}), gone=True).end
-    assert end is not None and end.fate is Fate.NOT_STARTED
+    assert end is not None and end.kind is EndKind.NOT_STARTED
 
 
 def test_the_worker_counts_not_its_sidecar() -> None:
@@ -148,7 +154,7 @@ def test_the_worker_counts_not_its_sidecar() -> None:
         }
     )
     view = view_pod(both)
-    assert view.end is not None and view.end.fate is Fate.FAILED
+    assert view.end is not None and view.end.kind is EndKind.FAILED
     assert view.lingers and not view_pod(ended(139)).lingers
 
 

@@ -29,8 +29,9 @@ from trialfleet.controller import reasons
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
-from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.study_plan import is_over, plan_study
+from trialfleet.model.ends import EndKind, WorkerEnd
 
 
 def plan(seen: StudyObserved, now: datetime.datetime = NOW) -> Plan:
@@ -226,7 +227,7 @@ class TestPrepare:
         assert made(planned) == [CONFIG, WORKER]
 
     def test_failed_fails_the_study_with_its_words(self) -> None:
-        end = PodEnd(Fate.FAILED, names.REASON_CRASHED, "no data set")
+        end = WorkerEnd(EndKind.FAILED, names.REASON_CRASHED, "no data set")
         planned = plan(
             self.seen(
                 jobs=(self.of(failure="BackoffLimitExceeded"),),
@@ -330,17 +331,19 @@ class TestDeadWorkers:
     def dead(self, **changes: Any) -> Plan:
         return plan(observed(jobs=(job(),), pods=(pod(**changes),)))
 
-    @pytest.mark.parametrize("fate", [Fate.CLEAN, Fate.DRAINED, Fate.UNUSABLE, Fate.NOT_STARTED])
-    def test_who_ended_in_order_is_not_reported(self, fate: Fate) -> None:
-        assert self.dead(end=PodEnd(fate, "x")).dead == ()
+    @pytest.mark.parametrize(
+        "kind", [kind for kind in EndKind if kind not in (EndKind.LOST, EndKind.FAILED)]
+    )
+    def test_who_ended_in_order_is_not_reported(self, kind: EndKind) -> None:
+        assert self.dead(end=WorkerEnd(kind, "x")).dead == ()
 
-    @pytest.mark.parametrize(("fate", "failed"), [(Fate.LOST, False), (Fate.FAILED, True)])
-    def test_others_are(self, fate: Fate, failed: bool) -> None:
-        (worker,) = self.dead(end=PodEnd(fate, "Evicted", "by a drain")).dead
+    @pytest.mark.parametrize(("fate", "failed"), [(EndKind.LOST, False), (EndKind.FAILED, True)])
+    def test_others_are(self, fate: EndKind, failed: bool) -> None:
+        (worker,) = self.dead(end=WorkerEnd(fate, "Evicted", "by a drain")).dead
         assert (worker.worker, worker.reason, worker.failed) == ("q-workers-1-a", "Evicted", failed)
 
     def test_once(self) -> None:
-        lost = pod(end=PodEnd(Fate.LOST, "Evicted"))
+        lost = pod(end=WorkerEnd(EndKind.LOST, "Evicted"))
         seen = observed(jobs=(job(),), pods=(lost,), reported=frozenset({lost.uid}))
         assert plan(seen).dead == ()
 

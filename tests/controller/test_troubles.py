@@ -12,9 +12,10 @@ from trialfleet.controller import obstacles, reasons
 from trialfleet.controller.cluster import ClusterError
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import observe_study
-from trialfleet.controller.pod_view import Fate, PodEnd, Trouble
+from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies.troubles import of_study
 from trialfleet.controller.store import Store
+from trialfleet.model.ends import EndKind, WorkerEnd
 
 IMAGE = Trouble(reasons.IMAGE_PULL_FAILED, "image 'x': not found")
 OWNER = [{"uid": "uid-q", "controller": True}]
@@ -32,8 +33,8 @@ def test_whose_pod_it_is() -> None:
     assert found is not None and found.message.startswith("prepare: ")
 
 
-NOT_STARTED = PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, "the image has no trialfleet")
-CRASHED = PodEnd(Fate.FAILED, names.REASON_CRASHED, "SIGSEGV")
+NOT_STARTED = WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, "the image has no trialfleet")
+CRASHED = WorkerEnd(EndKind.FAILED, names.REASON_CRASHED, "SIGSEGV")
 DEAD = pod("q-workers-1-z", end=CRASHED, ended=ago(1), running=False)
 
 
@@ -45,7 +46,7 @@ DEAD = pod("q-workers-1-z", end=CRASHED, ended=ago(1), running=False)
     ],
 )
 def test_a_worker_that_dies_before_its_first_trial_is_told(
-    end: PodEnd, reason: str, words: str
+    end: WorkerEnd, reason: str, words: str
 ) -> None:
     dead = dataclasses.replace(DEAD, end=end)
     seen = observed(jobs=(job(),), pods=(dead,), reported=frozenset({dead.uid}))
@@ -61,8 +62,8 @@ def test_a_worker_that_dies_before_its_first_trial_is_told(
         {"reported": frozenset()},
         {"summary": summary(sessions=1)},
         {"jobs": (job(complete=True),)},
-        {"pods": (dataclasses.replace(DEAD, end=PodEnd(Fate.NOT_STARTED, reasons.DELETED)),)},
-        {"pods": (dataclasses.replace(DEAD, end=PodEnd(Fate.LOST, "Evicted")),)},
+        {"pods": (dataclasses.replace(DEAD, end=WorkerEnd(EndKind.NOT_STARTED, reasons.DELETED)),)},
+        {"pods": (dataclasses.replace(DEAD, end=WorkerEnd(EndKind.LOST, "Evicted")),)},
     ],
     ids=["with its trial", "not known yet", "others work", "its Job is done", "deleted", "lost"],
 )

@@ -17,11 +17,13 @@ from tests.controller.observations import (
     subject,
     summary,
 )
+from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build.workers import NO_LIMIT
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import Fate, PodEnd, PodView, Trouble
+from trialfleet.controller.pod_view import PodView, Trouble
 from trialfleet.controller.policies.workers import Workers, plan_workers
+from trialfleet.model.ends import EndKind, WorkerEnd
 
 
 def plan(seen: StudyObserved) -> Workers:
@@ -111,7 +113,7 @@ def test_all_workers_say_that_there_is_no_more_work() -> None:
 
 
 def test_an_objective_that_can_not_be_loaded_fails_the_study() -> None:
-    end = PodEnd(Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
+    end = WorkerEnd(EndKind.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
     planned = plan(observed(jobs=(job(failure="PodFailurePolicy"),), pods=(pod(end=end),)))
     assert planned.failed == Trouble(reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
 
@@ -125,7 +127,7 @@ def test_it_is_tried_again_with_a_newer_spec() -> None:
 class TestReplacement:
     """Kubernetes waits longer after each dead pod: another Job does not."""
 
-    LOST = pod("q-workers-1-z", end=PodEnd(Fate.LOST, "Evicted"), ended=ago(20))
+    LOST = pod("q-workers-1-z", end=WorkerEnd(EndKind.LOST, "Evicted"), ended=ago(20))
 
     def seen(self, short_s: float, dead: PodView = LOST, **changes: Any) -> StudyObserved:
         current = job(active=3)
@@ -142,9 +144,9 @@ class TestReplacement:
     def test_then_another_job_takes_over(self) -> None:
         assert sizes(plan(self.seen(16))) == {"q-workers-1": 3, "q-workers-2": 1}
 
-    @pytest.mark.parametrize("fate", [Fate.LOST, Fate.FAILED])
-    def test_one_that_had_a_session_is_replaced_at_once(self, fate: Fate) -> None:
-        dead = dataclasses.replace(self.LOST, end=PodEnd(fate, "x"))
+    @pytest.mark.parametrize("fate", [EndKind.LOST, EndKind.FAILED])
+    def test_one_that_had_a_session_is_replaced_at_once(self, fate: EndKind) -> None:
+        dead = dataclasses.replace(self.LOST, end=WorkerEnd(fate, "x"))
         planned = plan(self.seen(0, dead, served=frozenset({dead.uid})))
         assert sizes(planned) == {"q-workers-1": 3, "q-workers-2": 1}
         (retired, _) = planned.objects
@@ -152,7 +154,7 @@ class TestReplacement:
         assert retired["spec"]["backoffLimit"] == NO_LIMIT
 
     def test_one_that_was_drained_is_replaced_at_once(self) -> None:
-        dead = dataclasses.replace(self.LOST, end=PodEnd(Fate.DRAINED, "Drained"))
+        dead = dataclasses.replace(self.LOST, end=WorkerEnd(EndKind.LEFT, names.REASON_KILLED))
         assert sizes(plan(self.seen(0, dead))) == {"q-workers-1": 3, "q-workers-2": 1}
 
     def test_one_on_a_lost_node_is_replaced_once_it_was_given_up(self) -> None:
@@ -166,11 +168,11 @@ class TestReplacement:
         assert plan(self.seen(16, troubles=(quota,))).objects == ()
 
     def test_one_that_crashes_before_it_has_a_session_waits_as_kubernetes_does(self) -> None:
-        crashed = dataclasses.replace(self.LOST, end=PodEnd(Fate.FAILED, "Crashed"))
+        crashed = dataclasses.replace(self.LOST, end=WorkerEnd(EndKind.FAILED, "Crashed"))
         assert plan(self.seen(16, crashed)).objects == ()
 
     def test_a_job_that_ended_by_crashing_trials_is_followed_by_another(self) -> None:
-        crashed = dataclasses.replace(self.LOST, end=PodEnd(Fate.FAILED, "Crashed"))
+        crashed = dataclasses.replace(self.LOST, end=WorkerEnd(EndKind.FAILED, "Crashed"))
         seen = observed(jobs=(job(failure="BackoffLimitExceeded"),), pods=(crashed,))
         assert plan(seen).failed is not None
         planned = plan(dataclasses.replace(seen, served=frozenset({crashed.uid})))

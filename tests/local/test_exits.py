@@ -5,31 +5,32 @@ import signal
 import pytest
 
 from trialfleet import names
-from trialfleet.local.exits import Fate, judge, oom_kills
+from trialfleet.local.exits import end_of_process, oom_kills
+from trialfleet.model.ends import EndKind
 
 
 @pytest.mark.parametrize(
-    ("code", "out_of_memory", "fate", "reason", "message"),
+    ("code", "out_of_memory", "kind", "reason", "message"),
     [
-        (0, False, Fate.DONE, names.REASON_CRASHED, "exit code 0"),
-        (75, False, Fate.LEFT, names.REASON_KILLED, "left"),
-        (76, False, Fate.LEFT, names.REASON_KILLED, "left"),
-        (4, False, Fate.OBJECTIVE_UNUSABLE, "", ""),
-        (2, False, Fate.UNUSABLE, "", ""),
-        (3, False, Fate.LOST, names.REASON_KILLED, "no storage"),
-        (1, False, Fate.FAILED, names.REASON_CRASHED, "exit code 1"),
-        (-signal.SIGSEGV, False, Fate.FAILED, names.REASON_CRASHED, "with SIGSEGV"),
-        (-signal.SIGABRT, True, Fate.FAILED, names.REASON_CRASHED, "with SIGABRT"),
-        (-signal.SIGTERM, False, Fate.LOST, names.REASON_KILLED, "by SIGTERM"),
-        (-signal.SIGKILL, False, Fate.LOST, names.REASON_KILLED, "by SIGKILL"),
-        (-signal.SIGKILL, True, Fate.FAILED, names.REASON_OOM_KILLED, "out of memory"),
-        (-63, False, Fate.LOST, names.REASON_KILLED, "by signal 63"),
+        (0, False, EndKind.NO_MORE_WORK, names.REASON_CRASHED, "exit code 0"),
+        (75, False, EndKind.LEFT, names.REASON_KILLED, "left"),
+        (76, False, EndKind.LEFT, names.REASON_KILLED, "left"),
+        (4, False, EndKind.OBJECTIVE_UNUSABLE, "", ""),
+        (2, False, EndKind.UNUSABLE, "", ""),
+        (3, False, EndKind.LOST, names.REASON_KILLED, "no storage"),
+        (1, False, EndKind.FAILED, names.REASON_CRASHED, "exit code 1"),
+        (-signal.SIGSEGV, False, EndKind.FAILED, names.REASON_CRASHED, "with SIGSEGV"),
+        (-signal.SIGABRT, True, EndKind.FAILED, names.REASON_CRASHED, "with SIGABRT"),
+        (-signal.SIGTERM, False, EndKind.LOST, names.REASON_KILLED, "by SIGTERM"),
+        (-signal.SIGKILL, False, EndKind.LOST, names.REASON_KILLED, "by SIGKILL"),
+        (-signal.SIGKILL, True, EndKind.FAILED, names.REASON_OOM_KILLED, "out of memory"),
+        (-63, False, EndKind.LOST, names.REASON_KILLED, "by signal 63"),
     ],
 )
-def test_verdicts(code: int, out_of_memory: bool, fate: Fate, reason: str, message: str) -> None:
-    verdict = judge(code, out_of_memory=out_of_memory)
-    assert (verdict.fate, verdict.reason) == (fate, reason)
-    assert message in verdict.message
+def test_ends(code: int, out_of_memory: bool, kind: EndKind, reason: str, message: str) -> None:
+    end = end_of_process(code, out_of_memory=out_of_memory)
+    assert (end.kind, end.reason) == (kind, reason)
+    assert message in end.message
 
 
 def test_the_kernels_count_can_be_read() -> None:

@@ -28,7 +28,7 @@ from trialfleet.controller.observe import (
 from trialfleet.controller.observed import StudyObserved, Subject
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import DeadWorker, Note, Plan
-from trialfleet.controller.pod_view import Fate, Trouble, view_pod
+from trialfleet.controller.pod_view import Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.storage_plan import plan_storage
@@ -36,6 +36,7 @@ from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
 from trialfleet.controller.study_status import BEST
 from trialfleet.controller.wakeups import Wakeups
+from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable
 from trialfleet.wire import tokens
 
@@ -206,7 +207,7 @@ class Controller:
             for uid, pod in memory.departed.items()
             if uid not in memory.reported
             and pod.end is not None
-            and pod.end.fate in (Fate.LOST, Fate.FAILED)
+            and pod.end.kind in (EndKind.LOST, EndKind.FAILED)
             and not is_over(observed)
         }
         if plan.ensure and observed.storage is not None:

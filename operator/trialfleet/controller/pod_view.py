@@ -1,31 +1,15 @@
 """A pod as the operator sees it: how far it is, how it ended, what is in its way."""
 
 import datetime
-import enum
-import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import parse_time
 from trialfleet.model import errors
-
-_CRASHES: Final = frozenset(
-    {
-        signal.SIGSEGV,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGSYS,
-        signal.SIGXCPU,
-        signal.SIGXFSZ,
-    }
-)
-"""Signals that a program draws on itself; nobody ends another's process with them."""
+from trialfleet.model.ends import EndKind, WorkerEnd, end_of_exit, end_of_signal
 
 _UNDER_WAY: Final = ("", "ContainerCreating", "PodInitializing")
 """Reasons why a container waits that pass by themselves; every other one is told."""
@@ -44,34 +28,17 @@ _TAKEN_AWAY: Final = (
 )
 """Reasons for the end of a pod that its node, or its node's loss, gives."""
 
+_COMMAND_FAILED: Final = (126, 127)
+"""Exit codes of a command that can't be run, or is not there."""
+
+_UNUSABLE: Final = {
+    EndKind.OBJECTIVE_UNUSABLE: reasons.OBJECTIVE_IMPORT_FAILED,
+    EndKind.UNUSABLE: reasons.WORKERS_FAILED,
+}
+"""What the operator calls an end after which no worker can work."""
+
 LONGEST_ERROR: Final = 800
 """Characters of a pod's own words that are passed on."""
-
-
-class Fate(enum.Enum):
-    """What follows from the end of a worker's pod."""
-
-    CLEAN = enum.auto()
-    """No more work."""
-    DRAINED = enum.auto()
-    """It left and took care of its trial."""
-    LOST = enum.auto()
-    """It was taken away: its trial is run again."""
-    FAILED = enum.auto()
-    """The objective ended it: its trial counts as failed."""
-    UNUSABLE = enum.auto()
-    """No worker can run this objective."""
-    NOT_STARTED = enum.auto()
-    """It never ran."""
-
-
-@dataclass(frozen=True, slots=True)
-class PodEnd:
-    """How a pod ended: the fate, a reason as one word, and words for people."""
-
-    fate: Fate
-    reason: str
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +63,7 @@ class PodView:
     """Its containers run; it may be about to end."""
     ready: bool
     address: str
-    end: PodEnd | None
+    end: WorkerEnd | None
     ended: datetime.datetime | None
     """When it ended, where the pod says so."""
     lingers: bool
@@ -224,18 +191,18 @@ def _others_run(status: Mapping[str, Any]) -> bool:
 
 def _end_of(
     status: Mapping[str, Any], terminated: Mapping[str, Any] | None, gone: bool
-) -> PodEnd | None:
+) -> WorkerEnd | None:
     phase = status.get("phase", "Pending")
     disruption = _disruption(status)
     if terminated is None:
         if phase not in ("Failed", "Succeeded") and not gone:
             return None
         if phase == "Succeeded":
-            return PodEnd(Fate.CLEAN, "Completed")
+            return end_of_exit(errors.EXIT_OK)
         if disruption is None and not _has_run(status):
             return _end_before_begin(status)
         reason, message = disruption or (reasons.DELETED, "the pod was deleted")
-        return PodEnd(Fate.LOST, reason, message)
+        return WorkerEnd(EndKind.LOST, reason, message)
     return _end_of_container(terminated, disruption)
 
 
@@ -245,48 +212,43 @@ def _has_run(status: Mapping[str, Any]) -> bool:
     return any(state and "waiting" not in state for state in states)
 
 
-def _end_before_begin(status: Mapping[str, Any]) -> PodEnd:
+def _end_before_begin(status: Mapping[str, Any]) -> WorkerEnd:
     """Return how a pod ended whose worker was never started."""
     for container in status.get("initContainerStatuses", ()):
         terminated = container.get("state", {}).get("terminated", {})
         if terminated.get("exitCode"):
             text = _last_words(container["name"], terminated)
-            return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, f"init {text}")
+            return WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, f"init {text}")
     if status.get("phase") == "Failed" and status.get("reason"):
         # Refused by its node: OutOfcpu, NodeAffinity, UnexpectedAdmissionError and others.
         text = f"{status['reason']}: {status.get('message', '')}"
-        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, text)
-    return PodEnd(Fate.NOT_STARTED, reasons.DELETED)
+        return WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, text)
+    return WorkerEnd(EndKind.NOT_STARTED, reasons.DELETED)
 
 
-def _end_of_container(terminated: Mapping[str, Any], disruption: tuple[str, str] | None) -> PodEnd:
+def _end_of_container(
+    terminated: Mapping[str, Any], disruption: tuple[str, str] | None
+) -> WorkerEnd:
     code = terminated["exitCode"]
     said = first_lines(terminated.get("message", ""))
-    if code == errors.EXIT_OK:
-        return PodEnd(Fate.CLEAN, "Completed")
-    if code in (errors.EXIT_DRAINED, errors.EXIT_OVERRUN):
-        return PodEnd(Fate.DRAINED, "Drained")
+    end = end_of_signal(code - 128) if code > 128 else end_of_exit(code)
+    if end.kind in (EndKind.NO_MORE_WORK, EndKind.LEFT):
+        return end
     if disruption is not None:
-        return PodEnd(Fate.LOST, *disruption)
+        return WorkerEnd(EndKind.LOST, *disruption)
     if terminated.get("reason") == "OOMKilled":
         message = "the container ran out of memory: more than resources.limits.memory"
-        return PodEnd(Fate.FAILED, names.REASON_OOM_KILLED, message)
-    if terminated.get("reason") in _NOT_BEGUN:
-        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, _why_not_begun(said))
+        return WorkerEnd(EndKind.FAILED, names.REASON_OOM_KILLED, message)
+    if terminated.get("reason") in _NOT_BEGUN or code in _COMMAND_FAILED:
+        return WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, _why_not_begun(said))
     if terminated.get("reason") == "ContainerStatusUnknown":
-        return PodEnd(Fate.LOST, reasons.NODE_LOST, "the node lost track of the container")
-    if code == errors.EXIT_OBJECTIVE:
-        return PodEnd(Fate.UNUSABLE, reasons.OBJECTIVE_IMPORT_FAILED, said)
-    if code == errors.EXIT_INVALID:
-        return PodEnd(Fate.UNUSABLE, reasons.WORKERS_FAILED, said)
-    if code == errors.EXIT_UNAVAILABLE:
-        return PodEnd(Fate.LOST, names.REASON_KILLED, "the worker found no storage")
-    if code in (126, 127):
-        return PodEnd(Fate.NOT_STARTED, reasons.START_FAILED, _why_not_begun(said))
-    if code > 128:
-        return _end_by_signal(code - 128)
-    message = f"the objective ended its process with exit code {code}"
-    return PodEnd(Fate.FAILED, names.REASON_CRASHED, f"{message}: {said}" if said else message)
+        message = "the node lost track of the container"
+        return WorkerEnd(EndKind.LOST, reasons.NODE_LOST, message)
+    if end.unusable:
+        return WorkerEnd(end.kind, _UNUSABLE[end.kind], said)
+    if end.kind is EndKind.FAILED and code < 128 and said:
+        return replace(end, message=f"{end.message}: {said}")
+    return end
 
 
 def _why_not_begun(said: str) -> str:
@@ -294,17 +256,6 @@ def _why_not_begun(said: str) -> str:
     if names.APP in said and ("not found" in said or "no such file" in said):
         return f"the image has no {names.APP}, see docs/images.md: {said}"
     return said
-
-
-def _end_by_signal(number: int) -> PodEnd:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    if number in _CRASHES:
-        message = f"the objective crashed its process with {name}"
-        return PodEnd(Fate.FAILED, names.REASON_CRASHED, message)
-    return PodEnd(Fate.LOST, names.REASON_KILLED, f"the worker was killed by {name}")
 
 
 def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from trialfleet import names
 from trialfleet.local import exits
-from trialfleet.local.exits import Fate, Verdict
 from trialfleet.local.processes import Child, Reaper
 from trialfleet.model import errors
+from trialfleet.model.ends import EndKind, WorkerEnd
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage, StudyDefinition, Summary
@@ -183,29 +183,29 @@ class Crew:
         with self._telling:
             self._on_output(worker, line)
 
-    def bury(self, worker: str, verdict: Verdict) -> bool:
+    def bury(self, worker: str, end: WorkerEnd) -> bool:
         """Take from a dead worker what it was running, and tell what became of it.
 
         Returns whether it had not closed its session itself.
         """
         given_up = self._client.give_up(
             worker=worker,
-            reason=verdict.reason,
-            message=verdict.message,
-            failed=verdict.fate in (Fate.FAILED, Fate.DONE),
+            reason=end.reason,
+            message=end.message,
+            failed=end.kind in (EndKind.FAILED, EndKind.NO_MORE_WORK),
         )
         with self._changed:
             self._crashed_trials += len(given_up.failed)
-        quiet = verdict.fate in (Fate.DONE, Fate.LEFT) and not given_up.sessions
+        quiet = end.kind in (EndKind.NO_MORE_WORK, EndKind.LEFT) and not given_up.sessions
         if not quiet and not self.stopping.is_set():
             outcome = [f"trial {number} failed" for number in given_up.failed]
             outcome += [f"trial {number} is lost" for number in given_up.lost]
             outcome += [f"it runs again as trial {number}" for number in given_up.requeued]
             with self._telling:
-                self._on_event("; ".join([f"{worker}: {verdict.message}", *outcome]))
+                self._on_event("; ".join([f"{worker}: {end.message}", *outcome]))
         return given_up.sessions > 0
 
-    def pause_s(self, verdict: Verdict) -> float:
+    def pause_s(self, end: WorkerEnd) -> float:
         """Seconds to wait after a death before the next start.
 
         Raises ``TrialfleetError`` if too many have died without a trial finished.
@@ -220,7 +220,7 @@ class Crew:
         if deaths >= max(FRUITLESS_DEATHS, 2 * self.workforce.parallelism):
             raise errors.TrialfleetError(
                 f"{deaths} workers in a row have died and no trial has finished in between; "
-                f"the last one: {verdict.message}"
+                f"the last one: {end.message}"
             )
         return min(_FIRST_PAUSE_S * 2.0 ** (deaths - 2), _LONGEST_PAUSE_S) if deaths > 1 else 0.0
 
@@ -311,16 +311,16 @@ class _Slot(threading.Thread):
             self._child.send(self._sent)
         code = self._child.wait()
         self._child = None
-        verdict = exits.judge(code, out_of_memory=exits.oom_kills() > oom_kills)
-        if verdict.fate is Fate.OBJECTIVE_UNUSABLE:
+        end = exits.end_of_process(code, out_of_memory=exits.oom_kills() > oom_kills)
+        if end.kind is EndKind.OBJECTIVE_UNUSABLE:
             raise errors.ObjectiveImportError(self._last_line)
-        if verdict.fate is Fate.UNUSABLE:
+        if end.kind is EndKind.UNUSABLE:
             raise errors.InvalidInput(self._last_line)
         self.flush()
-        was_open = crew.bury(self._worker, verdict)
-        if crew.stopping.is_set() or (verdict.fate is Fate.DONE and not was_open):
+        was_open = crew.bury(self._worker, end)
+        if crew.stopping.is_set() or (end.kind is EndKind.NO_MORE_WORK and not was_open):
             return False
-        return not crew.stopping.wait(0.0 if verdict.fate is Fate.LEFT else crew.pause_s(verdict))
+        return not crew.stopping.wait(0.0 if end.kind is EndKind.LEFT else crew.pause_s(end))
 
     def flush(self) -> None:
         """Pass on the line that is held back."""

@@ -10,7 +10,8 @@ from trialfleet.client.answers import GivenUp
 from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import DeadWorker, Note, Removal
-from trialfleet.controller.pod_view import Fate, PodView
+from trialfleet.controller.pod_view import PodView
+from trialfleet.model.ends import EndKind
 
 OVERDUE: Final = datetime.timedelta(seconds=20)
 """How long after its grace a deleted pod may still be there: then its node is away."""
@@ -88,14 +89,14 @@ def _dead_worker(pod: PodView, now: datetime.datetime) -> DeadWorker | None:
             return None
         message = "the pod was deleted and its node does not answer"
         return DeadWorker(pod.uid, pod.name, reasons.NODE_LOST, message, failed=False)
-    if pod.end.fate not in (Fate.LOST, Fate.FAILED):
+    if pod.end.kind not in (EndKind.LOST, EndKind.FAILED):
         return None
     return DeadWorker(
         pod.uid,
         pod.name,
         pod.end.reason,
         pod.end.message,
-        failed=pod.end.fate is Fate.FAILED,
+        failed=pod.end.kind is EndKind.FAILED,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Final
 from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import Fate, PodView, Trouble, whose
+from trialfleet.controller.pod_view import PodView, Trouble, whose
+from trialfleet.model.ends import EndKind
 
 PATIENCE: Final = datetime.timedelta(seconds=15)
 """What a pod gets to start before its trouble is told: a volume is often made late, a mount or a
@@ -90,7 +91,7 @@ def _early_deaths(observed: StudyObserved) -> Iterable[Trouble]:
         if not dead:
             continue
         _, end = max(dead, key=lambda one: one[0])
-        reason = reasons.START_FAILED if end.fate is Fate.NOT_STARTED else reasons.CRASH_LOOP
+        reason = reasons.START_FAILED if end.kind is EndKind.NOT_STARTED else reasons.CRASH_LOOP
         what = "ended before its first trial, " if worker and reason is reasons.CRASH_LOOP else ""
         text = f"{whose(job.component)}: {what}{end.message or end.reason}"
         yield Trouble(reason, f"{text} ({len(dead)} so far; the next one starts later each time)")
@@ -98,9 +99,9 @@ def _early_deaths(observed: StudyObserved) -> Iterable[Trouble]:
 
 def _came_to_nothing(pod: PodView, observed: StudyObserved) -> bool:
     assert pod.end is not None
-    if pod.end.fate is Fate.NOT_STARTED:
+    if pod.end.kind is EndKind.NOT_STARTED:
         return pod.end.reason != reasons.DELETED
-    if pod.end.fate is not Fate.FAILED:
+    if pod.end.kind is not EndKind.FAILED:
         return False
     if pod.component != names.COMPONENT_WORKER:
         return True

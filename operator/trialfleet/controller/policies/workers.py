@@ -25,7 +25,8 @@ from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal
-from trialfleet.controller.pod_view import Fate, PodView, Trouble
+from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.model.ends import EndKind
 
 REPLACE_AFTER: Final = datetime.timedelta(seconds=15)
 """What Kubernetes gets to replace a lost worker that had opened no session, before another Job does
@@ -133,10 +134,10 @@ def _why_failed(job: JobView, observed: StudyObserved) -> Trouble:
     ends = [
         pod.end
         for pod in observed.workers
-        if pod.job == job.name and pod.end is not None and pod.end.fate is not Fate.LOST
+        if pod.job == job.name and pod.end is not None and pod.end.kind is not EndKind.LOST
     ]
     for end in ends:
-        if end.fate is Fate.UNUSABLE:
+        if end.unusable:
             return Trouble(end.reason, end.message or job.failure)
     said = [end.message for end in ends if end.message]
     return Trouble(reasons.WORKERS_FAILED, "; ".join([job.failure, *said[-1:]]))
@@ -145,7 +146,7 @@ def _why_failed(job: JobView, observed: StudyObserved) -> Trouble:
 def _has_served(job: JobView, observed: StudyObserved) -> bool:
     """Whether a Job has ended only because its workers died with their trials."""
     ends = [pod for pod in observed.workers if pod.job == job.name and pod.end is not None]
-    if any(pod.end is not None and pod.end.fate is Fate.UNUSABLE for pod in ends):
+    if any(pod.end is not None and pod.end.unusable for pod in ends):
         return False
     return any(pod.uid in observed.served for pod in ends)
 
@@ -161,13 +162,13 @@ def _is_past(job: JobView, observed: StudyObserved, now: datetime.datetime) -> b
     dead = [pod for pod in observed.workers if pod.job == job.name and not observed.lives(pod)]
     if any(pod.uid in observed.served or _left(pod) for pod in dead):
         return True
-    lost = any(pod.end is not None and pod.end.fate is Fate.LOST for pod in dead)
+    lost = any(pod.end is not None and pod.end.kind is EndKind.LOST for pod in dead)
     return lost and now - since >= REPLACE_AFTER
 
 
 def _left(pod: PodView) -> bool:
     """Whether a worker left for a reason of its node's, not of its own."""
-    return pod.end is None or pod.end.fate is Fate.DRAINED
+    return pod.end is None or pod.end.kind is EndKind.LEFT
 
 
 def _retired(job: JobView) -> Object:
