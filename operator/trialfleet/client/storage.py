@@ -126,10 +126,12 @@ class FleetStorage(Working):
         # not even to be destroyed.
         _left_behind.append(self._core)
         self._finalizer.detach()
+        self._settings = self.__getstate__()
         self._begin()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._settings
+        # A copy is not the worker: the end of its session says nothing of the worker's.
+        return {**self._settings, "worker": ""}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._settings = state

@@ -17,7 +17,7 @@ import cloudpickle
 from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.model import errors
-from trialfleet.worker import failure, log
+from trialfleet.worker import failure, forks, log
 from trialfleet.worker.loop import End, run_worker
 from trialfleet.worker.watch import Watch
 
@@ -77,7 +77,8 @@ def load(file: Path) -> Assignment:
         with file.open("rb") as opened:
             # First where the caller's modules are, then what may refer to them.
             sys.path[:] = pickle.load(opened)
-            found = pickle.load(opened)
+            with forks.end_here():
+                found = pickle.load(opened)
     except Exception as error:
         raise errors.ObjectiveImportError(
             f"the objective can't be loaded in a worker process: {failure.describe(error)}"

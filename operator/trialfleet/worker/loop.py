@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
-from trialfleet.worker import failure, surroundings
+from trialfleet.worker import failure, forks, surroundings
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
 from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
@@ -213,7 +213,9 @@ class _Worker:
             try:
                 try:
                     self.watch.running(trial._trial_id, self.trial_timeout_s)
-                    returned = self.objective(self.study.begin(trial._trial_id, self.search_space))
+                    with forks.end_here():
+                        running = self.study.begin(trial._trial_id, self.search_space)
+                        returned = self.objective(running)
                 finally:
                     self.watch.telling()
             except BaseException as raised:

@@ -12,6 +12,7 @@ from trialfleet.api.optuna_classes import build_pruner, build_sampler
 from trialfleet.api.search_space import distributions
 from trialfleet.client import FleetStorage
 from trialfleet.model import errors
+from trialfleet.worker import forks
 from trialfleet.worker.assignment import Assignment
 from trialfleet.worker.loop import End, Outcome, run_worker
 from trialfleet.worker.watch import GRACE_S, Watch
@@ -72,7 +73,8 @@ def run(assignment: Assignment, settings: Settings) -> int:
 def _work(
     assignment: Assignment, settings: Settings, storage: FleetStorage, watch: Watch
 ) -> Outcome:
-    objective = assignment.load()
+    with forks.end_here():
+        objective = assignment.load()
     spec = assignment.spec
     ordinal = storage.ordinal
     study_id = storage.study_id

@@ -1,12 +1,15 @@
 """Optuna's study as a worker uses it, trial by trial."""
 
+import contextlib
+import copy
 import logging
+import math
 from collections.abc import Container, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import optuna
 from optuna import pruners
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from trialfleet.client import FleetStorage
 from trialfleet.client.trials import deep_copies
 from trialfleet.model.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
-from trialfleet.worker import failure
+from trialfleet.worker import failure, forks
 
 STORAGE_ERRORS: Final = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
 """Raised by the storage in the middle of an objective or a sampler, and not their failure."""
@@ -31,6 +34,19 @@ _log = logging.getLogger(__name__)
 
 
 class _Trial(Trial):
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        study = self.study
+        assert isinstance(study, WorkerStudy)
+        value = super()._suggest(name, distribution)
+        if isinstance(distribution, IntDistribution) and int(float(value)) != value:
+            raise ValueError(
+                f"parameter {name!r}: found {value}, which Optuna rounds when it stores it; "
+                "accepted: -2^53 to 2^53"
+            )
+        if isinstance(distribution, CategoricalDistribution):
+            study.check_choices(name, distribution.choices)
+        return value
+
     def should_prune(self) -> bool:
         study = self.study
         assert isinstance(study, WorkerStudy)
@@ -61,6 +77,32 @@ class WorkerStudy(optuna.Study):
         self.pruning = False
         """Whether a pruner is being asked."""
         self._finished_trials: list[FrozenTrial] | None = None
+        self._checked = set[str]()
+        self._forks = 0
+        self._is_copied = False
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # A trial is on its way to another process, which may write to it.
+        self._is_copied = True
+        return super().__getstate__()
+
+    def check_choices(self, name: str, choices: Sequence[object]) -> None:
+        """Tell once if choices are equal to Python, so that Optuna records the first for both."""
+        if name in self._checked:
+            return
+        self._checked.add(name)
+        # Numbers only: other objects may not be hashable.
+        first: dict[object, object] = {}
+        for choice in choices:
+            if not isinstance(choice, bool | int | float):
+                continue
+            equal = first.setdefault(choice, choice)
+            if type(equal) is not type(choice):
+                _log.warning(
+                    "parameter %r: the choices %r and %r are equal, Optuna records the first for "
+                    "both",
+                    *(name, equal, choice),
+                )
 
     def stop(self) -> None:
         """Have no new trial opened: called by an objective, or a sampler that has tried all.
@@ -72,6 +114,8 @@ class WorkerStudy(optuna.Study):
     def begin(self, trial_id: int, search_space: Mapping[str, BaseDistribution]) -> Trial:
         """Return a running trial, with the parameters of ``search_space`` suggested."""
         self._forget_trials()  # as Study.ask
+        self._forks = forks.count()
+        self._is_copied = False
         trial = _Trial(self, trial_id)
         for name, distribution in search_space.items():
             trial._suggest(name, distribution)
@@ -97,9 +141,10 @@ class WorkerStudy(optuna.Study):
         """
         self._forget_trials()  # as Study.tell
         frozen = self._storage.get_trial(trial_id)
-        if state is TrialState.PRUNED and frozen.last_step is not None:
-            last = frozen.intermediate_values[frozen.last_step]
-            values = None if last != last else [last]
+        if state is TrialState.PRUNED:
+            reports = self._reports(frozen)
+            last = reports[max(reports)] if reports else math.nan
+            values = None if math.isnan(last) else [last]
         try:
             filtered = pruners._filter_study(self, frozen)
             self.sampler.after_trial(
@@ -126,6 +171,15 @@ class WorkerStudy(optuna.Study):
             self._fleet.ask_ahead(self._study_id)
             self.running_ahead = True
         return kept
+
+    def _reports(self, frozen: FrozenTrial) -> Mapping[int, float]:
+        """Return a trial's intermediate values, also those that its child processes reported."""
+        if not (self._is_copied or forks.count() > self._forks):
+            return frozen.intermediate_values
+        # A copy of the client knows of no trial that runs here, and asks the storage.
+        with contextlib.closing(copy.copy(self._fleet)) as reader:
+            others = reader.get_trial(frozen._trial_id).intermediate_values
+        return {**others, **frozen.intermediate_values}
 
     def _get_trials(
         self,
