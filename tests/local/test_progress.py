@@ -1,8 +1,10 @@
 """How a run is told: rates, states and failures in few words."""
 
 import io
+import re
 import subprocess
 import sys
+import time
 
 from optuna.trial import create_trial
 from rich.console import Console
@@ -97,3 +99,29 @@ def test_importing_the_package_is_cheap() -> None:
         "assert 'optuna' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_chatty_program_is_as_quick_on_a_terminal() -> None:
+    file = io.StringIO()
+    view = make_view(SHOWN_STUDY, Console(file=file, force_terminal=True, width=160))
+    view.update(summary(0), 2)
+    began = time.process_time()
+    for number in range(50_000):
+        view.line(f"line {number}")
+    view.update(summary(1), 2)
+    seconds = time.process_time() - began
+    view.close()
+    text = file.getvalue()
+    assert seconds < 1.0
+    assert re.findall(r"line (\d+)$", text, re.MULTILINE) == [str(n) for n in range(50_000)]
+
+
+def test_colours_are_passed_on_and_what_moves_the_bar_is_not() -> None:
+    file = io.StringIO()
+    view = make_view(SHOWN_STUDY, Console(file=file, force_terminal=True, width=160))
+    view.line("plain [1]")
+    view.line("\x1b[31mred\x1b[0m\x1b[2Jx")
+    view.close()
+    assert "plain [1]\n" in file.getvalue()
+    assert "\x1b[31mred" in file.getvalue()
+    assert "\x1b[2J" not in file.getvalue()

@@ -60,10 +60,11 @@ def read(path: Path | str) -> Manifest:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InvalidInput(f"{path}: found {size} bytes, accepted: at most {MAX_BYTES}")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InvalidInput(f"{path}: found more than {MAX_BYTES} bytes, accepted: fewer")
+        text = data.decode()
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

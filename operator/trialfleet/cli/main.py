@@ -1,13 +1,16 @@
 """The command ``trialfleet``: its commands, and the one place where errors become exit codes."""
 
+import errno
 import importlib
+import io
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
 
-from trialfleet.model.errors import InvalidInput, TrialfleetError, exit_code
+from trialfleet.model.errors import EXIT_FAILED, InvalidInput, TrialfleetError, exit_code
 
 COMMANDS: Final = (
     "run",
@@ -65,12 +68,27 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is told in plain lines, without a traceback."""
+    """Run the command line; an error of ours is told in plain lines, without a traceback.
+
+    What standard output can't show is escaped, and that it can't be written is told.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        build(sys.argv[1] if len(sys.argv) > 1 else None)()
+        try:
+            build(sys.argv[1] if len(sys.argv) > 1 else None)()
+        finally:
+            sys.stdout.flush()
     except TrialfleetError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
+    except OSError as error:
+        # Nothing is left that Python would try to write once more when it ends.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

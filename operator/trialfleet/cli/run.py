@@ -18,7 +18,7 @@ from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
 from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.failures import Failures
 from trialfleet.local.plan import cluster_only, define, make_plan
-from trialfleet.local.progress import Shown, make_view
+from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.model import errors
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def run(
     error, the result on standard output.
     """
     study, definition, notices = _read(file)
-    console = Console(stderr=True, highlight=False)
+    console = progress_console()
     for notice in notices:
         console.print(f"notice: {notice}", markup=False, soft_wrap=True)
     if plot is not None:
@@ -221,9 +221,14 @@ def _finish(
     from trialfleet.cli.trial_output import as_json, best_trials, standard_output, table, write_json
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(study_name=this.study.metadata.name, storage=fleet.client)
     metrics = [objective.name for objective in this.study.spec.objectives]
-    best = best_trials(study, BEST)
+    try:
+        # By its id: it may have got another name.
+        name = fleet.client.get_study_name_from_id(fleet.study_id)
+        study = optuna.load_study(study_name=name, storage=fleet.client)
+        best = best_trials(study, BEST)
+    except KeyError:
+        raise errors.deleted(this.study.metadata.name) from None
     plotted = this.plot is not None and bool(best)
     if this.plot is not None and best:
         from trialfleet.cli.plot import save_plot
@@ -257,7 +262,7 @@ def _finish(
     elif this.plot is not None:
         standard.print("no picture: no trial is complete", soft_wrap=True)
     source = {"--storage": this.where} if this.plan.storage else {"--data": this.plan.folder}
-    more = _command("trials", this.study.metadata.name, source)
+    more = _command("trials", name, source)
     standard.print(f"data: {this.where} (all trials: {more})", markup=False, soft_wrap=True)
     if stopped:
         standard.print(f"go on with: {this.again}", markup=False, soft_wrap=True)

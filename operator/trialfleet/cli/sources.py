@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
 from trialfleet import names
-from trialfleet.model import errors
+from trialfleet.model import database_url, errors
 
 DEFAULT_FOLDER: Final = Path(".trialfleet")
 
@@ -26,7 +26,9 @@ StorageOption = Annotated[
         "--storage",
         metavar="URL",
         envvar=names.ENV_STORAGE_URL,
-        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME.",
+        show_envvar=True,
+        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME. All "
+        "users of a machine see an option's password, so better by the environment variable.",
     ),
 ]
 ProxyOption = Annotated[
@@ -64,6 +66,8 @@ def open_source(
     if proxy is not None:
         from trialfleet.client import FleetStorage
 
+        if not proxy.isascii():
+            raise errors.InvalidInput(f"--proxy: found {proxy!r}, accepted: HOST:PORT")
         client = FleetStorage(
             proxy, patience_s=PROXY_PATIENCE_S, token_file=token_file, ca_file=ca_file
         )
@@ -95,13 +99,7 @@ def open_database(url: str) -> RDBStorage:
     Raises as ``open_source``.
     """
     shown = hide_password(url)
-    address = sa.make_url(url)
-    if address.get_backend_name() != "postgresql":
-        raise errors.InvalidInput(
-            f"--storage: found {address.get_backend_name()!r}, accepted: postgresql+psycopg2://..."
-        )
-    if address.drivername == "postgresql":
-        address = address.set(drivername="postgresql+psycopg2")
+    address = database_url.parse(url, "--storage")
     options = {"connect_args": {"connect_timeout": CONNECT_S}}
     try:
         engine = sa.create_engine(address, poolclass=sa.NullPool, **options)
@@ -163,7 +161,4 @@ def hide_password(url: str) -> str:
 
     Raises ``InvalidInput`` if it is none.
     """
-    try:
-        return sa.make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError as error:
-        raise errors.InvalidInput(f"--storage: {error}") from error
+    return database_url.parse(url, "--storage").render_as_string(hide_password=True)

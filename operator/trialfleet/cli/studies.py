@@ -19,7 +19,7 @@ from trialfleet.cli.sources import (
     open_source,
     open_study,
 )
-from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_json
+from trialfleet.cli.trial_output import Output, cell, metric_names, standard_output, write_json
 
 _STATES = tuple(state.name.lower() for state in TrialState)
 
@@ -61,7 +61,7 @@ def studies(
             table.add_column(column, justify="right")
         for row in rows:
             cells = [row["name"], _objectives(row), *map(str, row["trials"].values())]
-            table.add_row(*(cell.replace("[", "\\[") for cell in cells))
+            table.add_row(*map(cell, cells))
         console.print(table)
 
 

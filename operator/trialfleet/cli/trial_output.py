@@ -1,10 +1,12 @@
 """Trials as tables for people, and as CSV and JSON for programs."""
 
+import codecs
 import csv
 import datetime
 import enum
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import IO, Any, Final
 
@@ -13,11 +15,15 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trialfleet import names
 
 LONGEST_CELL: Final = 60
 """Characters of a parameter's or message's text in a table."""
+
+
+_MOVING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Output(enum.StrEnum):
@@ -78,9 +84,9 @@ def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:
     if states:
         shown.add_column("state")
     for metric in metrics:
-        shown.add_column(metric, justify="right")
+        shown.add_column(cell(metric), justify="right")
     for name in params:
-        shown.add_column(name, justify="right", overflow="fold")
+        shown.add_column(cell(name), justify="right", overflow="fold")
     shown.add_column("seconds", justify="right")
     if reasons:
         shown.add_column("reason", overflow="fold")
@@ -89,10 +95,10 @@ def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:
         row += [trial.state.name.lower()] if states else []
         values = trial.values or [None] * len(metrics)
         row += ["" if value is None else f"{value:.6g}" for value in values]
-        row += [_cell(trial.params[name]) if name in trial.params else "" for name in params]
+        row += [_value(trial.params[name]) if name in trial.params else "" for name in params]
         row.append("" if trial.duration is None else f"{trial.duration.total_seconds():.2f}")
         row += [_reason(trial)] if reasons else []
-        shown.add_row(*(_plain(cell) for cell in row))
+        shown.add_row(*map(cell, row))
     return shown
 
 
@@ -145,9 +151,17 @@ def as_json(trial: FrozenTrial, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def write_json(file: IO[str], value: object) -> None:
-    """Write a value as JSON that every parser takes: NaN and infinities become strings."""
-    json.dump(_finite(value), file, indent=2, ensure_ascii=False, allow_nan=False)
-    file.write("\n")
+    """Write a value as JSON that every parser takes: NaN and infinities become strings.
+
+    Where the file is not in UTF-8, or a text is none, characters are escaped as JSON does it.
+    """
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    encoding = codecs.lookup(getattr(file, "encoding", None) or "utf-8").name
+    try:
+        text.encode("ascii" if encoding != "utf-8" else encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    file.write(f"{text}\n")
 
 
 def _finite(value: object) -> object:
@@ -169,14 +183,14 @@ def _reason(trial: FrozenTrial) -> str:
     return str(message or trial.system_attrs.get(names.ATTR_REASON) or "")
 
 
-def _cell(value: object) -> str:
+def _value(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _plain(text: str) -> str:
-    """Return a cell's text for rich: short, and without what it takes for markup."""
+def cell(text: str) -> Text:
+    """Return what a table shows of a text: short, and no character that would move the cursor."""
     short = text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 3] + "..."
-    return short.replace("[", "\\[")
+    return Text(_MOVING.sub(lambda found: found[0].encode("unicode_escape").decode(), short))
 
 
 def _csv_cell(mapping: dict[str, Any], key: str) -> object:

@@ -36,6 +36,9 @@ START_S: Final = 3.0
 RANK: Final = 0
 """Orphaned workers are ended first."""
 
+_OURS: Final = frozenset({names.ENV_STORAGE_URL})
+"""Variables that objectives do not get: there may be a password in them."""
+
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
 
@@ -145,8 +148,11 @@ class Crew:
         return settled and not self._watching.is_alive()
 
     def look(self) -> "Summary":
-        """Fetch the study's summary."""
-        summary = self._client.summary(self._study_id)
+        """Fetch the study's summary. Raises ``NotFound`` if the study was deleted."""
+        try:
+            summary = self._client.summary(self._study_id)
+        except errors.NotFound:
+            raise errors.deleted(self._definition.name) from None
         with self._changed:
             self.summary = summary
             self._is_up = self._is_up or summary.sessions > 0
@@ -297,10 +303,12 @@ class _Slot(threading.Thread):
             reaper=crew.reaper,
             rank=RANK,
             environment={
-                **os.environ,
+                **{key: value for key, value in os.environ.items() if key not in _OURS},
                 # A local run's proxy neither encrypts nor asks for tokens.
                 names.ENV_TOKEN_FILE: "",
                 names.ENV_CA_FILE: "",
+                # What it writes is read as UTF-8, and told in what the terminal can show.
+                "PYTHONIOENCODING": "utf-8:backslashreplace",
                 **crew.workforce.environment,
                 names.ENV_WORKER: self._worker,
             },
@@ -316,6 +324,8 @@ class _Slot(threading.Thread):
             raise errors.ObjectiveImportError(self._last_line)
         if end.kind is EndKind.UNUSABLE:
             raise errors.InvalidInput(self._last_line)
+        if end.kind is not EndKind.NO_MORE_WORK and not crew.stopping.is_set():
+            crew.look()  # that the study was deleted is no failure of the worker
         self.flush()
         was_open = crew.bury(self._worker, end)
         if crew.stopping.is_set() or (end.kind is EndKind.NO_MORE_WORK and not was_open):

@@ -21,7 +21,6 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial
-from rich.console import Console
 
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
@@ -29,8 +28,9 @@ from trialfleet.local import optimize_worker
 from trialfleet.local.crew import Workforce
 from trialfleet.local.failures import is_lost
 from trialfleet.local.plan import proxy_command, share_of_cores
-from trialfleet.local.progress import Shown, View, make_view
+from trialfleet.local.progress import Shown, View, make_view, progress_console
 from trialfleet.local.supervisor import Fleet, Plan
+from trialfleet.local.writing import print_line
 from trialfleet.model import errors
 
 Objective = Callable[[Trial], float | Sequence[float]]
@@ -57,7 +57,7 @@ class _Prints(View):
 
     def line(self, text: str) -> None:
         """See :class:`View`."""
-        print(text, flush=True)
+        print_line(text)
 
     def close(self) -> None:
         """See :class:`View`."""
@@ -184,7 +184,7 @@ class _Run:
         )
         view: View = _Prints()
         if self.show_progress_bar:
-            view = make_view(Shown(self.name, self._metrics(), self.trials), Console(stderr=True))
+            view = make_view(Shown(self.name, self._metrics(), self.trials), progress_console())
         with (
             contextlib.closing(view),
             Fleet(
@@ -195,13 +195,21 @@ class _Run:
             if fleet.crew.error is not None:
                 raise_failure(folder, fleet.crew.error)
             if self.storage is None:
-                return copy_study(fleet.client, self.name, self.sampler, self.pruner)
+                try:
+                    return copy_study(
+                        fleet.client, fleet.study_id, self.name, self.sampler, self.pruner
+                    )
+                except KeyError:
+                    raise errors.deleted(self.name) from None
         assert self.storage is not None
+        storage = RDBStorage(self.storage)
+        try:
+            # By its id: it may have got another name.
+            name = storage.get_study_name_from_id(fleet.study_id)
+        except KeyError:
+            raise errors.deleted(self.name) from None
         return optuna.load_study(
-            study_name=self.name,
-            storage=RDBStorage(self.storage),
-            sampler=self.sampler,
-            pruner=self.pruner,
+            study_name=name, storage=storage, sampler=self.sampler, pruner=self.pruner
         )
 
     def _define(self, client: FleetStorage) -> StudyDefinition:
@@ -297,10 +305,9 @@ def by_value(objective: Callable[..., object]) -> Iterator[None]:
 
 
 def copy_study(
-    client: FleetStorage, name: str, sampler: BaseSampler, pruner: BasePruner
+    client: FleetStorage, source: int, name: str, sampler: BaseSampler, pruner: BasePruner
 ) -> optuna.Study:
-    """Return a study in memory with all that a storage holds of one."""
-    source = client.get_study_id_from_name(name)
+    """Return a study in memory with all that a storage holds of one. Raises ``KeyError``."""
     storage = InMemoryStorage()
     target = storage.create_new_study(client.get_study_directions(source), name)
     for key, value in client.get_study_user_attrs(source).items():

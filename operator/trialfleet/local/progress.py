@@ -1,11 +1,16 @@
 """How a local run is shown while it goes on: a live bar, or a few plain lines."""
 
 import collections
+import itertools
+import re
+import sys
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final, Protocol, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -15,13 +20,22 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
+
+from trialfleet.local.writing import Lossy
 
 if TYPE_CHECKING:
     from trialfleet.client import Summary
 
 PLAIN_S: Final = 2.0
 """At least so long between two plain lines of progress."""
+
+_TOGETHER: Final = 5000
+"""So many lines are written at once, however soon they came."""
+
+# A colour is passed on, and what would move the bar is not.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 RATE_S: Final = 30.0
 """The rate is that of so many last seconds."""
@@ -127,15 +141,33 @@ class PlainView:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+class _Raw:
+    """Lines that a console writes as they are: they have nothing that it would have to look at."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._text = "".join(f"{line}\n" for line in lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(self._text)
+
+
 class LiveView:
-    """A bar that moves, below the lines that were written."""
+    """A bar that moves, below the lines that were written.
+
+    Lines are written together, as often as the bar moves: to move it for each one takes longer than
+    a chatty program does.
+    """
 
     def __init__(self, shown: Shown, console: Console) -> None:
         self._shown = shown
+        self._console = console
+        self._lines: list[str] = []
+        self._adding = threading.Lock()
+        self._writing = threading.Lock()
         self._rate = Rate()
         bar: tuple[BarColumn | MofNCompleteColumn, ...] = (BarColumn(), MofNCompleteColumn())
         self._progress = Progress(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             TextColumn("{task.description}"),
             *bar,
             TimeElapsedColumn(),
@@ -154,14 +186,38 @@ class LiveView:
         rate = self._rate.add(time.monotonic(), counted)
         state = describe(self._shown, summary, rate) or f"{workers} workers starting"
         self._progress.update(self._task, completed=counted, state=escape(state))
+        self._write()
 
     def line(self, text: str) -> None:
         """See :class:`View`."""
-        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
+        with self._adding:
+            self._lines.append(text)
+            is_much = len(self._lines) >= _TOGETHER
+        if is_much:
+            self._write()
 
     def close(self) -> None:
         """See :class:`View`."""
+        self._write()
         self._progress.stop()
+
+    def _write(self) -> None:
+        with self._writing:
+            with self._adding:
+                lines, self._lines = self._lines, []
+            for is_plain, some in itertools.groupby(lines, key=_is_plain):
+                group = list(some)
+                what = _Raw(group) if is_plain else Text.from_ansi("\n".join(group))
+                self._console.print(what, end="" if is_plain else "\n", soft_wrap=True)
+
+
+def _is_plain(line: str) -> bool:
+    return _CONTROL.search(line) is None
+
+
+def progress_console() -> Console:
+    """Return the console that progress is shown on: standard error."""
+    return Console(file=cast("IO[str]", Lossy(sys.stderr)), highlight=False)
 
 
 def make_view(shown: Shown, console: Console) -> View:

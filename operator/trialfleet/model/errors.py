@@ -24,6 +24,11 @@ class NotFound(TrialfleetError):
     """A study, trial or session that does not exist."""
 
 
+def deleted(study: str) -> NotFound:
+    """Return the error of who runs a study that somebody has deleted meanwhile."""
+    return NotFound(f"the study {study!r} was deleted while it ran")
+
+
 class StudyExists(TrialfleetError):
     """A study of that name exists."""
 

@@ -10,7 +10,8 @@ from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
 
-from trialfleet.model.errors import DataLost, InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model import database_url
+from trialfleet.model.errors import DataLost, NotFound, StorageUnavailable
 from trialfleet.storage import identity as identities
 from trialfleet.storage import reading
 from trialfleet.storage.committer import Committer
@@ -316,19 +317,8 @@ def _ends_nothing(command: Command) -> bool:
 
 
 def _engine(url: str, **options: Any) -> sa.Engine:
-    accepted = "a URL like postgresql+psycopg2://USER:PASSWORD@HOST:5432/DATABASE"
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise InvalidInput(f"storage: found a text that is no URL, accepted: {accepted}") from error
-    if parsed.get_backend_name() != "postgresql":
-        raise InvalidInput(
-            f"storage: found a {parsed.get_backend_name()} database, accepted: {accepted}"
-        )
-    # SQLAlchemy takes a plain postgresql:// for another driver than the one that we bring.
-    parsed = parsed.set(drivername="postgresql+psycopg2")
     return sa.create_engine(
-        parsed,
+        database_url.parse(url),
         max_overflow=0,
         connect_args=dict(_CONNECT),
         **options,

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
-from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded
+from trialfleet.model.errors import InvalidInput, SessionGivenUp, StudyEnded, deleted
 from trialfleet.worker import failure, forks, surroundings
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
@@ -194,7 +194,7 @@ class _Worker:
         except SessionGivenUp:
             kept = False
         except KeyError as gone:
-            raise NotFound(f"trial {trial.number} is gone: the study was deleted") from gone
+            raise deleted(self.study.study_name) from gone
         if kept:
             self.trials += 1
             if error is not None and not caught:
@@ -264,7 +264,7 @@ class _Worker:
         try:
             heard = self.storage.settle()
         except KeyError as gone:
-            raise NotFound("a trial is gone: the study was deleted") from gone
+            raise deleted(self.study.study_name) from gone
         for told in heard:
             kept = told.kept
             if told.refusal is not None:
