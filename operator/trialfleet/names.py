@@ -43,6 +43,9 @@ ENV_PROXY: Final = "TRIALFLEET_PROXY"
 
 ENV_STUDY: Final = "TRIALFLEET_STUDY"
 ENV_WORKER: Final = "TRIALFLEET_WORKER"
+ENV_DEFINITION: Final = "TRIALFLEET_DEFINITION"
+"""The study's definition: a worker may be there before the storage knows the study by it."""
+
 ENV_CHECKPOINT_ROOT: Final = "TRIALFLEET_CHECKPOINT_ROOT"
 """Folder under which every trial gets a checkpoint folder."""
 

@@ -27,6 +27,7 @@ from trialfleet import names
 from trialfleet.client.answers import Counts, Failure
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import timestamp
+from trialfleet.controller.definition import define
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
@@ -53,6 +54,8 @@ def status_of(kind: str, *, generation: int = 1, **more: Any) -> Object:
 
 WORKER = "Job/q-workers-1"
 CONFIG = "ConfigMap/q-tf-study"
+IN_A_CONFIG_MAP = {"python": {"configMap": {"name": "c", "key": "k"}}}
+READY = observed().storage
 NOT_READY = StorageView("s", False, reasons.STARTING, "", PROXIES, tls=False)
 
 STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
@@ -63,7 +66,7 @@ STAGES: list[tuple[str, dict[str, Any], str, list[str], str]] = [
         [CONFIG],
         reasons.STORAGE_MISSING,
     ),
-    ("storage starts", {"storage": NOT_READY}, "Pending", [CONFIG], reasons.PROGRESSING),
+    ("storage starts", {"storage": NOT_READY}, "Pending", [CONFIG, WORKER], reasons.PROGRESSING),
     (
         "storage can't start",
         {
@@ -429,3 +432,52 @@ def test_each_new_reason_of_failures_is_told_once() -> None:
     told = subject({"failedReasons": {failure.reason: 1}})
     again = plan(observed(jobs=(job(),), summary=seen, subject=told))
     assert reasons.EVENT_TRIAL_FAILED not in [one.reason for one in again.notes]
+
+
+class TestWorkersStartWithTheirStorage:
+    """Scheduled, pulled and imported while the database comes up."""
+
+    def seen(self, **changes: Any) -> StudyObserved:
+        base = {"storage": NOT_READY, "ensured": False, "summary": None}
+        return observed(**{**base, **changes})
+
+    def test_they_wait_for_the_study_by_its_definition(self) -> None:
+        planned = plan(self.seen())
+        assert made(planned) == [CONFIG, WORKER]
+        (container,) = planned.objects[-1]["spec"]["template"]["spec"]["containers"]
+        (known,) = [one for one in container["env"] if one["name"] == names.ENV_DEFINITION]
+        assert known["value"] == define(study()).definition
+        assert planned.status is not None
+        assert planned.status["workers"] == {"desired": 4, "ready": 0}
+
+    def test_with_the_secret_that_they_need(self) -> None:
+        planned = plan(self.seen(storage=dataclasses.replace(NOT_READY, tls=True)))
+        assert [obj["kind"] for obj in planned.once] == ["Secret"]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"storage": None},
+            {"storage": dataclasses.replace(NOT_READY, message="no such image")},
+            {"jobs": (job(),)},
+            {"study": study(suspend=True)},
+            {"study": study(parallelism=0)},
+            {"study": study(prepare={"spec": {"containers": [{"name": "p", "image": "i"}]}})},
+            {"study": study(objective=IN_A_CONFIG_MAP)},
+            {"subject": subject({"startTime": timestamp(ago(100))})},
+        ],
+        ids=[
+            *("no storage", "trouble", "they are there", "suspended", "none wanted"),
+            *("prepare comes first", "definition not known", "an outage"),
+        ],
+    )
+    def test_not_always(self, changes: dict[str, Any]) -> None:
+        assert WORKER not in made(plan(self.seen(**changes)))
+
+    def test_they_go_where_the_storage_has_another_study_of_that_name(self) -> None:
+        blocked = Trouble(reasons.DEFINITION_DIFFERS, "another objective")
+        seen = self.seen(storage=READY, blocked=blocked, jobs=(job(),))
+        assert removed(plan(seen)) == [WORKER]
+        # One that has run trials is left alone.
+        begun = subject({"startTime": timestamp(ago(100))})
+        assert removed(plan(dataclasses.replace(seen, subject=begun))) == []

@@ -59,6 +59,16 @@ def worker(
             help="This worker's name in the storage; host and process id if absent.",
         ),
     ] = "",
+    definition: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT",
+            envvar=names.ENV_DEFINITION,
+            show_envvar=True,
+            help="Wait until the storage has the study with this definition; as the operator "
+            "gives it.",
+        ),
+    ] = "",
     checkpoint_root: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +118,7 @@ def worker(
         patience_s=patience,
         token_file=token_file,
         ca_file=ca_file,
+        definition=definition,
     )
     try:
         code = process.run(assignment.read(study, name=name, objective=objective), settings)

@@ -40,6 +40,7 @@ class Core:
         worker: str,
         time_to_live_s: float,
         sequential: bool,
+        definition: str,
         patience_s: float,
         token_file: str,
         ca_file: str,
@@ -53,6 +54,7 @@ class Core:
             worker=worker,
             time_to_live_s=time_to_live_s,
             sequential=sequential,
+            definition=definition,
             opened=self._start,
         )
         # A flush that hangs must not outlast the session.

@@ -90,6 +90,7 @@ class Sessions:
         worker: str,
         time_to_live_s: float,
         sequential: bool,
+        definition: str,
         opened: Callable[[], None],
     ) -> None:
         """Take what OpenSession says; ``opened`` is called whenever a session was opened."""
@@ -98,6 +99,7 @@ class Sessions:
         self._worker = worker
         self._time_to_live_s = time_to_live_s
         self._sequential = sequential
+        self._definition = definition
         self._on_opened = opened
         self._opening = threading.Lock()
         self._session: Session | None = None
@@ -206,6 +208,7 @@ class Sessions:
                 study=self._study,
                 time_to_live_s=self._time_to_live_s,
                 sequential=self._sequential,
+                definition=self._definition,
             )
             reply = self._connection.call(calls.OPEN_SESSION, request.SerializeToString())
             if reply.max_message_bytes:

@@ -67,6 +67,7 @@ class FleetStorage(Working):
         worker: str = "",
         time_to_live_s: float = names.SESSION_TIME_TO_LIVE_S,
         sequential: bool = False,
+        definition: str = "",
         patience_s: float = 600.0,
         token_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
@@ -84,6 +85,8 @@ class FleetStorage(Working):
             sequential: Trials run one after the other, in the order in which they were asked for,
                 as :func:`~trialfleet.worker.loop.run_worker` does it. Of a session that is given
                 up only the first of those that had not ended counts as begun.
+            definition: The study's, if the session is for no other one of that name: to open it
+                raises ``NotFound`` as long as the study has another.
             patience_s: Seconds for which a call is tried.
             token_file: File with the token to show to proxies; by default the one that
                 ``TRIALFLEET_TOKEN_FILE`` names; empty for none. It is read again when a proxy
@@ -108,6 +111,7 @@ class FleetStorage(Working):
             "worker": worker,
             "time_to_live_s": time_to_live_s,
             "sequential": sequential,
+            "definition": definition,
             "patience_s": patience_s,
             "token_file": from_environment(token_file, names.ENV_TOKEN_FILE),
             "ca_file": from_environment(ca_file, names.ENV_CA_FILE),

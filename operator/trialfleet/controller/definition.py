@@ -43,6 +43,14 @@ def define(
     )
 
 
+def definition_of(study: Study) -> str:
+    """Return a study's definition; empty where that depends on what a ConfigMap holds."""
+    python = study.spec.objective.python
+    if python is not None and python.config_map is not None:
+        return ""
+    return definition.define(study.spec)
+
+
 def parse_points(text: str, where: str) -> list[dict[str, Any]]:
     """Return the points that a ConfigMap's key holds. Raises ``InvalidInput``."""
     accepted = "a JSON list of objects, parameter to value"

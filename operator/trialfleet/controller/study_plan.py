@@ -8,6 +8,7 @@ from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import find, settle, timestamp
+from trialfleet.controller.definition import definition_of
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Plan, Removal
@@ -89,6 +90,7 @@ def _decide(
         _suspend(observed, draft)
     elif begun.stage in (startup.Stage.STORAGE, startup.Stage.ENSURE):
         _wait_for_storage(observed, draft)
+        _start_early(observed, draft, begun, options, keys)
     elif begun.failed is not None:
         draft.phase = "Failed"
         draft.running = (False, begun.failed.reason, "")
@@ -130,6 +132,35 @@ def _wait_for_storage(observed: StudyObserved, draft: Draft) -> None:
     draft.running = (False, reasons.WAITING_FOR_STORAGE, "")
     if draft.ensure and draft.trouble is not None:
         draft.waits.append(POLL)
+
+
+def _start_early(
+    observed: StudyObserved,
+    draft: Draft,
+    begun: startup.Startup,
+    options: Options,
+    keys: Keys,
+) -> None:
+    """Have workers scheduled, pulled and imported while the storage comes up.
+
+    They run no trial before the storage knows the study by its definition.
+    """
+    study = observed.study
+    assert study is not None
+    if "startTime" in observed.subject.status:
+        return
+    if observed.blocked is not None:
+        draft.remove(workers.remove_workers(observed).removals)
+        draft.desired = 0
+        return
+    comes = begun.stage is startup.Stage.STORAGE and observed.storage is not None
+    prepared = study.spec.prepare is None or observed.subject.has(reasons.PREPARED)
+    if not (comes and prepared and study.spec.parallelism and definition_of(study)):
+        return
+    if begun.trouble is None and not observed.jobs_for(names.COMPONENT_WORKER):
+        decided = workers.plan_first(observed, options, startup.reach_of(observed, keys))
+        draft.objects += decided.objects
+        draft.desired = decided.desired
 
 
 def _wait_for_summary(observed: StudyObserved, draft: Draft) -> None:

@@ -300,7 +300,12 @@ def open_session(request: pb.OpenSessionRequest) -> OpenSession:
     if not (math.isfinite(lasting) and lasting > 0):
         raise InvalidInput(f"time_to_live_s: found {lasting}, accepted: more than 0 seconds")
     return OpenSession(
-        session(request.session), request.worker, request.study, lasting, request.sequential
+        session(request.session),
+        request.worker,
+        request.study,
+        lasting,
+        request.sequential,
+        request.definition,
     )
 
 

@@ -194,7 +194,8 @@ class SetStudyAttribute:
 class OpenSession:
     """Begin a worker's life -> :class:`SessionOpened`; a repeat opens it once.
 
-    Raises ``NotFound`` if a study is named that does not exist.
+    Raises ``NotFound`` if a study is named that does not exist, or has another definition than the
+    one that is given.
     """
 
     session: bytes
@@ -204,6 +205,8 @@ class OpenSession:
     time_to_live_s: float
     sequential: bool = False
     """Whether it runs its trials one after the other, in the order in which it opened them."""
+    definition: str = ""
+    """Of the study, where the worker is for no other; empty for any."""
 
 
 class SessionOpened(NamedTuple):

@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
+from trialfleet.model.definition import differing
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
 from trialfleet.storage.opening import insert_trial, lock_studies
 from trialfleet.storage.reading import read_trials
@@ -38,6 +39,7 @@ _ORDINAL: Final = sa.text(
 _OPENED: Final = sa.text(
     "SELECT study_id, ordinal FROM trialfleet_sessions WHERE session_id = :session"
 )
+_DEFINITION: Final = sa.text("SELECT definition FROM trialfleet_studies WHERE study_id = :study_id")
 _DIRECTIONS: Final = sa.text(
     "SELECT direction FROM study_directions WHERE study_id = :study_id ORDER BY objective"
 )
@@ -138,6 +140,8 @@ def open_session(transaction: Transaction, command: OpenSession) -> SessionOpene
         study_id = transaction.execute(query, {"name": command.study}).scalar()
         if study_id is None:
             raise NotFound(f"no study has the name {command.study!r}")
+        if command.definition:
+            _check_definition(transaction, study_id, command)
         ordinal = transaction.execute(_ORDINAL, {"study_id": study_id}).scalar_one()
     transaction.execute(
         _OPEN,
@@ -150,6 +154,14 @@ def open_session(transaction: Transaction, command: OpenSession) -> SessionOpene
         },
     )
     return _opened(transaction, study_id, ordinal)
+
+
+def _check_definition(transaction: Transaction, study_id: int, command: OpenSession) -> None:
+    stored = transaction.execute(_DEFINITION, {"study_id": study_id}).scalar()
+    if stored != command.definition:
+        raise NotFound(
+            f"the study {command.study!r} is one {differing(stored or '', command.definition)}"
+        )
 
 
 def _opened(transaction: Transaction, study_id: int | None, ordinal: int) -> SessionOpened:

@@ -1,6 +1,7 @@
 """A worker process: from its settings to its exit code."""
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from trialfleet.api.optuna_classes import build_pruner, build_sampler
 from trialfleet.api.search_space import distributions
 from trialfleet.client import FleetStorage
 from trialfleet.model import errors
+from trialfleet.model.errors import NotFound
 from trialfleet.worker import forks
 from trialfleet.worker.assignment import Assignment
 from trialfleet.worker.loop import End, Outcome, run_worker
@@ -19,6 +21,9 @@ from trialfleet.worker.watch import GRACE_S, Watch
 
 PATIENCE_S: Final = 600.0
 """For a proxy to answer; then the worker ends and whoever runs it may start another."""
+
+_STUDY_S: Final = 0.2
+"""Between two questions whether the storage knows the study."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +43,8 @@ class Settings:
     """File with the token to show to proxies; the environment's if absent."""
     ca_file: Path | None = None
     """Authorities to trust, in PEM; the environment's if absent."""
+    definition: str = ""
+    """The study's, if the worker is for no other one of that name; empty for any."""
 
 
 def run(assignment: Assignment, settings: Settings) -> int:
@@ -49,7 +56,7 @@ def run(assignment: Assignment, settings: Settings) -> int:
         ObjectiveImportError: The objective can't be loaded; no trial was opened.
         InvalidInput: The sampler or pruner can't be built, or the objective's kind is not
             available.
-        NotFound: The storage holds no such study.
+        NotFound: The storage holds no such study, for as long as the worker is patient.
         StorageUnavailable: No proxy answered.
     """
     storage = FleetStorage(
@@ -60,6 +67,7 @@ def run(assignment: Assignment, settings: Settings) -> int:
         patience_s=settings.patience_s,
         token_file=settings.token_file,
         ca_file=settings.ca_file,
+        definition=settings.definition,
     )
     with Watch(storage, grace_s=settings.grace_s) as watch:
         try:
@@ -76,7 +84,7 @@ def _work(
     with forks.end_here():
         objective = assignment.load()
     spec = assignment.spec
-    ordinal = storage.ordinal
+    ordinal = _open(storage, settings)
     study_id = storage.study_id
     assert study_id is not None
     timeout = None if spec is None else spec.budget.trial_timeout
@@ -92,6 +100,26 @@ def _work(
         search_space=None if spec is None else distributions(spec.search_space or {}),
         watch=watch,
     )
+
+
+def _open(storage: FleetStorage, settings: Settings) -> int:
+    """Return the session's ordinal, as soon as the storage knows the study.
+
+    A worker starts together with its storage: it is there, with the objective loaded, when whoever
+    made the study has told the storage of it.
+    """
+    give_up_at = time.monotonic() + settings.patience_s
+    told = False
+    while True:
+        try:
+            return storage.ordinal
+        except NotFound as error:
+            if not settings.definition or time.monotonic() >= give_up_at:
+                raise
+            if not told:
+                _log.info("waiting for the study: %s", error)
+            told = True
+            time.sleep(_STUDY_S)
 
 
 _ENDS: Final = {

@@ -15,6 +15,7 @@ from trialfleet.controller.build.template import (
     environment,
     labels_of_pods,
 )
+from trialfleet.controller.definition import definition_of
 from trialfleet.controller.options import Options
 from trialfleet.model import errors
 
@@ -202,6 +203,7 @@ def _pod_template(
                     "imagePullSecrets", [{"name": name} for name in options.image_pull_secrets]
                 )
     volumes, mounts = _volumes(owner, study)
+    known = definition_of(study)
     env, secrets = environment(owner.name, reach.proxies, reach.secret)
     return completed(
         template,
@@ -213,6 +215,7 @@ def _pod_template(
                 "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
             },
             {"name": names.ENV_CHECKPOINT_ROOT, "value": _CHECKPOINTS},
+            *([{"name": names.ENV_DEFINITION, "value": known}] if known else []),
         ],
         volumes=[*volumes, *secrets],
         mounts=mounts,

@@ -61,9 +61,9 @@ def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) ->
     objects.append(workers.build_config(subject.owner, study))
     storage = observed.storage
     if storage is None or not storage.ready:
-        return Startup(
-            Stage.STORAGE, tuple(objects), trouble=_storage_trouble(observed), prepared=False
-        )
+        trouble = _storage_trouble(observed)
+        once = () if storage is None else _secret(observed, keys, now)
+        return Startup(Stage.STORAGE, tuple(objects), once, trouble=trouble)
     begun = Startup(
         Stage.READY,
         tuple(objects),

@@ -88,6 +88,12 @@ def plan_workers(
     )
 
 
+def plan_first(observed: StudyObserved, options: Options, reach: Reach) -> Workers:
+    """Decide the first Job of a study, before anything is known of its trials."""
+    desired = _desired(observed, 0)
+    return Workers(desired, (_new_job(observed, [], desired, reach, options),))
+
+
 def remove_workers(observed: StudyObserved) -> Workers:
     """Decide to have no workers: each finishes its trial or hands it back."""
     removals = tuple(

@@ -256,18 +256,20 @@ class ListStudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[Study, _Mapping]]] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session", "worker", "study", "time_to_live_s", "sequential")
+    __slots__ = ("session", "worker", "study", "time_to_live_s", "sequential", "definition")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_S_FIELD_NUMBER: _ClassVar[int]
     SEQUENTIAL_FIELD_NUMBER: _ClassVar[int]
+    DEFINITION_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     worker: str
     study: str
     time_to_live_s: float
     sequential: bool
-    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ..., sequential: _Optional[bool] = ...) -> None: ...
+    definition: str
+    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ..., sequential: _Optional[bool] = ..., definition: _Optional[str] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
     __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes", "may_run_ahead")
