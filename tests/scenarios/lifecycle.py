@@ -23,9 +23,30 @@ def test_a_study_completes_and_leaves_nothing_but_its_storage(env: Env) -> None:
     assert status["observedGeneration"] == study["metadata"]["generation"]
     env.wait_no_pods("plain")
     assert env.kube.list("jobs", study="plain") == []
-    assert {"Started", "Complete"} <= set(env.reasons("plain"))
+    wait_for("Events", lambda: {"Started", "Complete"} <= set(env.reasons("plain")), 10)
     assert len(json.dumps(study)) < 16 * 1024
     assert env.warnings("plain", "shared") == []
+
+
+def test_workers_are_there_before_their_storage(env: Env) -> None:
+    """They are scheduled, pulled and imported while the database comes up."""
+    storage = {
+        "apiVersion": names.API_VERSION,
+        "kind": "StudyStorage",
+        "metadata": {"name": "late"},
+        "spec": {"postgres": {"managed": {"emptyDir": {}}}, "security": env.security},
+    }
+    env.kube.create("studystorages", storage)
+    env.study("ahead", storage={"name": "late"})
+    before = wait_for("workers", lambda: env.workers("ahead"), env.patience_s)
+    assert not condition(env.kube.get("studystorages", "late"), "Ready")
+    study = env.wait_condition("ahead", "Complete")
+    assert study["status"]["trials"]["complete"] == 12
+    assert study["status"]["trials"]["lost"] == study["status"]["trials"]["failed"] == 0
+    assert env.warnings("ahead", "late", *(pod["metadata"]["name"] for pod in before)) == []
+    env.kube.delete("studies", "ahead")
+    env.wait_no_pods("ahead")
+    env.kube.delete("studystorages", "late")
 
 
 def test_a_goal_ends_a_study(env: Env) -> None:

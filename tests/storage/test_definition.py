@@ -4,10 +4,15 @@ import asyncio
 from typing import Any
 
 import optuna
+import pytest
 
 from tests.storage.fleet import MINIMIZE, STUDY, Worker, check, create, stock, storages
+from trialfleet.model.errors import NotFound
 from trialfleet.storage import Storage
-from trialfleet.storage.records import Budget, EnsureStudy, StudyEnsured
+from trialfleet.storage.records import Budget, EnsureStudy, OpenSession, StudyEnsured
+
+FIRST = "objectives=1 objective=1 searchSpace=1"
+SECOND = "objectives=1 objective=2 searchSpace=1"
 
 
 async def ensure(storage: Storage, definition: str, **more: Any) -> StudyEnsured:
@@ -88,5 +93,31 @@ def test_a_study_of_stock_optuna_has_no_definition(url: str) -> None:
                 study.optimize(lambda trial: 0.0, n_trials=2)
             refused = await ensure(storage, "a")
             assert (refused.differs, refused.trials, refused.definition) == (True, 2, "")
+
+    asyncio.run(main())
+
+
+def test_a_session_for_one_definition_waits_for_it(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            opening = OpenSession(bytes(16), "w", STUDY, 60.0, definition=FIRST)
+            with pytest.raises(NotFound, match="no study"):
+                await storage.apply(opening)
+            await ensure(storage, SECOND)
+            with pytest.raises(NotFound, match="another objective"):
+                await storage.apply(opening)
+            await ensure(storage, FIRST, adopt=True)
+            assert (await storage.apply(opening)).ordinal == 0
+
+    asyncio.run(main())
+
+
+def test_a_session_for_one_definition_is_for_no_study_that_never_said(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            await create(storage)
+            with pytest.raises(NotFound, match="not known"):
+                await storage.apply(OpenSession(bytes(16), "w", STUDY, 60.0, definition=FIRST))
+            await storage.apply(OpenSession(bytes(16), "w", STUDY, 60.0))
 
     asyncio.run(main())

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.worker.fleet import Study, Worker, source
 from trialfleet import names
-from trialfleet.client import FleetStorage
+from trialfleet.client import FleetStorage, StudyDefinition
 from trialfleet.model import errors
 
 MakeStudy = Callable[..., Study]
@@ -385,3 +386,29 @@ def test_a_fenced_trial_that_catches_everything_is_dropped(
     assert failure(lost)[0] == "NodeLost"
     assert other.state is TrialState.COMPLETE
     assert "failed" not in worker.errors
+
+
+def test_a_worker_that_is_there_before_its_study_waits_for_it(
+    make_study: MakeStudy, start_worker: StartWorker, storage: FleetStorage
+) -> None:
+    """Another study may have the name that it is for."""
+    study = make_study(source("def objective(trial): return 1"), trials=2)
+    mine = "objectives=1 objective=1 searchSpace=1"
+    worker = start_worker(study, TRIALFLEET_DEFINITION=mine)
+    worker.until_logged("waiting for the study: ")
+    assert study.trials == []
+    definition = StudyDefinition(
+        name=study.name, directions=[StudyDirection.MINIMIZE], trials=2, definition=mine
+    )
+    storage.ensure_study(definition)
+    assert worker.wait() == errors.EXIT_OK
+    assert len(study.trials) == 2
+
+
+def test_a_worker_does_not_wait_for_its_study_for_ever(
+    make_study: MakeStudy, start_worker: StartWorker
+) -> None:
+    study = make_study(source("def objective(trial): return 1"))
+    worker = start_worker(study, "--patience=0.5", TRIALFLEET_DEFINITION="objective=none")
+    assert worker.wait() == errors.EXIT_FAILED
+    assert "whose definition is not known" in worker.errors

@@ -4,6 +4,7 @@ import base64
 import ctypes
 import datetime
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from tests.controller.standin.objects import Object, timestamp
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _PACKAGE = Path(__file__).parents[3] / "operator"
+
+SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?")
+
+SERVICES_S = 10.0
+"""For the Services that a container calls to be made; others are names of somebody else's."""
+
+
+def services_of(container: Object) -> set[tuple[str, str]]:
+    """Return namespace and name of the Services that a container's variables name."""
+    text = " ".join(str(one.get("value", "")) for one in container.get("env", ()))
+    return {(match[2], match[1]) for match in SERVICE.finditer(text)}
 
 
 def begun(pod: Object) -> Object:

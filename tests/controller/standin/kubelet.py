@@ -17,11 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.controller.standin.containers import (
+    SERVICE,
+    SERVICES_S,
     base_environment,
     begun,
     data_of,
     die_with_parent,
     now,
+    services_of,
     set_condition,
 )
 from tests.controller.standin.events import warn
@@ -202,7 +205,17 @@ class _Pod:
                 async with asyncio.timeout(1):
                     await self._stopping.wait()
 
+    async def _find_services(self, container: Object) -> None:
+        """Wait for the Services that a container calls: addresses take the place of their names."""
+        called = services_of(container)
+        for _ in range(round(SERVICES_S / _PROBE_S)):
+            there = [self._resolve(*one, self.node) != f"{one[1]}.{one[0]}.svc" for one in called]
+            if all(there) or self._stopping.is_set():
+                return
+            await asyncio.sleep(_PROBE_S)
+
     async def _run(self, container: Object, volumes: dict[str, Path]) -> int:
+        await self._find_services(container)
         mounts = [
             (mount["mountPath"], str(volumes[mount["name"]]))
             for mount in container.get("volumeMounts", ())
@@ -302,8 +315,7 @@ class _Pod:
         for mount, folder in mounts:
             if mount != "/tmp":
                 text = text.replace(mount, folder)
-        return re.sub(
-            r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?",
+        return SERVICE.sub(
             lambda match: self._resolve(match[2], match[1], self.node),
             text,
         )
