@@ -43,7 +43,8 @@ def template(postgres_url: str) -> Iterator[str]:
 
 
 @contextmanager
-def _copy(postgres_url: str, template: str) -> Iterator[str]:
+def copied_database(postgres_url: str, template: str) -> Iterator[str]:
+    """A copy of a database that nobody is connected to, for as long as it is used."""
     name = f"test_{uuid.uuid4().hex}"
     with database(postgres_url) as admin:
         admin.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
@@ -54,12 +55,12 @@ def _copy(postgres_url: str, template: str) -> Iterator[str]:
 @pytest.fixture
 def url(postgres_url: str, template: str) -> Iterator[str]:
     """SQLAlchemy URL of a prepared, empty database of the test's own."""
-    with _copy(postgres_url, template) as url:
+    with copied_database(postgres_url, template) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def shared_url(postgres_url: str, template: str) -> Iterator[str]:
     """SQLAlchemy URL of a prepared database that the tests of a module share."""
-    with _copy(postgres_url, template) as url:
+    with copied_database(postgres_url, template) as url:
         yield url

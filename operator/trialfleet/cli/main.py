@@ -17,14 +17,22 @@ COMMANDS: Final = (
     "best",
     "trials",
     "studies",
+    "export",
+    "import",
     "validate",
     "proxy",
     "token",
     "worker",
     "operator",
 )
-"""Each is a function of its name in a module of its name, imported when it is asked for: a worker
-does not load what only the supervisor needs."""
+"""Each is a function of its name in a module of its name, unless ``_PLACES`` says otherwise, and is
+imported when it is asked for: a worker does not load what only the supervisor needs."""
+
+_PLACES: Final = {
+    "export": ("transfer", "export_studies"),
+    "import": ("transfer", "import_studies"),
+}
+"""Module and function of a command that is not called as they are."""
 
 
 def build(command: str | None = None) -> typer.Typer:
@@ -37,8 +45,9 @@ def build(command: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     for name in (command,) if command in COMMANDS else COMMANDS:
+        place, function = _PLACES.get(name, (name, name))
         try:
-            module = importlib.import_module(f"trialfleet.cli.{name}")
+            module = importlib.import_module(f"trialfleet.cli.{place}")
         except ModuleNotFoundError as error:
             # The image for workers has only the packages that a worker needs.
             if error.name is None or error.name.startswith("trialfleet"):
@@ -48,7 +57,7 @@ def build(command: str | None = None) -> typer.Typer:
                     f"{name}: needs the package {error.name!r}, which is not installed here"
                 ) from error
             continue
-        app.command(name)(getattr(module, name))
+        app.command(name)(getattr(module, function))
     return app
 
 
