@@ -24,7 +24,7 @@ def _work(address: str, name: str, gate: Any) -> None:
     from trialfleet.worker.loop import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = FleetStorage(address, study=name, sequential=True)
+    storage = FleetStorage(address, study=name)
     sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
     assert storage.ordinal == 0
     study_id = storage.study_id

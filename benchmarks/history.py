@@ -58,7 +58,7 @@ def _work(address: str, k: int, gate: Any, done: Any) -> None:
     from trialfleet.worker.loop import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = FleetStorage(address, study=_STUDY, sequential=True)
+    storage = FleetStorage(address, study=_STUDY)
     assert storage.ordinal >= 0  # the session is open before the clock starts
     study_id = storage.study_id
     assert study_id is not None

@@ -182,7 +182,7 @@ class Trialfleet(Way):
         from trialfleet.client import FleetStorage
 
         logging.disable(logging.WARNING)
-        storage = FleetStorage(address, study=STUDY, worker=worker, sequential=True)
+        storage = FleetStorage(address, study=STUDY, worker=worker)
         assert storage.ordinal >= 0  # the session is open before the clock starts
         self.timings = _time_calls(storage)
         return storage

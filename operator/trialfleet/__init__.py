@@ -1,6 +1,12 @@
 """Hyperparameter optimization as a fleet of workers on one storage."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before gRPC is imported. Its handlers of a fork can't end what its asynchronous API has begun: they
+# write to standard error, and every sixth forked child crashed. Without them a child is well as
+# long as it leaves gRPC alone, see wire/background.py.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from trialfleet.local.optimize import optimize

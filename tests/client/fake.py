@@ -4,7 +4,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -21,6 +23,10 @@ class Refused(Exception):
     def __init__(self, code: grpc.StatusCode, details: str = "") -> None:
         super().__init__(code, details)
         self.code, self.details = code, details
+
+
+class Lost(Refused):
+    """Ends the stream too over which the call was made."""
 
 
 @dataclass
@@ -83,16 +89,12 @@ class FakeProxy(grpc.GenericRpcHandler):
 
         self._faults += [(call, refusal(code)) for code in codes]
 
-    def let_pass(self, call: str, number: int) -> None:
-        """Answer the next requests of a call as they are: what comes next concerns those behind."""
-        self._faults += [(call, lambda apply: apply())] * number
-
     def lose_answer(self, call: str) -> None:
         """Apply the next request of a call and let its answer be lost."""
 
         def fault(apply: Callable[[], Any]) -> Any:
             apply()
-            raise Refused(UNAVAILABLE, "the connection broke")
+            raise Lost(UNAVAILABLE, "the connection broke")
 
         self._faults.append((call, fault))
 
@@ -130,29 +132,56 @@ class FakeProxy(grpc.GenericRpcHandler):
         name = handler_call_details.method.rpartition("/")[2]
         if name == "History":
             return grpc.unary_stream_rpc_method_handler(
-                lambda data, context: self._answer(name, data, context)
+                lambda data, context: self._unless_refused(name, data, context)
             )
 
         def answer(data: bytes, context: Any) -> bytes:
-            return bytes(self._answer(name, data, context).SerializeToString())
+            return bytes(self._unless_refused(name, data, context).SerializeToString())
 
-        def work(data: bytes, context: Any) -> bytes:
+        if name == "Work":
+            self.streams += 1
+            return grpc.stream_stream_rpc_method_handler(self._work)
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def _work(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        replies: SimpleQueue[bytes | Lost | None] = SimpleQueue()
+
+        def answer(data: bytes) -> None:
             asked = pb.WorkRequest.FromString(data)
             field = asked.WhichOneof("call")
             assert field is not None
             call = "".join(word.capitalize() for word in field.split("_"))
-            reply = self._answer(call, getattr(asked, field).SerializeToString(), context)
-            answered: Any = {field: reply}
-            return pb.WorkReply(**answered, number=asked.number).SerializeToString()
+            answered: dict[str, Any] = {}
+            try:
+                answered[field] = self._answer(call, getattr(asked, field).SerializeToString())
+            except Lost as lost:
+                replies.put(lost)
+                return
+            except Refused as refused:
+                code = refused.code.value[0]
+                answered["refusal"] = pb.Refusal(code=code, details=refused.details)
+            replies.put(pb.WorkReply(**answered, number=asked.number).SerializeToString())
 
-        if name == "Work":
-            self.streams += 1
-            return grpc.stream_stream_rpc_method_handler(
-                lambda requests, context: (work(data, context) for data in requests)
-            )
-        return grpc.unary_unary_rpc_method_handler(answer)
+        def take() -> None:
+            with suppress(Exception):  # the caller has gone
+                for data in requests:
+                    threading.Thread(target=answer, args=(data,), daemon=True).start()
+            replies.put(None)
 
-    def _answer(self, name: str, data: bytes, context: Any) -> Any:
+        threading.Thread(target=take, daemon=True).start()
+        while (reply := replies.get()) is not None:
+            if isinstance(reply, Lost):
+                context.abort(reply.code, reply.details)
+            else:
+                yield reply
+
+    def _unless_refused(self, name: str, data: bytes, context: Any) -> Any:
+        try:
+            return self._answer(name, data)
+        except Refused as refused:
+            context.abort(refused.code, refused.details)
+
+    def _answer(self, name: str, data: bytes) -> Any:
         request = getattr(pb, f"{name}Request").FromString(data)
         with self._arrived:
             with self._lock:
@@ -166,10 +195,7 @@ class FakeProxy(grpc.GenericRpcHandler):
             with self._lock:
                 return self._once(name, request)
 
-        try:
-            return apply() if fault is None else fault[1](apply)
-        except Refused as refused:
-            context.abort(refused.code, refused.details)
+        return apply() if fault is None else fault[1](apply)
 
     def _once(self, name: str, request: Any) -> Any:
         write = getattr(request, "write", None)
@@ -183,9 +209,7 @@ class FakeProxy(grpc.GenericRpcHandler):
     def OpenSession(self, request: Any) -> pb.OpenSessionReply:
         ordinal = len(self.database.sessions)
         self.database.sessions[request.session] = True
-        return pb.OpenSessionReply(
-            ordinal=ordinal, max_message_bytes=self.max_message_bytes, may_run_ahead=True
-        )
+        return pb.OpenSessionReply(ordinal=ordinal, max_message_bytes=self.max_message_bytes)
 
     def KeepAlive(self, request: Any) -> pb.KeepAliveReply:
         return pb.KeepAliveReply(alive=self.database.sessions[request.session])

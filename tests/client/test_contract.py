@@ -61,7 +61,7 @@ class TestFleetStorageOverTwoProxies(StorageTestCase):
     ) -> Iterator[FleetStorage]:
         storage = FleetStorage([proxy.address for proxy in proxies], patience_s=20)
         connection = storage._core.connection
-        turns = cycle(range(len(proxies)))
+        turns = cycle(connection._endpoints)
         monkeypatch.setattr(connection, "_choose", lambda: next(turns))
         monkeypatch.setattr(connection, "_settle", lambda _: None)
         _emptied(storage)

@@ -21,10 +21,9 @@ from tests.client.fake import FakeProxy
 from tests.proxy.running import TIMEOUT_S, Running
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition
-from trialfleet.client.credentials import Credentials
-from trialfleet.client.target import Target
 from trialfleet.model import errors
 from trialfleet.wire import certificates, tokens
+from trialfleet.wire.credentials import CredentialFiles
 
 KEY, NEW_KEY = "k" * 32, "n" * 32
 MINIMIZE = [StudyDirection.MINIMIZE]
@@ -177,7 +176,7 @@ def test_a_wrong_token_is_told_within_seconds(secured: Secured) -> None:
 def test_a_token_is_changed_while_a_trial_runs(
     secured: Secured, mine: FleetStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialfleet.client.connection._UNKNOWN_S", 60.0)
+    monkeypatch.setattr("trialfleet.wire.connection._UNKNOWN_S", 60.0)
     study_id = mine.get_study_id_from_name("mine")
     trial_id = mine.ask(study_id)
     assert trial_id is not None
@@ -205,21 +204,6 @@ def test_a_stream_shows_the_token_too(mine: FleetStorage) -> None:
     study_id = mine.get_study_id_from_name("mine")
     assert mine.get_all_trials(study_id) == []
     assert mine.news(study_id) == []
-
-
-@pytest.mark.parametrize(
-    ("address", "server_name", "host", "authority", "name"),
-    [
-        ("proxy:1", "", "proxy", "proxy:1", "proxy"),
-        ("[::1]:1", "", "::1", "[::1]:1", "::1"),
-        ("127.0.0.1:1", "proxy", "127.0.0.1", "proxy", "proxy"),
-    ],
-)
-def test_where_a_stream_leads(
-    address: str, server_name: str, host: str, authority: str, name: str
-) -> None:
-    target = Credentials("", "", server_name).target(address)
-    assert target == Target(host, 1, authority, None, name)
 
 
 def test_an_authority_is_changed_while_a_trial_runs(secured: Secured, mine: FleetStorage) -> None:
@@ -342,7 +326,7 @@ def test_a_file_that_became_unusable_is_left(
 ) -> None:
     path = tmp_path / "token"
     path.write_text("one")
-    credentials = Credentials(str(path), "", "")
+    credentials = CredentialFiles(str(path), "", "")
     path.unlink()
     assert not credentials.read_again()
     assert credentials.metadata == (("authorization", "Bearer one"),)

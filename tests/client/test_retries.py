@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 
 from tests.client.fake import UNAVAILABLE, FakeProxy, Refused
 from trialfleet.client import FleetStorage
-from trialfleet.client.connection import Connection
-from trialfleet.client.credentials import Credentials
 from trialfleet.model import errors
+from trialfleet.wire import background, methods
+from trialfleet.wire.connection import Connection
+from trialfleet.wire.credentials import Credentials
 
 Connect = Callable[..., FleetStorage]
 StartFake = Callable[..., FakeProxy]
@@ -62,7 +63,7 @@ def test_a_write_whose_answer_was_lost_is_applied_once(
 def test_another_proxy_takes_over_and_the_nearest_is_used_again(
     start_fake: StartFake, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialfleet.client.connection._RETURN_S", 0.2)
+    monkeypatch.setattr("trialfleet.wire.connection._RETURN_S", 0.2)
     near = start_fake()
     far = start_fake(near.database)
     storage = connect(near, far)
@@ -129,8 +130,7 @@ def test_a_trial_that_may_have_been_opened_is_asked_for_again(
 ) -> None:
     storage = connect(fake, patience_s=0)
     study_id = storage.create_new_study(MINIMIZE)
-    for _ in range(2):  # over the stream that there is, and over a new one
-        fake.lose_answer("Ask")
+    fake.lose_answer("Ask")
     with pytest.raises(errors.StorageUnavailable):
         storage.ask(study_id)
     trial_id = storage.ask(study_id)
@@ -155,8 +155,7 @@ def test_a_tell_whose_answer_was_lost_brings_the_trial_that_it_opened(
     # A client that gave up on the tell before it was answered.
     impatient = connect(fake, patience_s=0.0)
     third = impatient.ask(study_id) or 0
-    for _ in range(2):  # as above
-        fake.lose_answer("Tell")
+    fake.lose_answer("Tell")
     with pytest.raises(errors.StorageUnavailable):
         impatient.tell_and_ask(third, TrialState.COMPLETE, [1.0])
     kept, fourth = impatient.tell_and_ask(third, TrialState.COMPLETE, [1.0])
@@ -186,11 +185,11 @@ def test_what_was_not_acknowledged_is_kept(fake: FakeProxy, connect: Connect) ->
     trial_id = storage.ask(storage.create_new_study(MINIMIZE)) or 0
     storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
     storage.set_trial_user_attr(trial_id, "a", 1)
-    fake.refuse("Tell", *[UNAVAILABLE] * 2)  # as above
+    fake.refuse("Tell", UNAVAILABLE)
     with pytest.raises(errors.StorageUnavailable):
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
     storage.set_trial_user_attr(trial_id, "b", 2)
-    fake.refuse("Report", *[UNAVAILABLE] * 2)  # over the stream that there is, and over a new one
+    fake.refuse("Report", UNAVAILABLE)
     with pytest.raises(errors.StorageUnavailable):
         storage.set_trial_param(trial_id, "y", 0.5, FloatDistribution(0, 1))
     assert list(storage.get_trial(trial_id).params) == ["x"]
@@ -245,13 +244,11 @@ def test_what_grpc_finds_too_large_is_not_sent_again(
 
 
 def test_a_message_larger_than_the_proxys_limit_is_not_sent(fake: FakeProxy) -> None:
-    connection = Connection([fake.address], 1.0, Credentials("", "", ""))
+    connection = Connection([fake.address], 1.0, Credentials())
     connection.max_message_bytes = 10
-    from trialfleet.client import calls
-
     with pytest.raises(errors.MessageTooLarge, match="11 bytes, accepted: up to 10 bytes"):
-        connection.call(calls.SUMMARY, b"x" * 11)
-    connection.close()
+        background.run(connection.call(methods.SUMMARY, b"x" * 11))
+    background.run(connection.close())
     assert not fake.calls
 
 

@@ -1,15 +1,12 @@
 """The life of a session: opened, kept alive, given up, closed."""
 
 import logging
-import multiprocessing
-import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection as Pipe
 
 import grpc
 import optuna
@@ -19,10 +16,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tests.client.fake import FakeProxy
-from tests.client.proxies import Proxy
 from trialfleet.client import FleetStorage
 from trialfleet.client.session import Session
 from trialfleet.model import errors
+from trialfleet.wire import background
 
 Connect = Callable[..., FleetStorage]
 StartFake = Callable[..., FakeProxy]
@@ -59,7 +56,10 @@ def test_who_opens_trials_need_not_say_that_it_lives(
     study_id = storage.create_new_study(MINIMIZE)
     sessions = storage._core.sessions
     keep_alive = sessions.keep_alive
-    monkeypatch.setattr(sessions, "keep_alive", lambda: None)  # of the background thread
+
+    async def nothing() -> None: ...
+
+    monkeypatch.setattr(sessions, "keep_alive", nothing)  # of the background task
     session = sessions.current()
     trial_id: int | None = None
     for _ in range(3):
@@ -69,12 +69,12 @@ def test_who_opens_trials_need_not_say_that_it_lives(
         else:
             _, trial_id = storage.tell_and_ask(trial_id, TrialState.COMPLETE, [1.0])
         assert trial_id is not None
-        keep_alive()
+        background.run(keep_alive())
     assert not fake.requests("KeepAlive")
     session.alive_at -= 3600.0
     storage.set_trial_state_values(trial_id or 0, TrialState.COMPLETE, [1.0])
     for _ in range(3):
-        keep_alive()
+        background.run(keep_alive())
     assert len(fake.requests("KeepAlive")) == 1
 
 
@@ -198,7 +198,7 @@ def test_close_sends_what_is_unsent_and_ends_all(fake: FakeProxy, connect: Conne
     study_id = storage.create_new_study(MINIMIZE)
     trial_id = storage.ask(study_id) or 0
     storage.set_trial_user_attr(trial_id, "a", 1)
-    thread = storage._core._thread
+    keeping = storage._core._keeping
     storage.close()
     assert fake.counts() == {
         "OpenSession": 1,
@@ -207,7 +207,7 @@ def test_close_sends_what_is_unsent_and_ends_all(fake: FakeProxy, connect: Conne
         "Report": 1,
         "CloseSession": 1,
     }
-    assert thread is not None and not thread.is_alive()
+    assert keeping is not None and keeping.done()
     storage.close()
     with pytest.raises(errors.StorageUnavailable, match="the storage was closed"):
         storage.get_all_studies()
@@ -261,12 +261,11 @@ def test_close_does_not_wait_for_an_ask_that_is_held(fake: FakeProxy, connect: C
 def test_a_storage_that_is_dropped_is_closed(fake: FakeProxy) -> None:
     storage = FleetStorage(fake.address)
     assert storage.ordinal == 0
-    thread = storage._core._thread
-    assert thread is not None
+    core = storage._core
     del storage
     fake.wait_for("CloseSession")
-    thread.join(10)
-    assert not thread.is_alive()
+    core.close()
+    assert core._keeping is not None and core._keeping.done()
 
 
 def test_a_process_that_ends_closes_its_session(fake: FakeProxy) -> None:
@@ -293,34 +292,6 @@ def test_a_pickled_copy_has_a_session_of_its_own(fake: FakeProxy, connect: Conne
         assert len(_sessions(fake)) == 2
     finally:
         copy.close()
-
-
-def _in_child(storage: FleetStorage, study_id: int, pipe: Pipe) -> None:
-    trial_id = storage.ask(study_id)
-    assert trial_id is not None
-    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-    pipe.send([trial.number for trial in storage.get_all_trials(study_id)])
-    pipe.close()
-    storage.close()
-    os._exit(0)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-def test_a_forked_process_begins_anew(proxies: list[Proxy], connect: Connect) -> None:
-    storage = connect(proxies[0])
-    study_id = storage.create_new_study(MINIMIZE)
-    trial_id = storage.ask(study_id) or 0
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    child = context.Process(target=_in_child, args=(storage, study_id, there))
-    child.start()
-    there.close()
-    assert here.poll(30), "the forked process hangs"
-    assert here.recv() == [0, 1]
-    child.join(30)
-    assert child.exitcode == 0
-    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [2.0])
-    assert [trial.value for trial in storage.get_all_trials(study_id)] == [2.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -40,63 +40,35 @@ _PROCESSES.set_forkserver_preload(["optuna", "numpy", "trialfleet.client", __nam
 
 
 def work(endpoints: str, worker: str, ledger: Path, seed: int) -> None:
-    """Run trials until the study has ended; every other worker does not wait for answers."""
+    """Run trials until the study has ended; every other worker tells and asks in one call."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.INFO)
-    storage = FleetStorage(
-        endpoints,
-        study=STUDY,
-        worker=worker,
-        time_to_live_s=TIME_TO_LIVE_S,
-        sequential=bool(seed % 2),
-    )
+    storage = FleetStorage(endpoints, study=STUDY, worker=worker, time_to_live_s=TIME_TO_LIVE_S)
     chance = random.Random(seed)
     study = optuna.load_study(
         study_name=STUDY, storage=storage, sampler=optuna.samplers.RandomSampler(seed)
     )
     study_id = storage.get_study_id_from_name(STUDY)
     with ledger.open("a", buffering=1) as lines:
-        ledger_of_worker = _Ledger(storage, lines.write)
         trial_id: int | None = None
         while True:
             try:
-                if trial_id is None:
-                    ledger_of_worker.settle()
-                    trial_id = storage.next_ahead()
                 if trial_id is None:
                     trial_id = storage.ask(study_id, wait_s=1.0)
             except StudyEnded:
                 break
             if trial_id is not None:
-                trial_id = _run(storage, study, trial_id, chance, ledger_of_worker)
+                trial_id = _run(storage, study, trial_id, chance, lines.write, bool(seed % 2))
     storage.close()
 
 
-class _Ledger:
-    """What a worker has told, and what of it was acknowledged."""
-
-    def __init__(self, storage: FleetStorage, write: Callable[[str], object]) -> None:
-        self._storage = storage
-        self._write = write
-        self.unheard: dict[int, dict[str, Any]] = {}
-        """What was told ahead, by the trials' ids."""
-
-    def told(self, record: dict[str, Any]) -> None:
-        self._write(json.dumps({"told": record}) + "\n")
-
-    def acknowledged(self, record: dict[str, Any]) -> None:
-        self._write(json.dumps({"acknowledged": record}) + "\n")
-
-    def settle(self) -> None:
-        """Hear what became of trials that were told ahead."""
-        for heard in self._storage.settle():
-            record = self.unheard.pop(heard.trial_id)
-            if heard.kept:
-                self.acknowledged(record)
-
-
 def _run(  # type: ignore[no-untyped-def]
-    storage: FleetStorage, study, trial_id: int, chance: random.Random, ledger: _Ledger
+    storage: FleetStorage,
+    study,
+    trial_id: int,
+    chance: random.Random,
+    write: Callable[[str], object],
+    asks: bool,
 ) -> int | None:
     """Run a trial; return the id of the next one if there is one already."""
     try:
@@ -114,20 +86,14 @@ def _run(  # type: ignore[no-untyped-def]
         time.sleep(chance.random() * 0.05)
         record = {"number": trial.number, "state": state.name, "x": x, "value": value}
         values = [value] if state == TrialState.COMPLETE else None
-        ledger.settle()
-        ledger.told(record)
-        if not storage.may_run_ahead:
-            if storage.set_trial_state_values(trial_id, state, values):
-                ledger.acknowledged(record)
-            return None
-        following = storage.tell_ahead(trial_id, state, values, depth=4)
-        if following is not None:
-            ledger.unheard[trial_id] = record
-            return following
-        kept, following = storage.tell_and_ask(trial_id, state, values)
+        write(json.dumps({"told": record}) + "\n")
+        following = None
+        if asks:
+            kept, following = storage.tell_and_ask(trial_id, state, values)
+        else:
+            kept = storage.set_trial_state_values(trial_id, state, values)
         if kept:
-            ledger.acknowledged(record)
-        storage.ask_ahead(study._study_id)
+            write(json.dumps({"acknowledged": record}) + "\n")
         return following
     except SessionGivenUp:
         return None

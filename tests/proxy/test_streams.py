@@ -1,4 +1,4 @@
-"""A worker's calls over one stream: each answered as alone, until one fails or it is to end."""
+"""A worker's calls over one stream: each is answered as alone."""
 
 import itertools
 import signal
@@ -11,9 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 
 from tests.proxy.running import TIMEOUT_S, Process, Running, Session, eventually
-from trialfleet.client import calls
-from trialfleet.client.credentials import Credentials
-from trialfleet.client.stream import Stream
+from trialfleet import names
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -24,25 +22,23 @@ class Conversation:
     def __init__(self, call: Callable[..., Any]) -> None:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         self._sent = itertools.count(1)
-        self._answered = itertools.count(1)
         self.call = call(iter(self._requests.get, None), timeout=TIMEOUT_S)
 
     def ask(self, **request: Any) -> Any:
         """Make the call that a field of the request names."""
-        ((field, _),) = request.items()
-        self.send(**request)
-        return self.answer(field)
+        number = self.send(**request)
+        return self.answers(1)[number]
 
-    def send(self, **request: Any) -> None:
-        """Make a call and wait for nothing."""
-        self._requests.put(pb.WorkRequest(**request, number=next(self._sent)))
+    def send(self, **request: Any) -> int:
+        """Make a call, wait for nothing, and return its number."""
+        number = next(self._sent)
+        self._requests.put(pb.WorkRequest(**request, number=number))
+        return number
 
-    def answer(self, field: str) -> Any:
-        """Return the next answer, which is one to the call that a field names."""
-        reply = next(self.call)
-        assert reply.WhichOneof("answer") == field
-        assert reply.number == next(self._answered)
-        return getattr(reply, field)
+    def answers(self, number: int) -> dict[int, Any]:
+        """Return the next answers by their numbers."""
+        replies = [next(self.call) for _ in range(number)]
+        return {r.number: getattr(r, r.WhichOneof("answer") or "") for r in replies}
 
     def end(self) -> None:
         self._requests.put(None)
@@ -103,79 +99,39 @@ def test_reports(session: Session, working: Conversation) -> None:
         assert list(pb.Trial.FromString(batch).steps) == list(range(step + 1))
 
 
-def test_a_request_that_fails_ends_the_stream(session: Session, working: Conversation) -> None:
+def test_a_request_that_fails_is_refused_and_the_stream_goes_on(
+    session: Session, working: Conversation
+) -> None:
     trial_id = session.open_trial().trial_id
     refused = _tell(session, trial_id)
     refused.state = pb.RUNNING
-    with pytest.raises(grpc.RpcError) as caught:
-        working.ask(tell=refused)
-    error: Any = caught.value
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details().startswith("state: found RUNNING, accepted: ")
+    refusal = working.ask(tell=refused)
+    assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert refusal.details.startswith("state: found RUNNING, accepted: ")
+    assert working.ask(tell=_tell(session, trial_id)) == pb.TellReply()
 
 
-def test_what_is_sent_ahead_is_answered_in_its_order(
-    session: Session, working: Conversation
-) -> None:
-    trials = [session.open_trial().trial_id for _ in range(50)]
-    # A parameter that is new takes longer than what comes behind it.
-    param = pb.Param(
-        name="x", value=0.5, distribution_json=distribution_to_json(FloatDistribution(0, 1))
-    )
-    slow = _tell(session, session.open_trial().trial_id, more=True)
-    slow.update.params.append(param)
-    working.send(tell=slow)
-    for trial_id in trials:
-        working.send(tell=_tell(session, trial_id, more=True))
-    working.send(keep_alive=pb.KeepAliveRequest(session=session.name))
-    opened = [_trial_id(working.answer("tell")) for _ in (slow, *trials)]
-    assert working.answer("keep_alive").alive
-    assert len({*trials, *opened}) == 101
-    assert _trial_id(session.stub.Tell(slow)) == opened[0]
-    counts = session.stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
-    assert counts == pb.Counts(complete=51, running=51)
+def test_a_request_that_waits_holds_no_other_up(stub: TrialFleetStub) -> None:
+    budget = pb.Budget(trials=1)
+    stub.EnsureStudy(pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE], budget=budget))
+    session = Session(stub, "s")
+    trial_id = session.open_trial().trial_id
+    working = Conversation(stub.Work)
+    asking = pb.AskRequest(write=session.write(), study_id=session.study_id, wait_ms=9000)
+    asked = working.send(ask=asking)
+    assert working.ask(keep_alive=pb.KeepAliveRequest(session=session.name)).alive
+    told = working.send(tell=_tell(session, trial_id))
+    answers = working.answers(2)
+    assert list(answers) == [told, asked]
+    assert answers[asked].ended.reason == names.ENDED_TRIALS
+    working.end()
 
 
 def test_every_answer_is_that_to_its_own_request(session: Session, working: Conversation) -> None:
-    asks = [pb.AskRequest(write=session.write(), study_id=session.study_id) for _ in range(40)]
-    for ask in asks:
-        working.send(ask=ask)
-    opened = [working.answer("ask") for _ in asks]
-    assert opened == [session.stub.Ask(ask) for ask in asks]
-
-
-def test_the_first_that_fails_ends_the_stream_after_those_before_it(
-    session: Session, working: Conversation
-) -> None:
-    trials = [session.open_trial().trial_id for _ in range(3)]
-    tells = [_tell(session, trial_id) for trial_id in trials]
-    tells[1].state = pb.RUNNING
-    for tell in tells:
-        working.send(tell=tell)
-    working.answer("tell")
-    with pytest.raises(grpc.RpcError) as caught:
-        working.answer("tell")
-    error: Any = caught.value
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    # What was behind it may have been applied, and can be sent again.
-    assert session.stub.Tell(tells[2]) == pb.TellReply()
-    counts = session.stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
-    assert counts == pb.Counts(complete=2, running=1)
-
-
-def test_what_a_worker_sent_before_it_died_is_applied(proxy: Running, session: Session) -> None:
-    trials = [session.open_trial().trial_id for _ in range(8)]
-    credentials = Credentials("", "", "")
-    stream = Stream(credentials.target(proxy.target), None)
-    for trial_id in trials:
-        stream.begin(calls.TELL, _tell(session, trial_id).SerializeToString(), TIMEOUT_S)
-    stream.close()
-
-    def complete() -> int:
-        request = pb.SummaryRequest(study_id=session.study_id)
-        return int(session.stub.Summary(request).counts.complete)
-
-    eventually(lambda: complete() == len(trials))
+    asks = [pb.AskRequest(write=session.write(), study_id=session.study_id) for _ in range(100)]
+    numbers = [working.send(ask=ask) for ask in asks]
+    answers = working.answers(len(asks))
+    assert [answers[number] for number in numbers] == [session.stub.Ask(ask) for ask in asks]
 
 
 def test_it_is_counted_by_its_calls(
@@ -232,13 +188,10 @@ def test_a_worker_lives_over_one_stream(session: Session, working: Conversation)
     assert session.open_trial().trial_id == trial.trial_id
 
 
-def test_a_request_that_holds_none(proxy: Running) -> None:
-    call = proxy.stub.Work(iter([pb.WorkRequest()]), timeout=TIMEOUT_S)
-    with pytest.raises(grpc.RpcError) as caught:
-        next(call)
-    error: Any = caught.value
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details() == "call: found none"
+def test_a_request_that_holds_none(working: Conversation) -> None:
+    refusal = working.ask()
+    assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert refusal.details == "call: found none"
 
 
 def test_an_opening_brings_the_parameters_that_the_study_has(session: Session) -> None:

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
+import grpc
+
 from tests.proxy.running import Session
 from trialfleet.wire import tokens
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
@@ -23,6 +25,20 @@ WORK = {
 CALLS = sorted({*SERVICE.methods_by_name, *WORK} - {"Work"})
 
 
+class Refusal(grpc.RpcError):
+    """A refusal over a stream, as gRPC's own errors look."""
+
+    def __init__(self, refusal: pb.Refusal) -> None:
+        super().__init__(refusal)
+        self._refusal = refusal
+
+    def code(self) -> grpc.StatusCode:
+        return next(c for c in grpc.StatusCode if c.value[0] == self._refusal.code)
+
+    def details(self) -> str:
+        return self._refusal.details
+
+
 class Caller:
     """A stub that shows a token with every call, or none; a stream of answers is read to its end.
 
@@ -37,9 +53,14 @@ class Caller:
         name, _, field = name.partition(".")
         call = functools.partial(getattr(self._stub, name), metadata=self._metadata, timeout=20)
         if field:
-            return lambda request: getattr(
-                next(call(iter((pb.WorkRequest(**{field: request}),)))), field
-            )
+
+            def work(request: Any) -> Any:
+                reply = next(call(iter((pb.WorkRequest(**{field: request}),))))
+                if reply.HasField("refusal"):
+                    raise Refusal(reply.refusal)
+                return getattr(reply, field)
+
+            return work
         if SERVICE.methods_by_name[name].server_streaming:
             return lambda request: list(call(request))
         return call

@@ -1,11 +1,11 @@
 """``trialfleet proxy``."""
 
+import asyncio
 import resource
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput
@@ -140,7 +140,7 @@ def proxy(
     )
     logs.configure(log_format)
     _allow_connections()
-    uvloop.run(serve(storage, options, _announce))
+    asyncio.run(serve(storage, options, _announce))
 
 
 def _allow_connections() -> None:

@@ -180,13 +180,6 @@ class RunningTrial:
             trial.values = values
             trial.datetime_complete = max(now, trial.datetime_start or now)
 
-    def go_on(self) -> None:
-        """Take note that it has not ended after all."""
-        with self._lock:
-            trial = self._trial
-            trial.state = TrialState.RUNNING
-            trial.values = trial.datetime_complete = None
-
     def take(self) -> Unsent:
         """Return what is unsent and hold nothing any more. Hold ``sending`` until it is sent."""
         with self._lock:

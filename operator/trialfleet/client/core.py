@@ -1,20 +1,21 @@
-"""What a storage object shares with its background thread, and how that ends."""
+"""What a storage object shares with the event loop in the background, and how that ends."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Final
 
-import grpc
-
-from trialfleet.client import calls
-from trialfleet.client.ahead import Ahead
-from trialfleet.client.connection import CALL_S, Connection
-from trialfleet.client.credentials import Credentials
-from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories
 from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
+from trialfleet.client.studies import Studies
+from trialfleet.model.errors import StorageUnavailable
+from trialfleet.wire import background, methods
+from trialfleet.wire.connection import CALL_S, Connection
+from trialfleet.wire.credentials import CredentialFiles
+from trialfleet.wire.endpoint import CallFailed
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _BEAT_S: Final = 0.5
@@ -26,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class Core:
-    """A connection, the session over it, and the thread that keeps it alive. Thread-safe.
+    """A connection, the session over it, and the task that keeps it alive. Thread-safe.
 
-    The thread does not know the storage object, so that one which is dropped without being
-    closed can be collected, and is then closed by the thread.
+    The task does not know the storage object, so that one which is dropped without being closed
+    can be collected, and is then closed in the background.
     """
 
     def __init__(
@@ -39,21 +40,20 @@ class Core:
         study: str,
         worker: str,
         time_to_live_s: float,
-        sequential: bool,
         definition: str,
         patience_s: float,
         token_file: str,
         ca_file: str,
         server_name: str,
     ) -> None:
-        credentials = Credentials(token_file, ca_file, server_name)
+        credentials = CredentialFiles(token_file, ca_file, server_name)
         self.connection = Connection(addresses, patience_s, credentials)
+        self.studies = Studies(self.connection)
         self.sessions = Sessions(
             self.connection,
             study=study,
             worker=worker,
             time_to_live_s=time_to_live_s,
-            sequential=sequential,
             definition=definition,
             opened=self._start,
         )
@@ -62,56 +62,53 @@ class Core:
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
         self.histories = Histories(self.connection)
         self.running = RunningTrials(self.connection, self.sessions, self.histories)
-        self.ahead = Ahead(self.connection, self.sessions, self.histories, self.running)
-        self._ending = threading.Event()
-        self._closing = threading.Lock()
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def abandon(self) -> None:
-        """Let the background thread close everything. Takes no lock."""
-        self._ending.set()
-        if self._thread is None:
-            self.connection.close()
+        self._lock = threading.Lock()
+        self._keeping: asyncio.Task[None] | None = None
+        self._closing: Future[None] | None = None
 
     def close(self) -> None:
         """Send what is unsent, close the session and the channels. Idempotent; takes seconds."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._ending.set()
-            self.connection.interrupt()
-            self.ahead.settle_last(_LAST_CALL_S)
-            session = self.sessions.opened
-            if session is not None:
-                self.running.flush_last(_LAST_CALL_S)
-                request = pb.CloseSessionRequest(session=session.name)
-                try:
-                    self.connection.last_call(
-                        calls.CLOSE_SESSION, request.SerializeToString(), _LAST_CALL_S
-                    )
-                except (grpc.RpcError, ChannelClosed) as error:
-                    logger.info("the session ends when its time to live is over: %s", error)
-            self.connection.close()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_LAST_CALL_S)
+        self.abandon()
+        if self._closing is not None:
+            self._closing.result()
+
+    def abandon(self) -> None:
+        """Begin to close everything, in the background."""
+        with self._lock:
+            if self._closing is None:
+                self.connection.interrupt()
+                # Else no call was made that there is something to close of; or it was by the
+                # process that this one was forked from.
+                if background.is_running():
+                    self._closing = background.start(self._close())
+
+    async def _close(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait((self._keeping,))
+        session = self.sessions.opened
+        if session is not None:
+            await self.running.flush_last(_LAST_CALL_S)
+            request = pb.CloseSessionRequest(session=session.name)
+            try:
+                await self.connection.last_call(methods.CLOSE_SESSION, request, _LAST_CALL_S)
+            except (CallFailed, StorageUnavailable) as error:
+                logger.info("the session ends when its time to live is over: %s", error)
+        await self.connection.close()
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._keep, name="trialfleet-session", daemon=True
-            )
-            self._thread.start()
+        background.run(self._start_keeping())
 
-    def _keep(self) -> None:
-        while not self._ending.wait(self._beat_s):
+    async def _start_keeping(self) -> None:
+        if self._keeping is None and not self._closing:
+            self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._beat_s)
             try:
-                self.sessions.keep_alive()
-                self.running.flush_old(self._flush_s)
-                self.ahead.hand_back_old(self._flush_s)
+                await self.sessions.keep_alive()
+                await self.running.flush_old(self._flush_s)
             except Exception:
-                # The thread must outlive what nobody thought of: the session hangs on it.
+                # The task must outlive what nobody thought of: the session hangs on it.
                 logger.exception("the session was not kept alive")
-        self.close()

@@ -10,13 +10,13 @@ from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client import calls
-from trialfleet.client.connection import Connection
-from trialfleet.client.endpoint import Endpoint
 from trialfleet.client.ordered import OrderedTrials
 from trialfleet.client.records import Definition
 from trialfleet.client.trials import Definitions, decode_batch, decode_finished
 from trialfleet.model.errors import NotFound
+from trialfleet.wire import background, methods
+from trialfleet.wire.connection import Connection
+from trialfleet.wire.endpoint import Endpoint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _STREAM_S: Final = 60.0
@@ -256,17 +256,18 @@ class Histories:
         """Read all that changed. Raises ``NotFound`` for the study."""
         history = self.of(study_id)
 
-        def attempt(endpoint: Endpoint) -> None:
+        async def attempt(endpoint: Endpoint) -> None:
             request = pb.HistoryRequest(study_id=study_id, cursor=reading.cursor)
+            parts = endpoint.stream(methods.HISTORY, request.SerializeToString(), _STREAM_S)
             complete = False
             with _collector.away(_MANY_TRIALS):
-                for part in endpoint.stream(calls.HISTORY, request.SerializeToString(), _STREAM_S):
+                async for part in parts:
                     complete = history.accept(reading, part.news)
             if not complete:
                 history.finish(reading)
 
         try:
-            self._connection.attempt(attempt)
+            background.run(self._connection.attempt(attempt))
         except NotFound:
             self.drop(study_id)
             raise

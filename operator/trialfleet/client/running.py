@@ -7,19 +7,14 @@ import time
 from collections.abc import Container
 from typing import Any, Final
 
-import grpc
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client import calls
 from trialfleet.client.buffer import RunningTrial, Unsent
-from trialfleet.client.connection import CALL_S, Connection
-from trialfleet.client.endpoint import ChannelClosed
 from trialfleet.client.history import Histories, Reading, StudyHistory
-from trialfleet.client.opening import Opening
 from trialfleet.client.records import Definition, encode_distribution, new_trial
+from trialfleet.client.requests import Opening, Telling, report_request
 from trialfleet.client.session import Sessions
-from trialfleet.client.telling import Telling, report_request
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.model.errors import (
     InvalidInput,
@@ -29,6 +24,9 @@ from trialfleet.model.errors import (
     TrialFinished,
     TrialfleetError,
 )
+from trialfleet.wire import background, methods
+from trialfleet.wire.connection import CALL_S, Connection
+from trialfleet.wire.endpoint import CallFailed
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _FLUSH_AFTER_S: Final = 0.4
@@ -51,8 +49,6 @@ class RunningTrials:
         self._lock = threading.Lock()
         self._trials: dict[int, RunningTrial] = {}
         self._finished: dict[int, RunningTrial] = {}
-        # Ended here, and no answer says yet that the storage knows.
-        self._unheard: dict[int, RunningTrial] = {}
 
     def get(self, trial_id: int) -> RunningTrial | None:
         """Return a trial if this process runs it."""
@@ -84,7 +80,7 @@ class RunningTrials:
         for _ in range(_REOPENINGS):
             opening = Opening(study_id, self._histories.of(study_id), wait_s)
             session, reply = self._sessions.open_trial(
-                calls.ASK, study_id, opening.request, CALL_S + wait_s
+                methods.ASK, study_id, opening.request, CALL_S + wait_s
             )
             outcome = reply.WhichOneof("outcome")
             if outcome == "fenced":
@@ -102,7 +98,7 @@ class RunningTrials:
         Raises ``NotFound``, ``StudyEnded``.
         """
         session, reply = self._sessions.open_trial(
-            calls.CREATE_TRIAL,
+            methods.CREATE_TRIAL,
             study_id,
             lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
             CALL_S,
@@ -115,13 +111,13 @@ class RunningTrials:
     ) -> list[FrozenTrial]:
         """Return a study's trials in ``states``, or all, ordered by number.
 
-        With what is unsent or unheard of ours. If only finished ones are wanted, those that
+        With what is unsent of ours. If only finished ones are wanted, those that
         finished in the last ``late_s`` seconds may be missing. Raises
         :class:`~trialfleet.model.errors.NotFound`.
         """
         finished_only = states is not None and not any(state in states for state in _UNFINISHED)
         history = self._histories.of(study_id)
-        ours = self._ended(study_id)
+        ours: list[FrozenTrial] = []
         if not (finished_only and late_s and history.read_at >= time.monotonic() - late_s):
             mine = self._mine(study_id)
             if mine is None or not mine.use_news(finished_only=finished_only):
@@ -197,45 +193,6 @@ class RunningTrials:
         opening = Opening(study_id, self._histories.of(study_id))
         return self._tell(trial, state, values, opening)
 
-    def begin(self, trial: RunningTrial) -> int:
-        """Let the calling thread run a trial that was asked for; return its id."""
-        trial.thread = threading.get_ident()
-        return self._add(trial)
-
-    def check_runs(self, trial: RunningTrial) -> None:
-        """Raise :class:`~trialfleet.model.errors.TrialFinished` if another thread ended a trial."""
-        if self._trials.get(trial.trial_id) is not trial:
-            raise TrialFinished(f"trial {trial.number} has already finished")
-
-    def end_unheard(
-        self, trial: RunningTrial, state: TrialState, values: list[float] | None
-    ) -> None:
-        """Take note that a trial ended, of which :meth:`heard` or :meth:`go_on` will be told."""
-        with self._lock:
-            self._unheard[trial.trial_id] = trial
-            self._end(trial, state, values)
-
-    def heard(self, trial: RunningTrial, *, kept: bool) -> None:
-        """Take note that the storage knows of a trial's end, or that it was taken away."""
-        history = self._histories.of(trial.study_id)
-        with self._lock:
-            self._unheard.pop(trial.trial_id, None)
-            if not kept:
-                self._finished.pop(trial.trial_id, None)
-                logger.info("trial %d was taken away before it ended: dropped", trial.number)
-            elif history.lacks(trial.number):
-                # It did not come with the answer: who looks now has to read it.
-                self._outdate(trial)
-                history.outdate()
-
-    def go_on(self, trial: RunningTrial) -> None:
-        """Let a trial run again: the storage has refused its end."""
-        with self._lock:
-            self._unheard.pop(trial.trial_id, None)
-            self._finished.pop(trial.trial_id, None)
-            trial.go_on()
-            self._trials[trial.trial_id] = trial
-
     def _tell(
         self,
         trial: RunningTrial,
@@ -246,7 +203,8 @@ class RunningTrials:
         following, kept = None, False
         if not trial.fenced:
             with trial.sending:
-                self.check_runs(trial)
+                if self._trials.get(trial.trial_id) is not trial:
+                    raise TrialFinished(f"trial {trial.number} has already finished")
                 telling = Telling(trial, state, values, opening)
                 following = self._send_tell(telling, state, values)
                 kept = telling.kept
@@ -262,14 +220,15 @@ class RunningTrials:
         self, telling: Telling, state: TrialState, values: list[float] | None
     ) -> RunningTrial | None:
         try:
-            return telling.answered(self._connection.call(calls.TELL, telling.request))
+            calling = self._connection.call(methods.TELL, telling.request)
+            return telling.answered(background.run(calling))
         except BaseException as error:
             telling.failed(error)
             if isinstance(error, NotFound):
                 self._remove(telling.trial, state, values)
             raise
 
-    def flush_old(self, deadline_s: float) -> None:
+    async def flush_old(self, deadline_s: float) -> None:
         """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
         with self._lock:
             trials = list(self._trials.values())
@@ -280,7 +239,7 @@ class RunningTrials:
             if not trial.sending.acquire(blocking=False):
                 continue
             try:
-                self._send(trial, None, deadline_s, patience_s=0)
+                await self._send(trial, None, deadline_s, patience_s=0)
             except InvalidInput as error:
                 trial.refuse(error)
             except TrialfleetError as error:
@@ -288,20 +247,19 @@ class RunningTrials:
             finally:
                 trial.sending.release()
 
-    def flush_last(self, deadline_s: float) -> None:
+    async def flush_last(self, deadline_s: float) -> None:
         """Send what is unsent, after the connection was interrupted; one attempt for each."""
         with self._lock:
             trials = list(self._trials.values())
         for trial in trials:
-            if trial.fenced or not trial.sending.acquire(timeout=deadline_s):
+            # Another thread that is sending sends this too.
+            if trial.fenced or not trial.sending.acquire(blocking=False):
                 continue
             try:
                 if unsent := trial.take():
                     request = report_request(trial, unsent, None)
-                    self._connection.last_call(
-                        calls.REPORT, request.SerializeToString(), deadline_s
-                    )
-            except (grpc.RpcError, ChannelClosed) as error:
+                    await self._connection.last_call(methods.REPORT, request, deadline_s)
+            except (CallFailed, TrialfleetError) as error:
                 logger.debug("trial %d was not flushed: %s", trial.number, error)
             finally:
                 trial.sending.release()
@@ -326,20 +284,12 @@ class RunningTrials:
     def _remove(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
         with self._lock:
             self._outdate(trial)
-            self._end(trial, state, values)
-
-    def _end(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
-        self._trials.pop(trial.trial_id, None)
-        if state.is_finished() and not trial.fenced:
-            trial.end(state, values)
-            self._finished[trial.trial_id] = trial
-            if len(self._finished) > _FINISHED:
-                del self._finished[next(iter(self._finished))]
-
-    def _ended(self, study_id: int) -> list[FrozenTrial]:
-        with self._lock:
-            trials = list(self._unheard.values())
-        return [trial.snapshot() for trial in trials if trial.study_id == study_id]
+            self._trials.pop(trial.trial_id, None)
+            if state.is_finished() and not trial.fenced:
+                trial.end(state, values)
+                self._finished[trial.trial_id] = trial
+                if len(self._finished) > _FINISHED:
+                    del self._finished[next(iter(self._finished))]
 
     def _outdate(self, changed: RunningTrial) -> None:
         for trial in self._trials.values():
@@ -354,7 +304,7 @@ class RunningTrials:
             param = {definition.name: (value, definition.text)}
             request = report_request(trial, earlier.before(Unsent(params=param)), None)
             try:
-                reply = self._connection.call(calls.REPORT, request.SerializeToString())
+                reply = background.run(self._connection.call(methods.REPORT, request))
             except BaseException:
                 trial.restore(earlier)
                 raise
@@ -366,9 +316,9 @@ class RunningTrials:
 
     def _report(self, trial: RunningTrial, reading: Reading | None = None) -> pb.ReportReply:
         with trial.sending:
-            return self._send(trial, reading, CALL_S)
+            return background.run(self._send(trial, reading, CALL_S))
 
-    def _send(
+    async def _send(
         self,
         trial: RunningTrial,
         reading: Reading | None,
@@ -378,11 +328,8 @@ class RunningTrials:
         unsent = trial.take()
         request = report_request(trial, unsent, reading)
         try:
-            reply = self._connection.call(
-                calls.REPORT,
-                request.SerializeToString(),
-                deadline_s=deadline_s,
-                patience_s=patience_s,
+            reply = await self._connection.call(
+                methods.REPORT, request, deadline_s=deadline_s, patience_s=patience_s
             )
         except InvalidInput:
             # What was refused once would be refused for ever, and keep all else from being sent.

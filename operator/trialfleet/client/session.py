@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 from optuna.study import StudyDirection
 
-from trialfleet.client import calls
-from trialfleet.client.calls import Call
-from trialfleet.client.connection import CALL_S, Connection
 from trialfleet.client.records import decode_directions
 from trialfleet.model.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
+from trialfleet.wire import background, methods
+from trialfleet.wire.connection import CALL_S, Connection
+from trialfleet.wire.methods import Method
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _REPLACEMENTS: Final = 3
@@ -35,19 +35,16 @@ class Session:
         study_id: int | None,
         ordinal: int,
         directions: list[StudyDirection],
-        may_run_ahead: bool,
     ) -> None:
         self.name = name
         self.study_id = study_id
         self.ordinal = ordinal
         self.directions = directions
         """Of the study."""
-        self.may_run_ahead = may_run_ahead
-        """Whether it may open a trial before the one ahead of it has ended."""
         self.given_up = False
         self.alive_at = time.monotonic()
         """When the storage extended its life last, at the earliest."""
-        # Writes that may have opened a trial without our knowing, by call and study.
+        # Writes that may have opened a trial without our knowing, by method and study.
         self._doubtful: dict[tuple[str, int], list[pb.WriteId]] = {}
         self._lock = threading.Lock()
         self._sequence = 0
@@ -59,7 +56,7 @@ class Session:
             return pb.WriteId(session=self.name, sequence=self._sequence)
 
     def next_opening(self, path: str, study_id: int) -> pb.WriteId:
-        """Return the identity of a write that opens a trial of a study by a call.
+        """Return the identity of a write that opens a trial of a study by a method.
 
         If it is not known of an earlier one whether it opened a trial, that one is made again: else
         its trial would run, with nobody to run it, as long as the session.
@@ -89,7 +86,6 @@ class Sessions:
         study: str,
         worker: str,
         time_to_live_s: float,
-        sequential: bool,
         definition: str,
         opened: Callable[[], None],
     ) -> None:
@@ -98,7 +94,6 @@ class Sessions:
         self._study = study
         self._worker = worker
         self._time_to_live_s = time_to_live_s
-        self._sequential = sequential
         self._definition = definition
         self._on_opened = opened
         self._opening = threading.Lock()
@@ -133,22 +128,22 @@ class Sessions:
                 self._session = None
             session.given_up = True
 
-    def write(self, call: Call[_R], build: Callable[[pb.WriteId], Message]) -> _R:
+    def write(self, method: Method[_R], build: Callable[[pb.WriteId], Message]) -> _R:
         """Make a write of the session, one at a time. Raises as the call does."""
         with self._in_order:
-            return self._write(call, build, CALL_S, None)[1]
+            return self._write(method, build, CALL_S, None)[1]
 
     def open_trial(
         self,
-        call: Call[_R],
+        method: Method[_R],
         study_id: int,
         build: Callable[[pb.WriteId], Message],
         deadline_s: float,
     ) -> tuple[Session, _R]:
         """Make a write that opens a trial; return also the session that runs the trial."""
-        return self._write(call, build, deadline_s, study_id)
+        return self._write(method, build, deadline_s, study_id)
 
-    def keep_alive(self) -> None:
+    async def keep_alive(self) -> None:
         """Extend the session's life unless that was done a moment ago; tries each proxy once.
 
         A moment is a quarter of the life. To open a trial extends it too.
@@ -156,11 +151,11 @@ class Sessions:
         session, now = self._session, time.monotonic()
         if session is None or now < session.alive_at + self._time_to_live_s / 4:
             return
-        request = pb.KeepAliveRequest(session=session.name).SerializeToString()
+        request = pb.KeepAliveRequest(session=session.name)
         deadline_s = min(CALL_S, self._time_to_live_s / 4)
         try:
-            reply = self._connection.call(
-                calls.KEEP_ALIVE, request, deadline_s=deadline_s, patience_s=0
+            reply = await self._connection.call(
+                methods.KEEP_ALIVE, request, deadline_s=deadline_s, patience_s=0
             )
         except StorageUnavailable as error:
             logger.debug("the session was not kept alive: %s", error)
@@ -172,7 +167,7 @@ class Sessions:
 
     def _write(
         self,
-        call: Call[_R],
+        method: Method[_R],
         build: Callable[[pb.WriteId], Message],
         deadline_s: float,
         opens: int | None,
@@ -182,16 +177,17 @@ class Sessions:
             if opens is None:
                 write = session.next_write()
             else:
-                write = session.next_opening(call.path, opens)
-            request = build(write).SerializeToString()
+                write = session.next_opening(method.path, opens)
+            request = build(write)
             try:
-                return session, self._connection.call(call, request, deadline_s=deadline_s)
+                calling = self._connection.call(method, request, deadline_s=deadline_s)
+                return session, background.run(calling)
             except SessionGivenUp:
                 self.forget(session)
             except BaseException as error:
                 refused = isinstance(error, TrialfleetError)
                 if opens is not None and (isinstance(error, StorageUnavailable) or not refused):
-                    session.doubt(call.path, opens, write)
+                    session.doubt(method.path, opens, write)
                 raise
         raise SessionGivenUp(
             f"{_REPLACEMENTS} sessions of worker {self._name()} were given up one after the other"
@@ -207,19 +203,14 @@ class Sessions:
                 worker=self._name(),
                 study=self._study,
                 time_to_live_s=self._time_to_live_s,
-                sequential=self._sequential,
                 definition=self._definition,
             )
-            reply = self._connection.call(calls.OPEN_SESSION, request.SerializeToString())
+            reply = background.run(self._connection.call(methods.OPEN_SESSION, request))
             if reply.max_message_bytes:
                 self._connection.max_message_bytes = reply.max_message_bytes
             study_id = reply.study_id if reply.HasField("study_id") else None
             session = self._session = Session(
-                name,
-                study_id,
-                reply.ordinal,
-                decode_directions(reply.directions),
-                may_run_ahead=self._sequential and reply.may_run_ahead,
+                name, study_id, reply.ordinal, decode_directions(reply.directions)
             )
             self._on_opened()
             return session

@@ -2,23 +2,29 @@
 
 import atexit
 import os
+import uuid
 import weakref
 from collections.abc import Container, Sequence
 from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages import BaseStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet import names
-from trialfleet.client import calls
+from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.client.core import Core
-from trialfleet.client.credentials import from_environment
 from trialfleet.client.records import encode_attributes, floats
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trials import decode_batch, deep_copies
-from trialfleet.client.working import Working
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
-from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound
+from trialfleet.wire import methods
+from trialfleet.wire.background import run
+from trialfleet.wire.credentials import from_environment
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 # What columns of Optuna's tables hold.
@@ -28,7 +34,7 @@ _NUMBERS: Final = 2**31
 _FINISHED: Final = frozenset(state for state in TrialState if state.is_finished())
 
 
-class FleetStorage(Working):
+class FleetStorage(BaseStorage):
     """Trials in a Trialfleet storage, reached through any of its proxies.
 
     All of Optuna's samplers, pruners and tools work over it. It differs from Optuna's own
@@ -41,8 +47,10 @@ class FleetStorage(Working):
     (``deepcopy=False``, :meth:`news`) are shared: they must not be modified, and later writes
     don't change them.
 
-    **Processes.** A copy made by pickling connects anew and has a session of its own, and so
-    has the copy in a forked process: trials go on in the process that asked for them.
+    **Processes.** A copy made by pickling connects anew and has a session of its own: trials go on
+    in the process that asked for them. gRPC can't be used on both sides of a fork: in a process
+    that was forked from one that made calls every call raises ``ForkedProcess``, and nothing of
+    the parent's is touched.
 
     **Security.** A pickled copy carries the paths of the files, not what they hold. A token that no
     proxy knows raises ``Unauthenticated`` after seconds, one of another
@@ -66,7 +74,6 @@ class FleetStorage(Working):
         study: str = "",
         worker: str = "",
         time_to_live_s: float = names.SESSION_TIME_TO_LIVE_S,
-        sequential: bool = False,
         definition: str = "",
         patience_s: float = 600.0,
         token_file: str | os.PathLike[str] | None = None,
@@ -81,10 +88,7 @@ class FleetStorage(Working):
             study: Name of the study that the session belongs to; needed for :attr:`ordinal`.
             worker: Name under which the session can be given up; this host and process if empty.
             time_to_live_s: Seconds after which a session that is silent is given up. It is kept
-                alive by a thread, also while an objective runs.
-            sequential: Trials run one after the other, in the order in which they were asked for,
-                as :func:`~trialfleet.worker.loop.run_worker` does it. Of a session that is given
-                up only the first of those that had not ended counts as begun.
+                alive in the background, also while an objective runs.
             definition: The study's, if the session is for no other one of that name: to open it
                 raises ``NotFound`` as long as the study has another.
             patience_s: Seconds for which a call is tried.
@@ -101,6 +105,8 @@ class FleetStorage(Working):
                 can't be used.
         """
         listed = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+        if not listed:
+            raise InvalidInput("endpoints: found none, accepted: HOST:PORT[,HOST:PORT...]")
         if not time_to_live_s > 0:
             raise InvalidInput(f"time_to_live_s: found {time_to_live_s}, accepted: more than 0")
         if not patience_s >= 0:
@@ -110,7 +116,6 @@ class FleetStorage(Working):
             "study": study,
             "worker": worker,
             "time_to_live_s": time_to_live_s,
-            "sequential": sequential,
             "definition": definition,
             "patience_s": patience_s,
             "token_file": from_environment(token_file, names.ENV_TOKEN_FILE),
@@ -162,7 +167,162 @@ class FleetStorage(Working):
         """
         self._core.close()
 
-    # -- trials -------------------------------------------------------------------------------
+    def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
+        """Create a study or bring its budget up to date; return its id, and if it is new.
+
+        Raises:
+            DefinitionDiffers: The study has trials of another definition, and none is adopted.
+            InvalidInput: The study exists with other directions, or the definition is wrong.
+        """
+        ensured = run(self._core.studies.ensure(definition))
+        if ensured.differs:
+            raise DefinitionDiffers(ensured.differs)
+        return ensured.study_id, ensured.created
+
+    def stop_study(self, study_id: int) -> None:
+        """Have no new trial of a study opened any more, until its budget is changed.
+
+        Raises ``NotFound``.
+        """
+        run(self._core.studies.stop(study_id))
+
+    def summary(self, study_id: int, best: int = 1) -> Summary:
+        """Return counts and up to ``best`` best trials, in constant time. Raises ``NotFound``."""
+        return run(self._core.studies.summary(study_id, best))
+
+    def give_up(
+        self, *, worker: str, reason: str, message: str = "", failed: bool = False
+    ) -> GivenUp:
+        """Say that a worker is dead: see :meth:`trialfleet.client.studies.Studies.give_up`."""
+        given_up = self._core.studies.give_up(
+            worker=worker, reason=reason, message=message, failed=failed
+        )
+        return run(given_up)
+
+    def news(self, study_id: int) -> list[FrozenTrial]:
+        """Return the finished trials that this object did not return before, in the order seen.
+
+        Raises ``NotFound``.
+        """
+        history = self._core.histories.of(study_id)
+        self._core.running.read_news(study_id, history, None, finished_only=True)
+        return history.news()
+
+    @optuna_errors
+    def finished_trials(self, study_id: int, late_s: float) -> list[FrozenTrial]:
+        """Return the trials that have finished, ordered by number; they must not be modified.
+
+        Those that finished in the last ``late_s`` seconds may be missing: who asks often, as a
+        pruner does, is answered without a call in between. Raises ``KeyError``.
+        """
+        return self._core.running.all_trials(study_id, _FINISHED, late_s)
+
+    def ask(self, study_id: int, wait_s: float = 5.0) -> int | None:
+        """Open the next trial, a waiting one first; return its id.
+
+        Returns None if there is nothing to run now, after ``wait_s`` seconds; ask again.
+
+        Raises:
+            StudyEnded: The budget allows no further trial, with its ``reason``.
+            NotFound: The study does not exist.
+        """
+        return self._core.running.ask(study_id, wait_s)
+
+    def tell_and_ask(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> tuple[bool, int | None]:
+        """End a trial that runs here, and open the next one of its study in the same call.
+
+        Returns what :meth:`set_trial_state_values` does, and the next trial's id; None: ask for it.
+        """
+        trial = self._core.running.get(trial_id)
+        if trial is None:
+            return self.set_trial_state_values(trial_id, state, values), None
+        return optuna_errors(self._core.running.tell_and_ask)(trial, state, floats(values))
+
+    def hand_back(self, trial_id: int) -> None:
+        """Let a trial that runs here wait again at once, for another worker, with its parameters.
+
+        Raises ``NotFound`` if the trial does not run here.
+        """
+        trial = self._core.running.get(trial_id)
+        if trial is None:
+            raise NotFound(f"trial {trial_id} does not run here")
+        self._core.running.tell(trial, TrialState.WAITING, None)
+
+    # -- studies; see optuna.storages.BaseStorage ------------------------------------------------
+
+    @optuna_errors
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """See :class:`optuna.storages.BaseStorage`."""
+        name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else study_name
+        check_name(name, "study")
+        return self._core.sessions.write(
+            methods.CREATE_STUDY,
+            lambda write: pb.CreateStudyRequest(
+                write=write, name=name, directions=[direction.name for direction in directions]
+            ),
+        ).study_id
+
+    @optuna_errors
+    def delete_study(self, study_id: int) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        self._core.sessions.write(
+            methods.DELETE_STUDY,
+            lambda write: pb.DeleteStudyRequest(write=write, study_id=study_id),
+        )
+        self._core.histories.drop(study_id)
+        self._core.running.drop_study(study_id)
+
+    @optuna_errors
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        self._set_study_attr(study_id, key, value, system=False)
+
+    @optuna_errors
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """See :class:`optuna.storages.BaseStorage`."""
+        self._set_study_attr(study_id, key, value, system=True)
+
+    @optuna_errors
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """See :class:`optuna.storages.BaseStorage`."""
+        session = self._core.sessions.of_study(study_name)
+        if session is not None and session.study_id is not None:
+            return session.study_id
+        return run(self._core.studies.by_name(study_name))._study_id
+
+    @optuna_errors
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """See :class:`optuna.storages.BaseStorage`."""
+        return run(self._core.studies.by_id(study_id)).study_name
+
+    @optuna_errors
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """See :class:`optuna.storages.BaseStorage`."""
+        session = self._core.sessions.opened
+        if session is not None and session.study_id == study_id and session.directions:
+            return session.directions.copy()
+        return run(self._core.studies.by_id(study_id)).directions
+
+    @optuna_errors
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """See :class:`optuna.storages.BaseStorage`."""
+        return run(self._core.studies.by_id(study_id)).user_attrs
+
+    @optuna_errors
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """See :class:`optuna.storages.BaseStorage`."""
+        return run(self._core.studies.by_id(study_id)).system_attrs
+
+    @optuna_errors
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """See :class:`optuna.storages.BaseStorage`."""
+        return run(self._core.studies.all())
+
+    # -- trials; see optuna.storages.BaseStorage -------------------------------------------------
 
     @optuna_errors
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -175,7 +335,7 @@ class FleetStorage(Working):
             return self._core.running.create(study_id)
         template = encode_new_trial(template_trial, self._core.connection.max_message_bytes)
         return self._core.sessions.write(
-            calls.CREATE_TRIAL,
+            methods.CREATE_TRIAL,
             lambda write: pb.CreateTrialRequest(write=write, study_id=study_id, template=template),
         ).trial_id
 
@@ -253,7 +413,7 @@ class FleetStorage(Working):
             return self._core.running.tell(trial, state, floats(values))
         update = pb.TrialUpdate(trial_id=trial_id)
         return self._core.sessions.write(
-            calls.WRITE_TRIAL,
+            methods.WRITE_TRIAL,
             lambda write: pb.WriteTrialRequest(
                 write=write, update=update, state=state.name, values=floats(values)
             ),
@@ -291,27 +451,29 @@ class FleetStorage(Working):
         trials = self._core.running.all_trials(study_id, states)
         return deep_copies(trials) if deepcopy else trials
 
-    @optuna_errors
-    def finished_trials(self, study_id: int, late_s: float) -> list[FrozenTrial]:
-        """Return the trials that have finished, ordered by number; they must not be modified.
-
-        Those that finished in the last ``late_s`` seconds may be missing: who asks often, as a
-        pruner does, is answered without a call in between. Raises ``KeyError``.
-        """
-        return self._core.running.all_trials(study_id, _FINISHED, late_s)
-
     def _encode_attribute(self, owner: str, key: str, value: Any) -> list[pb.Attribute]:
         limit = self._core.connection.max_message_bytes
         return encode_attributes({key: encode_attribute(owner, key, value, limit)})
 
+    def _set_study_attr(self, study_id: int, key: str, value: Any, *, system: bool) -> None:
+        (attribute,) = self._encode_attribute(
+            f"study {study_id}: {'system' if system else 'user'}", key, value
+        )
+        self._core.sessions.write(
+            methods.SET_STUDY_ATTRIBUTE,
+            lambda write: pb.SetStudyAttributeRequest(
+                write=write, study_id=study_id, system=system, attribute=attribute
+            ),
+        )
+
     def _fetch(self, request: pb.GetTrialsRequest) -> FrozenTrial:
-        reply = self._core.connection.call(calls.GET_TRIALS, request.SerializeToString())
+        reply = run(self._core.connection.call(methods.GET_TRIALS, request))
         (trial,) = decode_batch(reply.trials)
         return trial
 
     def _write_trial(self, update: pb.TrialUpdate) -> None:
         self._core.sessions.write(
-            calls.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
+            methods.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
         )
 
 

@@ -1,144 +1,117 @@
-"""The part of an Optuna storage that deals with studies."""
+"""Studies in a storage, as workers, commands and the operator ask for them: asynchronous."""
 
-import uuid
+import contextlib
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
-from optuna.storages import BaseStorage
-from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
-from optuna.study import StudyDirection
+from google.protobuf.message import Message
 from optuna.study._frozen import FrozenStudy
 
-from trialfleet.client import calls
-from trialfleet.client.answers import Ensured, StudyDefinition
-from trialfleet.client.core import Core
+from trialfleet import names
+from trialfleet.client.answers import Ensured, GivenUp, StudyDefinition, Summary
 from trialfleet.client.records import decode_study
-from trialfleet.client.translation import optuna_errors
-from trialfleet.client.writing import check_name, encode_attribute
-from trialfleet.model.errors import DefinitionDiffers, NotFound
+from trialfleet.model.errors import NotFound
+from trialfleet.wire import methods
+from trialfleet.wire.connection import CALL_S, Connection
+from trialfleet.wire.endpoint import CallFailed, Endpoint
+from trialfleet.wire.methods import Method, Reply
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
+_NO_STUDY: Final = pb.ListStudiesRequest(name="-")
+"""Asks for no study: the answer says something of the storage."""
 
-class Studies(BaseStorage):
-    """Studies in a Trialfleet storage. Thread-safe."""
 
-    _core: Core
+class Studies:
+    """Calls about whole studies. Each is idempotent. Raises :mod:`trialfleet.model.errors`."""
 
-    def ensure_study(self, definition: StudyDefinition) -> tuple[int, bool]:
-        """Create a study or bring its budget up to date; return its id, and if it is new.
+    def __init__(self, connection: Connection, deadline_s: float = CALL_S) -> None:
+        """Take the way to the proxies, and the deadline of each attempt of a call."""
+        self.connection = connection
+        self._deadline_s = deadline_s
 
-        Raises:
-            DefinitionDiffers: The study has trials of another definition, and none is adopted.
-            InvalidInput: The study exists with other directions, or the definition is wrong.
+    async def ensure(self, definition: StudyDefinition) -> Ensured:
+        """Create a study or bring its budget up to date; return what the storage has of it.
+
+        Raises ``InvalidInput`` if it has other directions, or the definition is wrong.
         """
-        reply = self._core.connection.call(
-            calls.ENSURE_STUDY, definition.message().SerializeToString()
+        reply = await self._call(methods.ENSURE_STUDY, definition.message())
+        return Ensured.decode(reply, definition)
+
+    async def stop(self, study_id: int) -> None:
+        """Have no new trial of a study opened any more. Raises ``NotFound``."""
+        await self._call(methods.STOP_STUDY, pb.StopStudyRequest(study_id=study_id))
+
+    async def delete(self, study_id: int, worker: str) -> None:
+        """Delete a study with its trials, if it is there, in the name of a worker."""
+        session = os.urandom(16)
+        opening = pb.OpenSessionRequest(
+            session=session, worker=worker, time_to_live_s=names.SESSION_TIME_TO_LIVE_S
         )
-        ensured = Ensured.decode(reply, definition)
-        if ensured.differs:
-            raise DefinitionDiffers(ensured.differs)
-        return ensured.study_id, ensured.created
+        await self._call(methods.OPEN_SESSION, opening)
+        write = pb.WriteId(session=session, sequence=1)
+        with contextlib.suppress(NotFound):
+            request = pb.DeleteStudyRequest(write=write, study_id=study_id)
+            await self._call(methods.DELETE_STUDY, request)
+        await self._call(methods.CLOSE_SESSION, pb.CloseSessionRequest(session=session))
 
-    def stop_study(self, study_id: int) -> None:
-        """Have no new trial of a study opened any more, until its budget is changed.
+    async def summary(self, study_id: int, best: int = 1) -> Summary:
+        """Return counts and up to ``best`` best trials. Raises ``NotFound``."""
+        request = pb.SummaryRequest(study_id=study_id, best=best)
+        return Summary.decode(await self._call(methods.SUMMARY, request))
 
-        Raises:
-            NotFound: The study does not exist.
+    async def give_up(
+        self, *, worker: str, reason: str, message: str = "", failed: bool = False
+    ) -> GivenUp:
+        """Say that a worker is dead: its sessions are fenced, its trials fail with the reason.
+
+        A lost trial is requeued while retries last; with ``failed`` it was the objective's own
+        doing, and counts as failed.
         """
-        self._core.connection.call(
-            calls.STOP_STUDY, pb.StopStudyRequest(study_id=study_id).SerializeToString()
-        )
+        request = pb.GiveUpRequest(worker=worker, reason=reason, message=message, failed=failed)
+        return GivenUp.decode(await self._call(methods.GIVE_UP, request))
 
-    @optuna_errors
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        """See :class:`optuna.storages.BaseStorage`."""
-        name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else study_name
-        check_name(name, "study")
-        return self._core.sessions.write(
-            calls.CREATE_STUDY,
-            lambda write: pb.CreateStudyRequest(
-                write=write, name=name, directions=[direction.name for direction in directions]
-            ),
-        ).study_id
+    async def identity(self) -> str:
+        """Return the identity of the database that is served."""
+        reply = await self._call(methods.LIST_STUDIES, _NO_STUDY)
+        return reply.identity
 
-    @optuna_errors
-    def delete_study(self, study_id: int) -> None:
-        """See :class:`optuna.storages.BaseStorage`."""
-        self._core.sessions.write(
-            calls.DELETE_STUDY, lambda write: pb.DeleteStudyRequest(write=write, study_id=study_id)
-        )
-        self._core.histories.drop(study_id)
-        self._core.running.drop_study(study_id)
+    async def why_not(self, address: str) -> str:
+        """Return what a proxy that is not ready says is wrong; empty if it says nothing."""
+        endpoint = Endpoint(address, self.connection.credentials)
+        try:
+            await endpoint.call(
+                methods.LIST_STUDIES, _NO_STUDY.SerializeToString(), self._deadline_s
+            )
+        except CallFailed as error:
+            # gRPC's own words: the proxy was not reached, so it did not say anything.
+            return "" if error.details.startswith("failed to connect") else error.details
+        finally:
+            await endpoint.disconnect()
+        return ""
 
-    @optuna_errors
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See :class:`optuna.storages.BaseStorage`."""
-        self._set_study_attr(study_id, key, value, system=False)
-
-    @optuna_errors
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """See :class:`optuna.storages.BaseStorage`."""
-        self._set_study_attr(study_id, key, value, system=True)
-
-    def _set_study_attr(self, study_id: int, key: str, value: Any, *, system: bool) -> None:
-        owner = f"study {study_id}: {'system' if system else 'user'}"
-        text = encode_attribute(owner, key, value, self._core.connection.max_message_bytes)
-        attribute = pb.Attribute(key=key, value_json=text)
-        self._core.sessions.write(
-            calls.SET_STUDY_ATTRIBUTE,
-            lambda write: pb.SetStudyAttributeRequest(
-                write=write, study_id=study_id, system=system, attribute=attribute
-            ),
-        )
-
-    @optuna_errors
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """See :class:`optuna.storages.BaseStorage`."""
-        session = self._core.sessions.of_study(study_name)
-        if session is not None and session.study_id is not None:
-            return session.study_id
-        studies = self._studies(pb.ListStudiesRequest(name=study_name))
-        if not studies:
-            raise NotFound(f"no study has the name {study_name!r}")
-        return studies[0].study_id
-
-    @optuna_errors
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """See :class:`optuna.storages.BaseStorage`."""
-        return self._study(study_id).study_name
-
-    @optuna_errors
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """See :class:`optuna.storages.BaseStorage`."""
-        session = self._core.sessions.opened
-        if session is not None and session.study_id == study_id and session.directions:
-            return session.directions.copy()
-        return self._study(study_id).directions
-
-    @optuna_errors
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """See :class:`optuna.storages.BaseStorage`."""
-        return self._study(study_id).user_attrs
-
-    @optuna_errors
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """See :class:`optuna.storages.BaseStorage`."""
-        return self._study(study_id).system_attrs
-
-    @optuna_errors
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """See :class:`optuna.storages.BaseStorage`."""
-        studies = [decode_study(study) for study in self._studies(pb.ListStudiesRequest())]
-        return sorted(studies, key=lambda study: study._study_id)
-
-    def _study(self, study_id: int) -> FrozenStudy:
-        studies = self._studies(pb.ListStudiesRequest(study_id=study_id))
+    async def by_id(self, study_id: int) -> FrozenStudy:
+        """Return a study. Raises ``NotFound``."""
+        studies = await self._list(pb.ListStudiesRequest(study_id=study_id))
         if not studies:
             raise NotFound(f"no study has the id {study_id}")
-        return decode_study(studies[0])
+        return studies[0]
 
-    def _studies(self, request: pb.ListStudiesRequest) -> Sequence[pb.Study]:
-        reply = self._core.connection.call(calls.LIST_STUDIES, request.SerializeToString())
-        return reply.studies
+    async def by_name(self, name: str) -> FrozenStudy:
+        """Return a study. Raises ``NotFound``."""
+        studies = await self._list(pb.ListStudiesRequest(name=name))
+        if not studies:
+            raise NotFound(f"no study has the name {name!r}")
+        return studies[0]
+
+    async def all(self) -> list[FrozenStudy]:
+        """Return all studies, ordered by id."""
+        studies = await self._list(pb.ListStudiesRequest())
+        return sorted(studies, key=lambda study: study._study_id)
+
+    async def _list(self, request: pb.ListStudiesRequest) -> Sequence[FrozenStudy]:
+        reply = await self._call(methods.LIST_STUDIES, request)
+        return [decode_study(study) for study in reply.studies]
+
+    async def _call(self, method: Method[Reply], request: Message) -> Reply:
+        return await self.connection.call(method, request, deadline_s=self._deadline_s)

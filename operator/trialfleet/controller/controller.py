@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.client.answers import GivenUp, Summary
+from trialfleet.client.studies import Studies
 from trialfleet.controller import obstacles, reasons
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
 from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
-from trialfleet.controller.links import Link, Trust
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.metrics import Metrics
 from trialfleet.controller.observe import (
@@ -39,8 +39,13 @@ from trialfleet.controller.wakeups import Wakeups
 from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable
 from trialfleet.wire import tokens
+from trialfleet.wire.connection import Connection
+from trialfleet.wire.credentials import Credentials
 
 _log = logging.getLogger(__name__)
+
+_CALL_S: Final = 5.0
+"""Deadline of a call to a proxy: each answers in milliseconds, or not at all."""
 
 _CNPG_S: Final = 30.0
 """Between two looks whether CloudNativePG is installed, while a storage asks for it."""
@@ -58,7 +63,7 @@ class Controller:
         self.metrics = Metrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
         self.wakeups = Wakeups(self._reconcile)
         self._memories: dict[Key, Memory] = {}
-        self._links: dict[Key, Link] = {}
+        self._studies: dict[Key, Studies] = {}
         self._generations: dict[Key, int] = {}
 
     # -- what the watches tell -------------------------------------------------------------------
@@ -110,8 +115,8 @@ class Controller:
 
     async def close(self) -> None:
         """Close the connections to proxies."""
-        for link in self._links.values():
-            await link.close()
+        for studies in self._studies.values():
+            await studies.connection.close()
 
     def _is_ours(self, obj: Mapping[str, Any]) -> bool:
         """Whether an object is in a namespace that this operator looks after."""
@@ -169,9 +174,9 @@ class Controller:
         for known in (self._memories, self._generations):
             known.pop(key, None)
         self.wakeups.forget(key)
-        link = self._links.pop(key, None)
-        if link is not None:
-            await link.close()
+        studies = self._studies.pop(key, None)
+        if studies is not None:
+            await studies.connection.close()
 
     async def _delete_trials(self, key: Key) -> None:
         """Delete the trials of a study that is gone, where its storage goes on without them."""
@@ -183,8 +188,8 @@ class Controller:
             return
         own = any(one["kind"] == "Study" for one in storage["metadata"].get("ownerReferences", ()))
         if not own and storage.get("spec", {}).get("retention") == "Delete":
-            link = await self._link(key.namespace, memory.storage)
-            await link.delete_study(memory.study_id)
+            studies = await self._studies_of(key.namespace, memory.storage)
+            await studies.delete(memory.study_id, names.OPERATOR)
 
     async def _look_at_study(
         self, key: Key, obj: Mapping[str, Any], memory: Memory
@@ -211,8 +216,8 @@ class Controller:
             and not is_over(observed)
         }
         if plan.ensure and observed.storage is not None:
-            link = await self._link(observed.subject.namespace, observed.storage.name)
-            if await ensure(self._cluster, link, observed, memory):
+            studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
+            if await ensure(self._cluster, studies, observed, memory):
                 return 0.0
         # A worker that is known to have died with its session is replaced at once.
         return again if len(memory.served) == served else 0.0
@@ -282,25 +287,33 @@ class Controller:
 
     # -- what only proxies know ------------------------------------------------------------------
 
-    async def _link(self, namespace: str, storage: str) -> Link:
+    async def _studies_of(self, namespace: str, storage: str) -> Studies:
         key = Key("StudyStorage", namespace, storage)
         obj = self.store.get(*key)
-        tls = obj is not None and uses_tls(obj)
-        link = self._links.get(key)
-        if link is None or link.tls != tls:
-            if link is not None:
-                await link.close()
-            link = self._links[key] = Link(self._trust(obj) if tls and obj else None)
+        encrypted = obj is not None and uses_tls(obj)
+        studies = self._studies.get(key)
+        if studies is not None:
+            known = studies.connection
+            if (known.credentials.authorities is not None) != encrypted:
+                await known.close()
+                studies = None
+        if studies is None:
+            credentials = self._credentials(obj) if encrypted and obj else Credentials()
+            # Each proxy is tried once: whoever asks looks again.
+            studies = Studies(Connection((), 0.0, credentials), _CALL_S)
+            self._studies[key] = studies
         pods = proxy_pods(self.store, namespace, storage)
-        await link.use([f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready])
-        return link
+        serving = [f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready]
+        await studies.connection.use(serving)
+        return studies
 
-    def _trust(self, obj: Mapping[str, Any]) -> Trust:
+    def _credentials(self, obj: Mapping[str, Any]) -> Credentials:
         """Return by what the proxies of a storage are known, and what opens all of its studies."""
         where = access.Storage(obj["metadata"]["namespace"], obj["metadata"]["name"])
-        return Trust(
-            authority=access.authority(self._keys, where, _now()).certificate_pem,
-            name=access.server_name(where),
+        return Credentials(
+            authorities=access.authority(self._keys, where, _now()).certificate_pem,
+            # They are called by their pods' addresses.
+            server_name=access.server_name(where),
             token=tokens.for_admin(access.token_key(self._keys, where)),
         )
 
@@ -308,9 +321,9 @@ class Controller:
         if memory.ensured != observed.subject.generation or memory.study_id is None:
             return None
         assert observed.storage is not None
-        link = await self._link(observed.subject.namespace, observed.storage.name)
+        studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
         try:
-            return await link.summary(memory.study_id, BEST)
+            return await studies.summary(memory.study_id, BEST)
         except StorageUnavailable as error:
             _log.info("study %s: %s", observed.subject.name, error)
         except NotFound:
@@ -324,11 +337,11 @@ class Controller:
         """Tell a proxy which workers are dead; return the Events about it."""
         if not dead or observed.storage is None:
             return []
-        link = await self._link(observed.subject.namespace, observed.storage.name)
+        studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
         reported: list[tuple[DeadWorker, GivenUp]] = []
         for worker in dead:
             try:
-                given_up = await link.give_up(
+                given_up = await studies.give_up(
                     worker=worker.worker,
                     reason=worker.reason,
                     message=worker.message,
@@ -349,9 +362,9 @@ class Controller:
             memory.identified = False
             return ""
         if not memory.identified:
-            link = await self._link(key.namespace, key.name)
+            studies = await self._studies_of(key.namespace, key.name)
             try:
-                told = await link.identity()
+                told = await studies.identity()
             except StorageUnavailable:
                 return ""
             if memory.database not in ("", told):
@@ -368,10 +381,10 @@ class Controller:
         pods = proxy_pods(self.store, key.namespace, key.name)
         if any(pod.ready for pod in pods):
             return ""
-        link = await self._link(key.namespace, key.name)
+        studies = await self._studies_of(key.namespace, key.name)
         for pod in pods:
             if pod.running:
-                said = await link.why_not(f"{pod.address}:{names.PROXY_PORT}")
+                said = await studies.why_not(f"{pod.address}:{names.PROXY_PORT}")
                 if said:
                     return said
         return ""

@@ -3,11 +3,11 @@
 from typing import Any
 
 from trialfleet.api.base import ConfigMapKey
+from trialfleet.client.studies import Studies
 from trialfleet.controller import reasons
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.definition import define, parse_points
 from trialfleet.controller.kinds import CONFIG_MAP
-from trialfleet.controller.links import Link
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.pod_view import Trouble
@@ -19,7 +19,7 @@ _WAYS_OUT = (
 )
 
 
-async def ensure(cluster: Cluster, link: Link, observed: StudyObserved, memory: Memory) -> bool:
+async def ensure(cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory) -> bool:
     """Tell a storage what a study is; whether anything is different now."""
     study, subject = observed.study, observed.subject
     assert study is not None and observed.storage is not None
@@ -35,7 +35,7 @@ async def ensure(cluster: Cluster, link: Link, observed: StudyObserved, memory: 
             source=await _source(cluster, observed, started=started),
             adopt=study.spec.adopt or started,
         )
-        ensured = await link.ensure_study(definition)
+        ensured = await studies.ensure(definition)
     except InvalidInput as error:
         memory.blocked = Trouble(reasons.STORAGE_REFUSED, str(error))
     except NotFound as error:

@@ -95,7 +95,6 @@ def run(assignment: Assignment, folder: Path) -> int:
         os.environ[names.ENV_PROXY],
         study=assignment.study,
         worker=os.environ[names.ENV_WORKER],
-        sequential=True,
     )
     with Watch(storage, grace_s=GRACE_S) as watch:
         try:

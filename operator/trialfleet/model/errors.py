@@ -65,6 +65,10 @@ class Unauthenticated(StorageUnavailable):
     """A proxy does not know the caller's token; a new one may have to reach either of them."""
 
 
+class ForkedProcess(TrialfleetError):
+    """A process that was forked from one that uses a storage, and so can't call a proxy."""
+
+
 class PermissionDenied(TrialfleetError):
     """The caller's token does not open what was asked for."""
 

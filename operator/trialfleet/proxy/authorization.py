@@ -7,13 +7,15 @@ name - and remembered, so that the calls of a worker's loop cost no query.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+import grpc
 
 from trialfleet.model.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from trialfleet.proxy import messages
 from trialfleet.proxy.reloading import Reloaded
-from trialfleet.proxy.rpc import Call
 from trialfleet.storage import Storage
 from trialfleet.wire import tokens
 from trialfleet.wire.tokens import Grant
@@ -25,10 +27,16 @@ _REMEMBERED: Final = 50_000
 _SCHEME: Final = "bearer "
 _ACCEPTED: Final = "accepted: metadata 'authorization: Bearer TOKEN'"
 
+_HEADER: Final = "authorization"
+_OPEN_TO_ALL: Final = "/grpc.health.v1.Health/"
+
+_shown: Final[ContextVar[str | None]] = ContextVar("authorization", default=None)
+"""What the caller of the current call shows."""
+
 K = TypeVar("K")
 
 
-class Authorization:
+class Authorization(grpc.aio.ServerInterceptor):
     """Checks calls against tokens. Belongs to one event loop."""
 
     def __init__(self, key_file: Path, storage: Storage) -> None:
@@ -41,9 +49,9 @@ class Authorization:
         self._studies: dict[int, str] = {}
         self._sessions: dict[bytes, str] = {}
 
-    def authenticate(self, call: Call) -> Grant:
-        """Return what the token of a call opens. Raises ``Unauthenticated``."""
-        shown = call.metadata.get("authorization")
+    def authenticate(self) -> Grant:
+        """Return what the token of the current call opens. Raises ``Unauthenticated``."""
+        shown = _shown.get()
         if shown is None:
             raise Unauthenticated(f"found no token, {_ACCEPTED}")
         if shown[: len(_SCHEME)].lower() != _SCHEME:
@@ -53,7 +61,26 @@ class Authorization:
             raise Unauthenticated("found a token that is unknown here, accepted: a study's own")
         return grant
 
-    def check(self, method: str) -> Callable[[Any, Call], Awaitable[None]]:
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Refuse a call without a valid token before any message of it is read."""
+        if not handler_call_details.method.startswith(_OPEN_TO_ALL):
+            shown = next(
+                (v for k, v in handler_call_details.invocation_metadata if k == _HEADER), None
+            )
+            _shown.set(None if shown is None else str(shown))
+            try:
+                self.authenticate()
+            except Unauthenticated as error:
+                return _refusing(str(error))
+        return await continuation(handler_call_details)
+
+    def check(self, method: str) -> Callable[[Any], Awaitable[None]]:
         """Return what checks each call of a method before it is made.
 
         It raises ``Unauthenticated`` or ``PermissionDenied``; a message that leaves the study open
@@ -61,8 +88,9 @@ class Authorization:
         """
         rule = _RULES[method]
 
-        async def check(request: Any, call: Call) -> None:
-            grant = self.authenticate(call)
+        async def check(request: Any) -> None:
+            # Of a stream each request: the keys may have changed since it was opened.
+            grant = self.authenticate()
             if grant.study is not None:
                 await rule(self, request, grant.study)
 
@@ -108,6 +136,14 @@ class Authorization:
                 raise NotFound(f"no trial has the id {trial_id}")
             if name != study:
                 raise _denied(study)
+
+
+def _refusing(details: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, details)
+
+    # Of all kinds of handlers it is the one that reads no message first.
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 _Rule = Callable[[Authorization, Any, str], Awaitable[None]]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -12,16 +12,28 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from trialfleet.model.errors import TrialfleetError, grpc_code
-from trialfleet.proxy.conversation import Conversation
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics
-from trialfleet.proxy.rpc import Call, Method, Refused
 from trialfleet.wire.fields import encode_field, tag
 
 _log = logging.getLogger(__name__)
 
 # Details travel in a header, which clients limit to 8 KiB, percent-encoded.
 _DETAILS_CHARACTERS: Final = 1000
+
+_END: Final[Any] = grpc.aio.EOF
+
+_MOST_AT_ONCE: Final = 32
+"""So many requests of one stream are handled at the same time at most."""
+
+
+class Refused(Exception):
+    """A call ends with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code = code
+        self.details = details
 
 
 class _TooLong(Exception):
@@ -47,25 +59,25 @@ def status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
 class Guard(Protocol):
     """Checks every call before anything is done for it."""
 
-    def check(self, method: str) -> Callable[[Message, Call], Awaitable[None]]:
-        """Return what raises if the sender of a message may not call a method with it.
+    def check(self, method: str) -> Callable[[Any], Awaitable[None]]:
+        """Return what raises if the caller may not call a method with a request.
 
         Raises ``KeyError`` if that is not settled for the method.
         """
 
 
-_Function = Callable[[Any, Call], Awaitable[Any]]
-"""From a request to what its method returns."""
+_Answer = Callable[[Any, bool], Awaitable[Any]]
+"""From a request, and whether its caller set a deadline, to what its method returns."""
 
 
 class Calls:
-    """Makes methods that are served of the methods of services.
+    """Makes gRPC handlers of the methods of services.
 
-    Those are coroutine functions from request to reply, or, of a streaming method, asynchronous
-    generator functions. One with a stream of requests is not implemented: its requests are those of
-    other methods, one of which each holds, and so are its replies. ``gate`` is called before each
-    call and raises while the proxy can't serve, and so does ``guard`` if it refuses the call. A
-    call without a deadline gets one of ``limit_s`` seconds.
+    Methods are coroutine functions from request to reply, or, of a streaming method, asynchronous
+    generator functions. One with a stream of requests is not implemented: each of its requests
+    holds one of another method, and each of its replies that one's reply. ``gate`` is called
+    before each call and raises while the proxy can't serve, and so does ``guard`` if it refuses
+    the call. A call without a deadline gets one of ``limit_s`` seconds.
     """
 
     def __init__(
@@ -80,49 +92,59 @@ class Calls:
         self._limit_s = limit_s
         self._guard = guard
         self._stopping = False
-        self._idle: set[asyncio.Task[Any]] = set()
+        self._reading: set[asyncio.Task[Any]] = set()
 
     def stop(self) -> None:
-        """End the streams on which no call is under way; the others end after their call."""
+        """End each stream that waits for a request, and the others after their replies."""
         self._stopping = True
-        for task in self._idle:
+        for task in self._reading:
             task.cancel()
 
-    def methods(self, service: ServiceDescriptor, implementation: object) -> Mapping[str, Method]:
-        """Return the methods of a service by their paths; all must be implemented."""
-        return {
-            f"/{service.full_name}/{name}": self._conversation(method, implementation)
+    def handlers(
+        self, service: ServiceDescriptor, implementation: object
+    ) -> grpc.GenericRpcHandler:
+        """Return the handlers of a service's methods; all must be implemented."""
+        handlers: dict[str, Any] = {
+            name: self._stream(method, implementation)
             if method.client_streaming
             else self._method(method, implementation)
             for name, method in service.methods_by_name.items()
         }
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
-    def _method(self, method: MethodDescriptor, implementation: object) -> Method:
-        decode: Callable[[bytes], Message] = GetMessageClass(method.input_type).FromString
-        if not method.server_streaming:
-            answer = self._unary(method, implementation)
-
-            async def unary(call: Call) -> None:
-                await call.write(await answer(await _only(call, decode), call))
-
-            return unary
+    def _method(self, method: MethodDescriptor, implementation: object) -> Any:
+        decode = GetMessageClass(method.input_type).FromString
         function = getattr(implementation, method.name)
+        if not method.server_streaming:
+            answer = self._answer(method, function)
 
-        async def parts(request: Message, call: Call) -> None:
-            async for part in function(request):
-                await call.write(serialize(part))
+            async def unary(message: bytes, context: Any) -> bytes:
+                try:
+                    limited = context.time_remaining() is not None
+                    return serialize(await answer(_decoded(decode, message), limited))
+                except Refused as refused:
+                    await context.abort(refused.code, refused.details)
+                    raise
 
-        stream = self._answer(method, parts)
+            return grpc.unary_unary_rpc_method_handler(unary)
 
-        async def streaming(call: Call) -> None:
-            await stream(await _only(call, decode), call)
+        async def parts(message: bytes, context: Any) -> None:
+            async def write(request: Message) -> None:
+                async for part in function(request):
+                    await context.write(serialize(part))
 
-        return streaming
+            try:
+                limited = context.time_remaining() is not None
+                await self._answer(method, write)(_decoded(decode, message), limited)
+            except Refused as refused:
+                await context.abort(refused.code, refused.details)
 
-    def _conversation(self, method: MethodDescriptor, implementation: object) -> Method:
-        """Return what makes calls of other methods over a stream.
+        return grpc.unary_stream_rpc_method_handler(parts)
 
-        An answer bears the number of its request.
+    def _stream(self, method: MethodDescriptor, implementation: object) -> Any:
+        """Return the handler of a stream of calls of other methods.
+
+        Each reply bears the number of its request.
         """
         request: Any = GetMessageClass(method.input_type)
         reply: Any = GetMessageClass(method.output_type)
@@ -130,73 +152,92 @@ class Calls:
         by_request: dict[Any, MethodDescriptor] = {
             other.input_type: other for other in method.containing_service.methods
         }
-        answers = {
-            field.name: (
-                self._unary(by_request[field.message_type], implementation),
-                tag(reply, field.name),
-            )
-            for field in choice.fields
-        }
+        answers: dict[str, tuple[_Answer, bytes]] = {}
+        for field in choice.fields:
+            other = by_request[field.message_type]
+            answer = self._answer(other, getattr(implementation, other.name))
+            answers[field.name] = answer, tag(reply, field.name)
 
-        async def make(message: bytes, call: Call) -> bytes:
-            asked = _decoded(request.FromString, message)
-            name = asked.WhichOneof(choice.name)
-            if name is None:
-                raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
-            answer, opening = answers[name]
-            answered = encode_field(opening, await answer(getattr(asked, name), call))
-            return answered + serialize(reply(number=asked.number))
+        async def handle(message: bytes) -> bytes:
+            number = 0
+            try:
+                asked = _decoded(request.FromString, message)
+                number = asked.number
+                name = asked.WhichOneof(choice.name)
+                if name is None:
+                    raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
+                answer, opening = answers[name]
+                answered = serialize(await answer(getattr(asked, name), False))
+                return encode_field(opening, answered) + serialize(reply(number=number))
+            except Refused as refused:
+                code, details = refused.code.value[0], refused.details
+                return serialize(reply(number=number, refusal={"code": code, "details": details}))
 
-        return lambda call: Conversation(call, self._next, make).run()
+        async def stream(_: Any, context: Any) -> None:
+            writing = asyncio.Lock()
+            under_way: set[asyncio.Task[None]] = set()
 
-    async def _next(self, call: Call) -> bytes | None:
+            async def make(message: bytes) -> None:
+                answered = await handle(message)
+                async with writing:
+                    await context.write(answered)
+
+            try:
+                while (message := await self._read(context)) is not None:
+                    task = asyncio.create_task(make(message))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                    if len(under_way) >= _MOST_AT_ONCE:
+                        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                if under_way:
+                    await asyncio.wait(under_way)
+            finally:
+                for task in under_way:
+                    task.cancel()
+            if self._stopping:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
+
+        return grpc.stream_stream_rpc_method_handler(stream)
+
+    async def _read(self, context: Any) -> bytes | None:
+        """Return the next request of a stream; None if there are no more, or the proxy stops."""
         task = asyncio.current_task()
         assert task is not None
-        self._idle.add(task)
+        self._reading.add(task)
         try:
-            if not self._stopping:
-                return await call.read()
+            message: bytes = _END if self._stopping else await context.read()
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
+            return None
         finally:
-            self._idle.discard(task)
-        raise Refused(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
-
-    def _unary(
-        self, method: MethodDescriptor, implementation: object
-    ) -> Callable[[Message, Call], Awaitable[bytes]]:
-        function: Callable[[Message], Awaitable[Any]] = getattr(implementation, method.name)
-
-        async def unary(request: Message, _: Call) -> bytes:
-            return serialize(await function(request))
-
-        return self._answer(method, unary)
+            self._reading.discard(task)
+        return None if message is _END else message
 
     def _answer(
-        self, method: MethodDescriptor, function: _Function
-    ) -> Callable[[Message, Call], Awaitable[Any]]:
+        self, method: MethodDescriptor, function: Callable[[Any], Awaitable[Any]]
+    ) -> _Answer:
         name = method.full_name
         metrics, gate, limit_s = self._metrics, self._gate, self._limit_s
         check = None if self._guard is None else self._guard.check(method.name)
         observe = metrics.method(name)
 
-        async def make(request: Message, call: Call) -> Any:
+        async def make(request: Message) -> Any:
             gate()
             if check is not None:
-                await check(request, call)
-            return await function(request, call)
+                await check(request)
+            return await function(request)
 
-        async def answer(request: Message, call: Call) -> Any:
+        async def answer(request: Message, limited: bool) -> Any:
             started = perf_counter()
             metrics.waiting += 1
             code = grpc.StatusCode.OK
             try:
-                if call.limited:
-                    return await make(request, call)
+                if limited:
+                    return await make(request)
                 try:
                     async with asyncio.timeout(limit_s) as limit:
-                        return await make(request, call)
+                        return await make(request)
                 except TimeoutError as error:
                     if not limit.expired():
                         raise
@@ -212,13 +253,6 @@ class Calls:
                 observe(code, perf_counter() - started)
 
         return answer
-
-
-async def _only(call: Call, decode: Callable[[bytes], Message]) -> Any:
-    message = await call.read()
-    if message is None:
-        raise Refused(grpc.StatusCode.INTERNAL, "found no request, expected one")
-    return _decoded(decode, message)
 
 
 def _decoded(decode: Callable[[bytes], Any], message: bytes) -> Any:

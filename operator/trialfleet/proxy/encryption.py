@@ -2,8 +2,9 @@
 
 import ssl
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -14,32 +15,25 @@ from trialfleet.proxy.reloading import Reloaded
 _OPTION: Final = "tls-cert, tls-key"
 
 
-def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return a context that shows, to each new connection, what the two PEM files hold then.
+def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Return credentials that show, to each new connection, what the two PEM files hold then.
 
     Connections that are open are not disturbed. Raises
     :class:`~trialfleet.model.errors.InvalidInput` for files that can't be used.
     """
 
-    def parse(certificate_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
+    def parse(certificate_pem: bytes, key_pem: bytes) -> grpc.ServerCertificateConfiguration:
         _check(certificate_pem, key_pem)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_alpn_protocols(["h2"])
         try:
-            context.load_cert_chain(certificate, key)
+            # OpenSSL refuses here what gRPC would refuse in each handshake.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
         except ssl.SSLError as error:
             raise InvalidInput(f"found a pair that can't be used: {error.reason}") from error
-        return context
+        return grpc.ssl_server_certificate_configuration([(key_pem, certificate_pem)])
 
     files = Reloaded(_OPTION, (certificate, key), parse)
-
-    def choose(connection: Any, name: str | None, context: ssl.SSLContext) -> None:
-        # Called as a handshake begins, whether the client names a server or not.
-        connection.context = files.get()
-
-    first = files.get()
-    first.sni_callback = choose
-    return first
+    # gRPC asks for the configuration as each handshake begins.
+    return grpc.dynamic_ssl_server_credentials(files.get(), files.get)
 
 
 def _check(certificate_pem: bytes, key_pem: bytes) -> None:

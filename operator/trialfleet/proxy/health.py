@@ -1,85 +1,61 @@
-"""The standard health service, ``grpc.health.v1``."""
+"""The standard health service, ``grpc.health.v1``, which ends when the proxy stops."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from trialfleet.proxy.rpc import Call, Method, Refused
-
-SERVICES: Final = frozenset({"", "trialfleet.v1.TrialFleet", "optuna.StorageService"})
+SERVICES: Final = ("", "trialfleet.v1.TrialFleet", "optuna.StorageService")
 """The names that a client may ask for; all have the same status."""
 
-_SERVICE: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-
-_SERVING: Final = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
-_NOT_SERVING: Final = health_pb2.HealthCheckResponse(
-    status=health_pb2.HealthCheckResponse.NOT_SERVING
-)
-_UNKNOWN: Final = health_pb2.HealthCheckResponse(
-    status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-)
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Health:
+class Health(health.aio.HealthServicer):
     """Not serving until it is told otherwise. Belongs to one event loop."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.serving = False
         self._stopping = False
-        self._changed = asyncio.Event()
+        self._watching: set[asyncio.Task[None]] = set()
 
-    def methods(self) -> Mapping[str, Method]:
-        """Return what is served, by path: to anyone, at any time."""
-        return {f"/{_SERVICE}/Check": self._check, f"/{_SERVICE}/Watch": self._watch}
+    async def register(self, server: grpc.aio.Server) -> None:
+        """Let a server that does not run yet answer health checks."""
+        for service in SERVICES:
+            await self.set(service, _NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
-    def tell(self, serving: bool) -> None:
+    async def tell(self, serving: bool) -> None:
         """Set the status of all services; without effect once :meth:`stop` was called."""
         if serving != self.serving and not self._stopping:
             self.serving = serving
-            self._wake()
+            for service in SERVICES:
+                await self.set(service, _SERVING if serving else _NOT_SERVING)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Tell all clients that the server stops, and end their watching.
 
         Otherwise each of them would hold the stop up until the grace is over.
         """
         self.serving = False
         self._stopping = True
-        self._wake()
+        for task in self._watching:
+            task.cancel()
+        await self.enter_graceful_shutdown()
 
-    async def _check(self, call: Call) -> None:
-        """Answer with the status; NOT_FOUND for an unknown service."""
-        service = await _service(call)
-        if service not in SERVICES:
-            raise Refused(grpc.StatusCode.NOT_FOUND, f"no service has the name {service!r}")
-        await call.write(self._status(service).SerializeToString())
-
-    async def _watch(self, call: Call) -> None:
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """Send the status and every change of it, until the server stops."""
-        service = await _service(call)
-        last = None
-        while True:
-            changed, stopping = self._changed, self._stopping
-            status = self._status(service)
-            if status != last:
-                await call.write(status.SerializeToString())
-            if stopping:
-                return
-            last = status
-            await changed.wait()
-
-    def _status(self, service: str) -> health_pb2.HealthCheckResponse:
-        if service not in SERVICES:
-            return _UNKNOWN
-        return _SERVING if self.serving else _NOT_SERVING
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-async def _service(call: Call) -> str:
-    return health_pb2.HealthCheckRequest.FromString(await call.read() or b"").service
+        watching = asyncio.create_task(super().Watch(request, context))
+        self._watching.add(watching)
+        try:
+            await watching
+        except asyncio.CancelledError:
+            watching.cancel()
+            if not self._stopping:
+                raise
+            await context.write(health_pb2.HealthCheckResponse(status=_NOT_SERVING))
+        finally:
+            self._watching.discard(watching)

@@ -304,8 +304,7 @@ def open_session(request: pb.OpenSessionRequest) -> OpenSession:
         request.worker,
         request.study,
         lasting,
-        request.sequential,
-        request.definition,
+        definition=request.definition,
     )
 
 

@@ -79,12 +79,12 @@ class Monitor:
         """
         await self._connect()
         self.trouble = ""
-        self._tell(True)
+        await self._tell(True)
         connected()
         while True:
             await asyncio.sleep(self._interval_s)
             reachable = await self._reachable()
-            self._tell(reachable)
+            await self._tell(reachable)
             self._histories.drop_idle()
             if self._sweeps.due(reachable=reachable, now_s=monotonic()):
                 await self._sweep()
@@ -121,11 +121,11 @@ class Monitor:
             self._identified_at, self.trouble = now_s, ""
         return ready
 
-    def _tell(self, serving: bool) -> None:
+    async def _tell(self, serving: bool) -> None:
         if serving != self._health.serving:
             name = "serving" if serving else "database away"
             event(_log, logging.INFO if serving else logging.WARNING, name)
-        self._health.tell(serving)
+        await self._health.tell(serving)
 
     async def _sweep(self) -> None:
         try:

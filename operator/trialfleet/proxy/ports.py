@@ -1,9 +1,11 @@
-"""Addresses, and the sockets that are bound to one."""
+"""Addresses, and servers that listen on them."""
 
 import errno
 import os
 import socket
 from typing import NamedTuple, Self
+
+import grpc
 
 from trialfleet.model.errors import InvalidInput
 
@@ -33,31 +35,55 @@ class Address(NamedTuple):
 _EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
 
-def bind(address: Address, option: str) -> tuple[list[socket.socket], Address]:
-    """Return a socket for each address of a host, on one port, and the address with that port.
+def listen(
+    server: grpc.aio.Server,
+    address: Address,
+    option: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> Address:
+    """Let a server listen on an address; return it with the port that was chosen.
 
     Where all of the machine's addresses are meant, they are those of IPv6 too. Raises
     :class:`~trialfleet.model.errors.InvalidInput`, naming the option.
     """
+    # gRPC says of a port that it can't bind not why, and is content with one address of several.
+    _check(address, option)
+    everywhere = address.host in _EVERYWHERE and socket.has_dualstack_ipv6()
+    target = str(Address("::" if everywhere else address.host, address.port))
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(target)
+        else:
+            port = server.add_secure_port(target, credentials)
+    except RuntimeError as error:
+        raise _refusal(address, option, str(error)) from error
+    return Address(address.host, port)
+
+
+def _check(address: Address, option: str) -> None:
     bound: list[socket.socket] = []
     try:
-        port = _bind(address, bound)
+        _bind(address, bound)
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise _refusal(address, option, why or str(error)) from error
+    finally:
         for one in bound:
             one.close()
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise InvalidInput(
-            f"{option}: {address} can't be bound ({why}), accepted: a free port, or port 0"
-        ) from error
-    return bound, Address(address.host, port)
 
 
-def _bind(address: Address, bound: list[socket.socket]) -> int:
+def _refusal(address: Address, option: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{option}: {address} can't be bound ({why}), accepted: a free port, or port 0"
+    )
+
+
+def _bind(address: Address, bound: list[socket.socket]) -> None:
     port = address.port
     if address.host in _EVERYWHERE and socket.has_dualstack_ipv6():
         one = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         bound.append(one)
-        return int(one.getsockname()[1])
+        return
     failed: OSError | None = None
     found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, place in dict.fromkeys(found):  # a name may lead to one address twice
@@ -70,7 +96,5 @@ def _bind(address: Address, bound: list[socket.socket]) -> int:
             failed = error
             continue
         bound.append(one)
-        port = int(one.getsockname()[1])
     if failed is not None and not bound:
         raise failed
-    return port

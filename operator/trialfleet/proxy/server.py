@@ -5,13 +5,13 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import grpc
 from optuna.storages._grpc.auto_generated import api_pb2
 
 from trialfleet import names
@@ -19,15 +19,14 @@ from trialfleet.model import errors
 from trialfleet.model.errors import InvalidInput, StorageUnavailable
 from trialfleet.proxy.authorization import Authorization
 from trialfleet.proxy.calls import Calls
-from trialfleet.proxy.encryption import server_context
+from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
 from trialfleet.proxy.metrics import Metrics, MetricsPage
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
-from trialfleet.proxy.ports import Address, bind
-from trialfleet.proxy.rpc import Method, Server
+from trialfleet.proxy.ports import Address, listen
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
 from trialfleet.wire.v1 import trialfleet_pb2
@@ -36,6 +35,21 @@ _log = logging.getLogger(__name__)
 
 _OURS: Final = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
 _OPTUNAS: Final = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
+
+_CHANNEL: Final = (
+    # Two proxies on one port would share its connections.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # Of one connection; all together are bounded by Options.max_calls.
+    ("grpc.max_concurrent_streams", 1000),
+    # The connection of a node that vanished ends within two minutes, and with it its calls.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients may ask as often whether the proxy is there; who asks more often is cut off.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +113,9 @@ class Proxy:
         self._authorization: Authorization | None = None
         if options.token_key is not None:
             self._authorization = Authorization(options.token_key, self._storage)
-        self._tls: ssl.SSLContext | None = None
+        self._tls: grpc.ServerCredentials | None = None
         if options.tls is not None:
-            self._tls = server_context(*options.tls)
+            self._tls = server_credentials(*options.tls)
         self._histories = Histories(
             self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
         )
@@ -112,7 +126,7 @@ class Proxy:
         self.plaintext_address = options.plaintext
         self.health_address = options.health
         self.metrics_address = options.metrics
-        self._servers: list[Server] = []
+        self._servers: list[grpc.aio.Server] = []
         self._calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
 
     async def __aenter__(self) -> Self:
@@ -154,7 +168,7 @@ class Proxy:
     async def __aexit__(self, *exc: object) -> None:
         """Finish the calls in flight, within the grace, and close everything."""
         event(_log, logging.INFO, "stopping", calls=self._metrics.waiting)
-        self._health.stop()
+        await self._health.stop()
         self._storage.release()
         self._calls.stop()
         await self._close(self._options.grace_s)
@@ -169,31 +183,40 @@ class Proxy:
 
     async def _open_ports(self) -> None:
         options = self._options
-        ours = self._calls.methods(_OURS, TrialFleet(self._storage, self._histories))
+        ours = self._calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
         # A stock client can't show a token: nothing checks what it calls.
-        optunas = Calls(self._metrics, self._gate, options.call_limit_s).methods(
+        optunas = Calls(self._metrics, self._gate, options.call_limit_s).handlers(
             _OPTUNAS, StorageService(self._storage, self._histories)
         )
-        methods = ours if self._authorization is not None else {**ours, **optunas}
-        self.address = await self._serve(options.listen, "listen", methods, self._tls)
+        services = [ours] if self._authorization is not None else [ours, optunas]
+        self.address = await self._serve(
+            options.listen, "listen", services, self._tls, self._authorization
+        )
         if options.plaintext is not None:
             self.plaintext_address = await self._serve(
-                options.plaintext, "plaintext-listen", optunas
+                options.plaintext, "plaintext-listen", [optunas]
             )
         if options.health is not None:
-            self.health_address = await self._serve(options.health, "health-listen", {})
+            self.health_address = await self._serve(options.health, "health-listen", [])
 
     async def _serve(
         self,
         address: Address,
         option: str,
-        methods: Mapping[str, Method],
-        tls: ssl.SSLContext | None = None,
+        services: list[grpc.GenericRpcHandler],
+        tls: grpc.ServerCredentials | None = None,
+        authorization: Authorization | None = None,
     ) -> Address:
-        sockets, found = bind(address, option)
-        server = Server({**methods, **self._health.methods()}, self._options.max_calls)
+        server = grpc.aio.server(
+            handlers=services,
+            interceptors=[] if authorization is None else [authorization],
+            options=_CHANNEL,
+            maximum_concurrent_rpcs=self._options.max_calls,
+        )
+        await self._health.register(server)
+        found = listen(server, address, option, tls)
         self._servers.append(server)
-        await server.listen(sockets, tls)
+        await server.start()
         return found
 
     def _gate(self) -> None:

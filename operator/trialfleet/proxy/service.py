@@ -156,7 +156,6 @@ class TrialFleet:
             directions=messages.direction_numbers(opened.directions),
             ordinal=opened.ordinal,
             max_message_bytes=names.MAX_MESSAGE_BYTES,
-            may_run_ahead=opened.may_run_ahead,
         )
 
     async def KeepAlive(self, request: pb.KeepAliveRequest) -> pb.KeepAliveReply:

@@ -28,7 +28,7 @@ class Leave(Interrupt):
     """The worker leaves and runs no trial."""
 
 
-_CLIENTS = ("trialfleet.client", "optuna.storages")
+_CLIENTS = ("trialfleet.client", "trialfleet.wire", "optuna.storages")
 _GROUP = ("trialfleet.worker.group",)
 _IMPORTS = ("importlib._bootstrap", "importlib._bootstrap_external")
 

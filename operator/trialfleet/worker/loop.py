@@ -5,16 +5,14 @@ import enum
 import logging
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
@@ -26,19 +24,6 @@ from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedO
 from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
 from trialfleet.worker.watch import Watch
-
-_BRIEF_S: Final = 0.4
-_BRIEF_TRIALS: Final = 5
-"""After so many trials in a row that took less than so many seconds, the call that tells a trial
-and brings the next one is no more waited for: :mod:`trialfleet.client.ahead`."""
-
-_AHEAD_S: Final = 0.01
-_MOST_AHEAD: Final = 8
-"""As many trials are on their way as take so many seconds together, by the shortest of the last
-ones: at least one, and at most so many."""
-
-_ENDING_SAMPLERS: Final = (GridSampler, BruteForceSampler)
-"""They stop the study when they have tried all there is: no trial is to be opened by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -139,8 +124,6 @@ class _Worker:
     catch: tuple[type[BaseException], ...]
     watch: Watch
     trials: int = 0
-    brief_s: deque[float] = field(default_factory=lambda: deque(maxlen=_BRIEF_TRIALS))
-    """How long the last trials took, if they were brief."""
 
     def work(self, study_id: int) -> Outcome:
         try:
@@ -153,29 +136,20 @@ class _Worker:
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
-            while (trial_id := self._at_hand()) is not None:
-                self.storage.hand_back(trial_id)
+            if self.study.next_trial is not None:
+                self.storage.hand_back(self.study.next_trial)
         except StudyEnded as ended:
             return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
         return Outcome(End.LEFT, trials=self.trials)
 
     def _next(self, study_id: int) -> int | None:
-        trial_id = self._at_hand()
-        return self.storage.ask(study_id) if trial_id is None else trial_id
-
-    def _at_hand(self) -> int | None:
         trial_id, self.study.next_trial = self.study.next_trial, None
-        if trial_id is None and self.study.running_ahead:
-            self._settle()
-            trial_id = self.storage.next_ahead()
-            self.study.running_ahead = trial_id is not None
-        return trial_id
+        return self.storage.ask(study_id) if trial_id is None else trial_id
 
     def _run(self, trial: FrozenTrial) -> None:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""
         started = time.monotonic()
         returned, error, interrupt = self._attempt(trial)
-        self._note(started)
         if interrupt is None and isinstance(error, Failed) and error.was_stopped:
             interrupt = HandBack if self.watch.leaving else None
         try:
@@ -188,8 +162,6 @@ class _Worker:
             caught = interrupt is not None or error is None or isinstance(error, self.catch)
             go_on = caught and not self.watch.leaving
             verdict = self._judge(returned, error, interrupt)
-            if self.study.running_ahead:
-                self._settle()
             kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:
             kept = False
@@ -239,40 +211,6 @@ class _Worker:
             return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
         return values
 
-    def _note(self, started: float) -> None:
-        """Take note of how long a trial took that ended now."""
-        seconds = time.monotonic() - started
-        if seconds < _BRIEF_S:
-            self.brief_s.append(seconds)
-        else:
-            self.brief_s.clear()
-
-    def _ahead(self) -> int:
-        """Return how many trials are to be on their way behind the one at hand; 0: wait for it."""
-        if (
-            len(self.brief_s) < _BRIEF_TRIALS
-            or isinstance(self.study.sampler, _ENDING_SAMPLERS)
-            or not self.storage.may_run_ahead
-        ):
-            return 0
-        # Who took longer may have waited for a processor meanwhile.
-        shortest_s = min(self.brief_s)
-        return max(1, round(_AHEAD_S / max(shortest_s, _AHEAD_S / _MOST_AHEAD)))
-
-    def _settle(self) -> None:
-        """Have a trial at hand, and hear what became of trials that were told ahead."""
-        try:
-            heard = self.storage.settle()
-        except KeyError as gone:
-            raise deleted(self.study.study_name) from gone
-        for told in heard:
-            kept = told.kept
-            if told.refusal is not None:
-                verdict = failure.raised(told.refusal)
-                trial = self.storage.get_trial(told.trial_id)
-                kept = self._tell(trial, verdict, time.monotonic(), False)
-            self.trials -= not kept
-
     def _conclude(
         self,
         trial: FrozenTrial,
@@ -294,16 +232,15 @@ class _Worker:
         go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
-        ahead = self._ahead() if go_on else 0
         if isinstance(verdict, Failure):
             for key, value in verdict.attributes.items():
                 self.storage.set_trial_system_attr(trial._trial_id, key, value)
-            if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on, ahead=ahead):
+            if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on):
                 return False
             _log.warning("trial %d failed: %s", trial.number, verdict)
             return True
         state = TrialState.PRUNED if verdict is None else TrialState.COMPLETE
-        if not self.study.end(trial._trial_id, state, verdict, go_on=go_on, ahead=ahead):
+        if not self.study.end(trial._trial_id, state, verdict, go_on=go_on):
             return False
         shown = "" if verdict is None else ": " + ", ".join(f"{value:g}" for value in verdict)
         _log.debug("trial %d %s%s, %.2f s", trial.number, state.name.lower(), shown, seconds)

@@ -63,7 +63,6 @@ def run(assignment: Assignment, settings: Settings) -> int:
         settings.proxies,
         study=assignment.study_name,
         worker=settings.worker,
-        sequential=True,
         patience_s=settings.patience_s,
         token_file=settings.token_file,
         ca_file=settings.ca_file,

@@ -72,8 +72,6 @@ class WorkerStudy(optuna.Study):
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
-        self.running_ahead = False
-        """Whether a trial may be at hand, or an answer awaited."""
         self.pruning = False
         """Whether a pruner is being asked."""
         self._finished_trials: list[FrozenTrial] | None = None
@@ -128,13 +126,10 @@ class WorkerStudy(optuna.Study):
         values: Sequence[float] | None,
         *,
         go_on: bool,
-        ahead: int = 0,
     ) -> bool:
-        """End a trial; return False if it is this worker's no longer, as far as is known.
+        """End a trial; return False if it is this worker's no longer.
 
-        With ``go_on`` the next one is opened in the same call, unless the study was stopped; if
-        there are to be trials ``ahead`` too, the next one is at hand already, so many are on their
-        way behind it, and nobody waits for the call.
+        With ``go_on`` the next one is opened in the same call, unless the study was stopped.
 
         A pruned trial gets its last intermediate value, as ``Study.tell`` has it. A sampler that
         fails afterwards is logged: the trial itself is complete.
@@ -156,20 +151,9 @@ class WorkerStudy(optuna.Study):
             _log.warning(
                 "the sampler failed after trial %d: %s", frozen.number, failure.one_line(error)
             )
-        go_on = go_on and not self.stopped
-        # Unless it is the second attempt, and the first has taken what was at hand.
-        if self.running_ahead and self.next_trial is None:
-            if go_on and ahead:
-                self.next_trial = self._fleet.tell_ahead(trial_id, state, values, depth=ahead)
-                if self.next_trial is not None:
-                    return True
-            self.next_trial = self._fleet.next_ahead()
-        if not go_on or self.next_trial is not None:
+        if not go_on or self.stopped:
             return self._storage.set_trial_state_values(trial_id, state, values)
         kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
-        if ahead and self.next_trial is not None:
-            self._fleet.ask_ahead(self._study_id)
-            self.running_ahead = True
         return kept
 
     def _reports(self, frozen: FrozenTrial) -> Mapping[int, float]:

@@ -256,34 +256,30 @@ class ListStudiesReply(_message.Message):
     def __init__(self, studies: _Optional[_Iterable[_Union[Study, _Mapping]]] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("session", "worker", "study", "time_to_live_s", "sequential", "definition")
+    __slots__ = ("session", "worker", "study", "time_to_live_s", "definition")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_S_FIELD_NUMBER: _ClassVar[int]
-    SEQUENTIAL_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     worker: str
     study: str
     time_to_live_s: float
-    sequential: bool
     definition: str
-    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ..., sequential: _Optional[bool] = ..., definition: _Optional[str] = ...) -> None: ...
+    def __init__(self, session: _Optional[bytes] = ..., worker: _Optional[str] = ..., study: _Optional[str] = ..., time_to_live_s: _Optional[float] = ..., definition: _Optional[str] = ...) -> None: ...
 
 class OpenSessionReply(_message.Message):
-    __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes", "may_run_ahead")
+    __slots__ = ("study_id", "directions", "ordinal", "max_message_bytes")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    MAY_RUN_AHEAD_FIELD_NUMBER: _ClassVar[int]
     study_id: int
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     ordinal: int
     max_message_bytes: int
-    may_run_ahead: bool
-    def __init__(self, study_id: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., may_run_ahead: _Optional[bool] = ...) -> None: ...
+    def __init__(self, study_id: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., ordinal: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class KeepAliveRequest(_message.Message):
     __slots__ = ("session",)
@@ -446,13 +442,14 @@ class WorkRequest(_message.Message):
     def __init__(self, open_session: _Optional[_Union[OpenSessionRequest, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveRequest, _Mapping]] = ..., close_session: _Optional[_Union[CloseSessionRequest, _Mapping]] = ..., ask: _Optional[_Union[AskRequest, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., tell: _Optional[_Union[TellRequest, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class WorkReply(_message.Message):
-    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell", "number")
+    __slots__ = ("open_session", "keep_alive", "close_session", "ask", "report", "tell", "refusal", "number")
     OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
     KEEP_ALIVE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
     ASK_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     TELL_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     open_session: OpenSessionReply
     keep_alive: KeepAliveReply
@@ -460,8 +457,17 @@ class WorkReply(_message.Message):
     ask: AskReply
     report: ReportReply
     tell: TellReply
+    refusal: Refusal
     number: int
-    def __init__(self, open_session: _Optional[_Union[OpenSessionReply, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveReply, _Mapping]] = ..., close_session: _Optional[_Union[Applied, _Mapping]] = ..., ask: _Optional[_Union[AskReply, _Mapping]] = ..., report: _Optional[_Union[ReportReply, _Mapping]] = ..., tell: _Optional[_Union[TellReply, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
+    def __init__(self, open_session: _Optional[_Union[OpenSessionReply, _Mapping]] = ..., keep_alive: _Optional[_Union[KeepAliveReply, _Mapping]] = ..., close_session: _Optional[_Union[Applied, _Mapping]] = ..., ask: _Optional[_Union[AskReply, _Mapping]] = ..., report: _Optional[_Union[ReportReply, _Mapping]] = ..., tell: _Optional[_Union[TellReply, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "details")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    details: str
+    def __init__(self, code: _Optional[int] = ..., details: _Optional[str] = ...) -> None: ...
 
 class CreateTrialRequest(_message.Message):
     __slots__ = ("write", "study_id", "template")

@@ -256,13 +256,11 @@ class TrialFleetServicer:
 
     def Work(self, request_iterator, context):
         """The calls of a worker's life over one stream, a fraction of the cost of each
-        alone: every request is answered as its own method answers it, in the order
-        of the requests, whose number it bears. A request may be sent before those
-        ahead of it are answered: it may then be applied before them, together with
-        them, or behind them. One that fails ends the stream with its status; those
-        behind it may have been applied, as may all that were sent on a stream that
-        breaks. A proxy that stops ends a stream that waits for a request with
-        UNAVAILABLE.
+        alone. Every request is answered as its own method answers it; the answer
+        bears its number, and comes when it is ready, whatever was asked before. A
+        call that fails is answered with a refusal, and the stream goes on. Requests
+        that were sent on a stream that breaks may have been applied. A proxy that
+        stops ends a stream that waits for a request with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -130,13 +130,11 @@ class TrialFleetStub:
     """
     Work: _grpc.StreamStreamMultiCallable[_trialfleet_pb2.WorkRequest, _trialfleet_pb2.WorkReply]
     """The calls of a worker's life over one stream, a fraction of the cost of each
-    alone: every request is answered as its own method answers it, in the order
-    of the requests, whose number it bears. A request may be sent before those
-    ahead of it are answered: it may then be applied before them, together with
-    them, or behind them. One that fails ends the stream with its status; those
-    behind it may have been applied, as may all that were sent on a stream that
-    breaks. A proxy that stops ends a stream that waits for a request with
-    UNAVAILABLE.
+    alone. Every request is answered as its own method answers it; the answer
+    bears its number, and comes when it is ready, whatever was asked before. A
+    call that fails is answered with a refusal, and the stream goes on. Requests
+    that were sent on a stream that breaks may have been applied. A proxy that
+    stops ends a stream that waits for a request with UNAVAILABLE.
     """
     CreateTrial: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
@@ -228,13 +226,11 @@ class TrialFleetAsyncStub(TrialFleetStub):
     """
     Work: _aio.StreamStreamMultiCallable[_trialfleet_pb2.WorkRequest, _trialfleet_pb2.WorkReply]  # type: ignore[assignment]
     """The calls of a worker's life over one stream, a fraction of the cost of each
-    alone: every request is answered as its own method answers it, in the order
-    of the requests, whose number it bears. A request may be sent before those
-    ahead of it are answered: it may then be applied before them, together with
-    them, or behind them. One that fails ends the stream with its status; those
-    behind it may have been applied, as may all that were sent on a stream that
-    breaks. A proxy that stops ends a stream that waits for a request with
-    UNAVAILABLE.
+    alone. Every request is answered as its own method answers it; the answer
+    bears its number, and comes when it is ready, whatever was asked before. A
+    call that fails is answered with a refusal, and the stream goes on. Requests
+    that were sent on a stream that breaks may have been applied. A proxy that
+    stops ends a stream that waits for a request with UNAVAILABLE.
     """
     CreateTrial: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.CreateTrialRequest, _trialfleet_pb2.CreateTrialReply]  # type: ignore[assignment]
     """Adds a trial as Optuna's create_new_trial does: a copy of the template, or a
@@ -407,13 +403,11 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trialfleet_pb2.WorkReply], _abc.AsyncIterator[_trialfleet_pb2.WorkReply]]:
         """The calls of a worker's life over one stream, a fraction of the cost of each
-        alone: every request is answered as its own method answers it, in the order
-        of the requests, whose number it bears. A request may be sent before those
-        ahead of it are answered: it may then be applied before them, together with
-        them, or behind them. One that fails ends the stream with its status; those
-        behind it may have been applied, as may all that were sent on a stream that
-        breaks. A proxy that stops ends a stream that waits for a request with
-        UNAVAILABLE.
+        alone. Every request is answered as its own method answers it; the answer
+        bears its number, and comes when it is ready, whatever was asked before. A
+        call that fails is answered with a refusal, and the stream goes on. Requests
+        that were sent on a stream that breaks may have been applied. A proxy that
+        stops ends a stream that waits for a request with UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

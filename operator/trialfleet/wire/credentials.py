@@ -2,13 +2,11 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
-from trialfleet.client.target import Target
 from trialfleet.model.errors import InvalidInput
 from trialfleet.wire import tokens
 
@@ -20,20 +18,46 @@ _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 class Credentials:
-    """A token and the authorities to trust, each in a file that may be replaced. Thread-safe."""
+    """A token, and the authorities to trust."""
+
+    def __init__(
+        self, *, token: str | None = None, authorities: bytes | None = None, server_name: str = ""
+    ) -> None:
+        """Take what there is; without authorities calls are not encrypted.
+
+        ``server_name`` is expected in the proxies' certificates; empty: the endpoint's host.
+        """
+        self.metadata: Metadata | None = None if token is None else (tokens.metadata(token),)
+        """What every call carries."""
+        self.authorities = authorities
+        """Certificates in PEM; None: calls are not encrypted."""
+        self.server_name = server_name
+
+    def read_again(self) -> bool:
+        """Read again what may have changed; return whether it has."""
+        return False
+
+    def channel(self, address: str, options: tuple[tuple[str, object], ...]) -> grpc.aio.Channel:
+        """Return a channel to ``host:port``."""
+        if self.authorities is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        if self.server_name:
+            options = (*options, ("grpc.ssl_target_name_override", self.server_name))
+        credentials = grpc.ssl_channel_credentials(self.authorities)
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+class CredentialFiles(Credentials):
+    """A token and the authorities to trust, each in a file that may be replaced."""
 
     def __init__(self, token_file: str, ca_file: str, server_name: str) -> None:
-        """Take paths, empty for none, and the name to expect in certificates, empty for the host's.
+        """Take paths, empty for none.
 
         Raises :class:`~trialfleet.model.errors.InvalidInput` for files that can't be used.
         """
+        super().__init__(server_name=server_name)
         self._token_file = token_file
         self._ca_file = ca_file
-        self._server_name = server_name
-        self.metadata: Metadata | None = None
-        """What every call carries."""
-        self.authorities: bytes | None = None
-        """The authorities' certificates; None: calls are not encrypted."""
         self._read()
 
     def read_again(self) -> bool:
@@ -47,22 +71,6 @@ class Credentials:
         except InvalidInput as error:
             logger.warning("going on with what was read before: %s", error)
         return (self.metadata, self.authorities) != before
-
-    def connect(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
-        """Return a channel to ``host:port``."""
-        if self.authorities is None:
-            return grpc.insecure_channel(address, options=options)
-        if self._server_name:
-            options = (*options, ("grpc.ssl_target_name_override", self._server_name))
-        credentials = grpc.ssl_channel_credentials(self.authorities)
-        return grpc.secure_channel(address, credentials, options=options)
-
-    def target(self, address: str) -> Target:
-        """Return where streams to ``host:port`` lead."""
-        host, _, port = address.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        name = self._server_name
-        return Target(host, int(port), name or address, self.authorities, name or host)
 
     def _read(self) -> None:
         if self._token_file:
