@@ -1,5 +1,7 @@
 """What every worker has imported before it is forked: start-up is not what is measured."""
 
+import trialfleet  # isort: skip (before gRPC: it says what gRPC is to do when a process forks)
+
 import grpc
 import numpy.ma
 import optuna.pruners

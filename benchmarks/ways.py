@@ -1,7 +1,6 @@
 """The ways from a worker to PostgreSQL that are compared."""
 
 import contextlib
-import functools
 import logging
 import os
 import re
@@ -199,29 +198,18 @@ def _time_calls(storage: Any) -> list[Timing]:
     """Return a list that takes how long a client waits for each call's answer."""
     timings: list[Timing] = []
     connection = storage._core.connection
-    begin = connection.begin
+    call = connection.call
 
-    def timed(name: str, waited: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def timed(method: Any, *args: Any, **options: Any) -> Any:
         began = time.monotonic()
         try:
-            return waited(*args, **options)
+            return await call(method, *args, **options)
         finally:
+            name = str(method.path.rpartition("/")[2])
             timings.append((name, began, time.monotonic() - began))
 
-    def timed_later(call: Any, request: bytes) -> Any:
-        begun = begin(call, request)
-        begun.answer = functools.partial(timed, _name(call), begun.answer)
-        return begun
-
-    def timed_now(call: Any, *args: Any, waited: Any = connection.call, **options: Any) -> Any:
-        return timed(_name(call), waited, call, *args, **options)
-
-    connection.call, connection.begin = timed_now, timed_later
+    connection.call = timed
     return timings
-
-
-def _name(call: Any) -> str:
-    return str(call.path.rpartition("/")[2])
 
 
 WAYS: tuple[Callable[[], Way], ...] = (Direct, StockProxy, Trialfleet)

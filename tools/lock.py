@@ -20,7 +20,7 @@ DEV: Final = "requirements/dev.txt"
 
 WORKER: Final = frozenset(
     {
-        *("cloudpickle", "durationpy", "grpcio", "hpack", "numpy", "optuna", "protobuf"),
+        *("cloudpickle", "durationpy", "grpcio", "numpy", "optuna", "protobuf"),
         *("pydantic", "pyyaml", "rich", "typer"),
     }
 )

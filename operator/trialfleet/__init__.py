@@ -3,10 +3,12 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before gRPC is imported. Its handlers of a fork can't end what its asynchronous API has begun: they
-# write to standard error, and every sixth forked child crashed. Without them a child is well as
-# long as it leaves gRPC alone, see wire/background.py.
+# Before gRPC is imported. Its handlers of a fork can't end what its asynchronous API has begun:
+# they write to standard error, and of the forked children some crash at once. Without them a
+# child is well as long as it leaves gRPC alone, see wire/background.py.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Of a proxy that goes away people hear from us.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
     from trialfleet.local.optimize import optimize

@@ -65,5 +65,5 @@ def test_a_command_that_needs_more_says_what() -> None:
     done = run("proxy")
     assert (done.returncode, done.stderr) == (
         2,
-        "proxy: needs the package 'uvloop', which is not installed here\n",
+        "proxy: needs the package 'psycopg2', which is not installed here\n",
     )

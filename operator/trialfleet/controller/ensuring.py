@@ -19,7 +19,9 @@ _WAYS_OUT = (
 )
 
 
-async def ensure(cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory) -> bool:
+async def ensure(
+    cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory
+) -> bool:
     """Tell a storage what a study is; whether anything is different now."""
     study, subject = observed.study, observed.subject
     assert study is not None and observed.storage is not None

@@ -29,8 +29,15 @@ class _Background:
         self._thread.start()
 
     def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        asyncio.run_coroutine_threadsafe(self._finish(), self.loop)
         self._thread.join(_LAST_S)
+
+    async def _finish(self) -> None:
+        """Let what was cancelled end: asyncio and gRPC complain of tasks that did not."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_S / 2)
+        self.loop.stop()
 
     def _run(self) -> None:
         try:

@@ -52,7 +52,7 @@ class _WorkStream:
         self._writing = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[pb.WorkReply]] = {}
         self._number = 0
-        self._reader = asyncio.create_task(self._read())
+        self.reader = asyncio.create_task(self._read())
 
     @property
     def idle(self) -> bool:
@@ -141,6 +141,7 @@ class _Channel:
     async def close(self) -> None:
         if self._work is not None:
             self._work.close()
+            await asyncio.wait((self._work.reader,))
         await self.grpc.close()
 
 
