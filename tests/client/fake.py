@@ -61,6 +61,9 @@ class FakeProxy(grpc.GenericRpcHandler):
         self.max_message_bytes = names.MAX_MESSAGE_BYTES
         self.streams = 0
         """Streams of calls that were opened so far."""
+        self.writes = True
+        """Whether reports that ask whether to prune are written; else they are lost."""
+        self.stored = 0
         self.part = 1000
         """Finished trials in one News."""
         self._epoch = id(self)
@@ -254,10 +257,22 @@ class FakeProxy(grpc.GenericRpcHandler):
         return pb.AskReply(trial=self._batch(trial), news=news)
 
     def Report(self, request: Any) -> pb.ReportReply:
+        if request.HasField("decision"):
+            return self._decide(request)
         if not self._update(request):
             return pb.ReportReply(fenced=True)
         wanted = request.HasField("history")
         return pb.ReportReply(news=self._news(request.history)[0] if wanted else None)
+
+    def _decide(self, request: Any) -> pb.ReportReply:
+        """Prune a trial whose last value is over 100; write when ``writes`` says so."""
+        fenced = not self.database.sessions[request.write.session]
+        if self.writes and not fenced:
+            self._update(request)
+            self.stored = request.write.sequence
+        return pb.ReportReply(
+            fenced=fenced, prune=request.decision.values[-1] > 100, stored=self.stored
+        )
 
     def Tell(self, request: Any) -> pb.TellReply:
         if not self._update(request):

@@ -14,6 +14,11 @@ from trialfleet.client.writing import ITEM_BYTES, attribute_bytes
 from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
+_FLUSH_AFTER_S: Final = 0.4
+_STORED_WITHIN_S: Final = 10.0
+"""After that a value is sent again that was sent to ask whether to prune, and is not known to be
+stored. Mostly the next such call says that it is."""
+
 _NEWS_S: Final = 0.9
 _SAME_S: Final = 0.1
 """The history that came with a trial stands for the storage's for so long, and once it was read
@@ -81,6 +86,10 @@ class RunningTrial:
         self._trial = trial
         self._unsent = Unsent()
         self._unsent_since = 0.0
+        # Values that were sent to ask whether to prune, by the number of the write, and not known
+        # to be stored.
+        self._reported: dict[int, dict[int, float]] = {}
+        self._reported_since = 0.0
         self._refusal: InvalidInput | None = None
 
     @property
@@ -120,9 +129,12 @@ class RunningTrial:
         """What there is to be sent, in bytes; 0: nothing."""
         return self._unsent.size
 
-    def unsent_for_s(self) -> float:
-        """Return for how many seconds the oldest unsent item has been waiting."""
-        return time.monotonic() - self._unsent_since if self._unsent.size else 0.0
+    def is_due(self) -> bool:
+        """Whether anything has been waiting for long to be sent, or to be known as stored."""
+        now = time.monotonic()
+        if self._unsent.size and now - self._unsent_since >= _FLUSH_AFTER_S:
+            return True
+        return bool(self._reported) and now - self._reported_since >= _STORED_WITHIN_S
 
     def check(self) -> None:
         """Raise if the trial can't go on.
@@ -181,10 +193,44 @@ class RunningTrial:
             trial.datetime_complete = max(now, trial.datetime_start or now)
 
     def take(self) -> Unsent:
-        """Return what is unsent and hold nothing any more. Hold ``sending`` until it is sent."""
+        """Return what is unsent, or not known to be stored, and hold nothing any more.
+
+        Hold ``sending`` until it is sent.
+        """
         with self._lock:
             unsent, self._unsent = self._unsent, Unsent()
+            if self._reported:
+                unsent = self._taken_reports().before(unsent)
             return unsent
+
+    def report(self, sequence: int) -> tuple[Unsent, dict[int, float]]:
+        """Return the values that are not known to be stored, and all that there are.
+
+        The number is that of the write that brings them, of which :meth:`stored` may be told.
+        """
+        with self._lock:
+            unsent = self._unsent
+            new, unsent.values = unsent.values, {}
+            if not (unsent.params or unsent.user_attrs or unsent.system_attrs):
+                unsent.size = 0
+            if new:
+                if not self._reported:
+                    self._reported_since = time.monotonic()
+                self._reported[sequence] = new
+            values = {step: v for report in self._reported.values() for step, v in report.items()}
+            return Unsent(values=values), self._trial.intermediate_values.copy()
+
+    def stored(self, sequence: int) -> None:
+        """Take note that the reports up to a number are stored."""
+        with self._lock:
+            for number in [number for number in self._reported if number <= sequence]:
+                del self._reported[number]
+            self._reported_since = time.monotonic()
+
+    def _taken_reports(self) -> Unsent:
+        reports, self._reported = self._reported, {}
+        values = {step: value for report in reports.values() for step, value in report.items()}
+        return Unsent(values=values, size=len(values) * ITEM_BYTES)
 
     def restore(self, unsent: Unsent) -> None:
         """Hold again what was taken and not acknowledged."""

@@ -71,6 +71,18 @@ def report_request(
     )
 
 
+def decision_request(trial: RunningTrial, pruner: str) -> pb.ReportRequest:
+    """Return a Report that asks whether to prune."""
+    write = trial.session.next_write()
+    unsent, values = trial.report(write.sequence)
+    return pb.ReportRequest(
+        write=write,
+        update=unsent.message(trial.trial_id),
+        study_id=trial.study_id,
+        decision=pb.Decision(pruner=pruner, steps=values.keys(), values=values.values()),
+    )
+
+
 class Telling:
     """One Tell, alone or with an Ask for the next trial. Hold the trial's ``sending``."""
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Histories, Reading, StudyHistory
 from trialfleet.client.records import Definition, encode_distribution, new_trial
-from trialfleet.client.requests import Opening, Telling, report_request
+from trialfleet.client.requests import Opening, Telling, decision_request, report_request
 from trialfleet.client.session import Sessions
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.model.errors import (
@@ -29,7 +29,6 @@ from trialfleet.wire.connection import CALL_S, Connection
 from trialfleet.wire.endpoint import CallFailed
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
-_FLUSH_AFTER_S: Final = 0.4
 _FINISHED: Final = 16
 """Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
@@ -173,6 +172,23 @@ class RunningTrials:
             value = json.loads(text)
         trial.set_attr(key, value, text, system=system)
 
+    def should_prune(self, trial: RunningTrial, pruner: str) -> bool:
+        """Report the trial's values, and return whether it is to be pruned.
+
+        ``pruner`` is a text of :mod:`trialfleet.wire.pruners`. Raises
+        :class:`~trialfleet.model.errors.SessionGivenUp` if the trial was taken away.
+        """
+        trial.check()
+        with trial.sending:
+            request = decision_request(trial, pruner)
+            reply = background.run(self._connection.call(methods.REPORT, request))
+        if reply.fenced:
+            logger.info("trial %d was taken away", trial.number)
+            trial.fence()
+            trial.check()
+        trial.stored(reply.stored)
+        return reply.prune
+
     def tell(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial, or hand it back; return whether it was still ours.
 
@@ -233,7 +249,7 @@ class RunningTrials:
         with self._lock:
             trials = list(self._trials.values())
         for trial in trials:
-            if trial.unsent_for_s() < _FLUSH_AFTER_S or trial.fenced:
+            if trial.fenced or not trial.is_due():
                 continue
             # Another thread that is sending sends this too.
             if not trial.sending.acquire(blocking=False):

@@ -240,6 +240,18 @@ class FleetStorage(BaseStorage):
             return self.set_trial_state_values(trial_id, state, values), None
         return optuna_errors(self._core.running.tell_and_ask)(trial, state, floats(values))
 
+    @optuna_errors
+    def should_prune(self, trial_id: int, pruner: str) -> bool:
+        """Report a trial that runs here, and return whether it is to be pruned.
+
+        A proxy decides, see :func:`trialfleet.wire.pruners.encode_pruner`, from finished trials
+        that may be half a second late. Raises ``KeyError`` if the trial does not run here.
+        """
+        trial = self._core.running.get(trial_id)
+        if trial is None:
+            raise NotFound(f"trial {trial_id} does not run here")
+        return self._core.running.should_prune(trial, pruner)
+
     def hand_back(self, trial_id: int) -> None:
         """Let a trial that runs here wait again at once, for another worker, with its parameters.
 

@@ -216,7 +216,7 @@ async def _tell(authorization: Authorization, request: pb.TellRequest, study: st
 
 async def _report(authorization: Authorization, request: pb.ReportRequest, study: str) -> None:
     await authorization.require_session(request.write.session, study)
-    if request.HasField("history"):
+    if request.HasField("history") or request.HasField("decision"):
         await authorization.require_study(request.study_id, study)
 
 

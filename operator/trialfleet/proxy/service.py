@@ -14,6 +14,7 @@ from trialfleet import names
 from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
 from trialfleet.proxy.batches import encode_batch
+from trialfleet.proxy.decisions import Decisions
 from trialfleet.proxy.history import Bound, Cursor, Histories, View
 from trialfleet.storage import Storage
 from trialfleet.storage.records import (
@@ -94,6 +95,7 @@ class TrialFleet:
     def __init__(self, storage: Storage, histories: Histories) -> None:
         self._storage = storage
         self._histories = histories
+        self._decisions = Decisions(storage, histories)
 
     async def EnsureStudy(self, request: pb.EnsureStudyRequest) -> pb.EnsureStudyReply:
         """Create a study or bring its budget up to date."""
@@ -120,6 +122,7 @@ class TrialFleet:
             DeleteStudy(messages.study_id(request.study_id), messages.write_id(request.write))
         )
         self._histories.drop(request.study_id)
+        self._decisions.drop(request.study_id)
         return _APPLIED
 
     async def SetStudyAttribute(self, request: pb.SetStudyAttributeRequest) -> pb.Applied:
@@ -214,15 +217,27 @@ class TrialFleet:
 
     async def Report(self, request: pb.ReportRequest) -> pb.ReportReply | bytes:
         """Write what is known of a running trial."""
-        update = messages.trial_update(request.update)
+        update = UpdateTrial(
+            messages.write_id(request.write), messages.trial_update(request.update)
+        )
         try:
-            await self._storage.apply(UpdateTrial(messages.write_id(request.write), update))
+            if request.HasField("decision"):
+                return await self._decide(request, update)
+            await self._storage.apply(update)
         except SessionGivenUp:
             return _REPORT_FENCED
         if request.HasField("history"):
             news = await self._news(request.study_id, request.history, _LATE_S)
             return encode_field(_REPORT_NEWS, news)
         return b""
+
+    async def _decide(self, request: pb.ReportRequest, update: UpdateTrial) -> pb.ReportReply:
+        stored = self._decisions.write(update)
+        decision = request.decision
+        values = dict(zip(decision.steps, decision.values, strict=False))
+        study_id = messages.study_id(request.study_id)
+        prune = await self._decisions.prune(study_id, decision.pruner, values, _LATE_S)
+        return pb.ReportReply(prune=prune, stored=stored)
 
     async def Tell(self, request: pb.TellRequest) -> bytes:
         """End a trial, and open the next one if that is wanted."""

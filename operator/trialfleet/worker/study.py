@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import math
+import time
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from trialfleet.client import FleetStorage
 from trialfleet.client.trials import deep_copies
 from trialfleet.model.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
+from trialfleet.wire.pruners import encode_pruner
 from trialfleet.worker import failure, forks
 
 STORAGE_ERRORS: Final = (SessionGivenUp, StorageUnavailable, SchemaMismatch)
@@ -27,8 +29,13 @@ _FINISHED: Final = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _LATE_S: Final = 0.2
 """By how much the trials that a pruner compares with may be late.
 
-An objective that reports more often than that makes no call for each of its reports.
+A proxy decides for the pruners that it knows. An objective that reports more often than that, a few
+times in a row, has its worker decide: it makes no call for each of its reports then, and gets the
+trials that finish instead.
 """
+_OFTEN: Final = 3
+_MOST_VALUES: Final = 10_000
+"""A trial with more intermediate values does not send all of them with each report."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +57,11 @@ class _Trial(Trial):
     def should_prune(self) -> bool:
         study = self.study
         assert isinstance(study, WorkerStudy)
+        pruner = study.pruner_for_proxy()
+        if pruner is not None:
+            values = self._get_latest_trial().intermediate_values
+            if len(values) <= _MOST_VALUES:
+                return bool(values) and study.fleet.should_prune(self._trial_id, pruner)
         study.pruning = True
         try:
             return super().should_prune()
@@ -68,12 +80,16 @@ class WorkerStudy(optuna.Study):
         self, name: str, storage: FleetStorage, sampler: BaseSampler, pruner: BasePruner
     ) -> None:
         super().__init__(name, storage, sampler, pruner)
-        self._fleet = storage
+        self.fleet = storage
         self.stopped = False
         self.next_trial: int | None = None
         """Id of the trial that was opened when the last one ended."""
         self.pruning = False
         """Whether a pruner is being asked."""
+        self._encoded_pruner = encode_pruner(pruner)
+        self._asked_at = float("-inf")
+        self._often = 0
+        """How many times in a row it was asked whether to prune soon after the time before."""
         self._finished_trials: list[FrozenTrial] | None = None
         self._checked = set[str]()
         self._forks = 0
@@ -101,6 +117,14 @@ class WorkerStudy(optuna.Study):
                     "both",
                     *(name, equal, choice),
                 )
+
+    def pruner_for_proxy(self) -> str | None:
+        """Return the pruner as text if a proxy is to decide this time."""
+        if self._encoded_pruner is None or len(self.directions) > 1:
+            return None
+        asked_at, self._asked_at = self._asked_at, time.monotonic()
+        self._often = self._often + 1 if self._asked_at - asked_at < _LATE_S else 0
+        return None if self._often >= _OFTEN else self._encoded_pruner
 
     def stop(self) -> None:
         """Have no new trial opened: called by an objective, or a sampler that has tried all.
@@ -153,7 +177,7 @@ class WorkerStudy(optuna.Study):
             )
         if not go_on or self.stopped:
             return self._storage.set_trial_state_values(trial_id, state, values)
-        kept, self.next_trial = self._fleet.tell_and_ask(trial_id, state, values)
+        kept, self.next_trial = self.fleet.tell_and_ask(trial_id, state, values)
         return kept
 
     def _reports(self, frozen: FrozenTrial) -> Mapping[int, float]:
@@ -161,7 +185,7 @@ class WorkerStudy(optuna.Study):
         if not (self._is_copied or forks.count() > self._forks):
             return frozen.intermediate_values
         # A copy of the client knows of no trial that runs here, and asks the storage.
-        with contextlib.closing(copy.copy(self._fleet)) as reader:
+        with contextlib.closing(copy.copy(self.fleet)) as reader:
             others = reader.get_trial(frozen._trial_id).intermediate_values
         return {**others, **frozen.intermediate_values}
 
@@ -177,7 +201,7 @@ class WorkerStudy(optuna.Study):
         if any(state in states for state in TrialState if not state.is_finished()):
             return super()._get_trials(deepcopy, states, use_cache)
         if not use_cache:
-            trials = self._fleet.finished_trials(self._study_id, _LATE_S)
+            trials = self.fleet.finished_trials(self._study_id, _LATE_S)
         elif self._finished_trials is None:
             trials = self._storage.get_all_trials(self._study_id, deepcopy=False, states=_FINISHED)
             self._finished_trials = trials

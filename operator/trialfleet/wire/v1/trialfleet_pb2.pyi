@@ -382,24 +382,40 @@ class TrialUpdate(_message.Message):
     def __init__(self, trial_id: _Optional[int] = ..., params: _Optional[_Iterable[_Union[Param, _Mapping]]] = ..., user_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., system_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., steps: _Optional[_Iterable[int]] = ..., intermediate_values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("write", "update", "history", "study_id")
+    __slots__ = ("write", "update", "history", "study_id", "decision")
     WRITE_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     write: WriteId
     update: TrialUpdate
     history: Cursor
     study_id: int
-    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., update: _Optional[_Union[TrialUpdate, _Mapping]] = ..., history: _Optional[_Union[Cursor, _Mapping]] = ..., study_id: _Optional[int] = ...) -> None: ...
+    decision: Decision
+    def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., update: _Optional[_Union[TrialUpdate, _Mapping]] = ..., history: _Optional[_Union[Cursor, _Mapping]] = ..., study_id: _Optional[int] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("pruner", "steps", "values")
+    PRUNER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    pruner: str
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, pruner: _Optional[str] = ..., steps: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ReportReply(_message.Message):
-    __slots__ = ("fenced", "news")
+    __slots__ = ("fenced", "news", "prune", "stored")
     FENCED_FIELD_NUMBER: _ClassVar[int]
     NEWS_FIELD_NUMBER: _ClassVar[int]
+    PRUNE_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     fenced: bool
     news: News
-    def __init__(self, fenced: _Optional[bool] = ..., news: _Optional[_Union[News, _Mapping]] = ...) -> None: ...
+    prune: bool
+    stored: int
+    def __init__(self, fenced: _Optional[bool] = ..., news: _Optional[_Union[News, _Mapping]] = ..., prune: _Optional[bool] = ..., stored: _Optional[int] = ...) -> None: ...
 
 class TellRequest(_message.Message):
     __slots__ = ("write", "update", "state", "values", "next")

@@ -235,6 +235,12 @@ class TrialFleetServicer:
         intermediate values. With `history`, carries what changed, from which the
         caller's pruner decides. `fenced` when the session was given up or the trial
         is not its own any more: drop the trial and go on.
+
+        With a pruner it answers instead whether the trial is to be pruned, from
+        finished trials that may be half a second late, and waits for no commit. So
+        such a call acknowledges nothing but what `stored` says. The caller keeps
+        what is not known to be stored, and sends it again with a later Report or
+        Tell; a `fenced` may come as late as that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -117,6 +117,12 @@ class TrialFleetStub:
     intermediate values. With `history`, carries what changed, from which the
     caller's pruner decides. `fenced` when the session was given up or the trial
     is not its own any more: drop the trial and go on.
+
+    With a pruner it answers instead whether the trial is to be pruned, from
+    finished trials that may be half a second late, and waits for no commit. So
+    such a call acknowledges nothing but what `stored` says. The caller keeps
+    what is not known to be stored, and sends it again with a later Report or
+    Tell; a `fenced` may come as late as that.
     """
     Tell: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]
     """Ends a trial: everything not yet written, its state and values, in one
@@ -213,6 +219,12 @@ class TrialFleetAsyncStub(TrialFleetStub):
     intermediate values. With `history`, carries what changed, from which the
     caller's pruner decides. `fenced` when the session was given up or the trial
     is not its own any more: drop the trial and go on.
+
+    With a pruner it answers instead whether the trial is to be pruned, from
+    finished trials that may be half a second late, and waits for no commit. So
+    such a call acknowledges nothing but what `stored` says. The caller keeps
+    what is not known to be stored, and sends it again with a later Report or
+    Tell; a `fenced` may come as late as that.
     """
     Tell: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.TellRequest, _trialfleet_pb2.TellReply]  # type: ignore[assignment]
     """Ends a trial: everything not yet written, its state and values, in one
@@ -378,6 +390,12 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         intermediate values. With `history`, carries what changed, from which the
         caller's pruner decides. `fenced` when the session was given up or the trial
         is not its own any more: drop the trial and go on.
+
+        With a pruner it answers instead whether the trial is to be pruned, from
+        finished trials that may be half a second late, and waits for no commit. So
+        such a call acknowledges nothing but what `stored` says. The caller keeps
+        what is not known to be stored, and sends it again with a later Report or
+        Tell; a `fenced` may come as late as that.
         """
 
     @_abc_1.abstractmethod
