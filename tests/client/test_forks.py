@@ -1,11 +1,13 @@
-"""A storage object and other processes: by spawn it works anew, by fork it says that it can't."""
+"""A storage object and other processes: by spawn it works anew, by fork through its parent."""
 
 import multiprocessing
 import subprocess
 import sys
 from multiprocessing.connection import Connection as Pipe
+from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -17,44 +19,55 @@ MINIMIZE = [StudyDirection.MINIMIZE]
 
 
 def _run_trial(storage: FleetStorage, study_id: int, pipe: Pipe) -> None:
+    trial_id = storage.ask(study_id) or 0
+    storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
+    with pytest.raises(KeyError):
+        storage.get_trial(7)
+    told = storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    pipe.send([told, [trial.number for trial in storage.get_all_trials(study_id)]])
+    storage.close()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
+def test_a_copy_in_another_process(fake: FakeProxy, storage: FleetStorage, method: str) -> None:
+    study_id = storage.create_new_study(MINIMIZE)
+    trial_id = storage.ask(study_id) or 0
+    context: Any = multiprocessing.get_context(method)
+    here, there = context.Pipe()
+    child = context.Process(target=_run_trial, args=(storage, study_id, there))
+    child.start()
+    assert here.poll(30), "the process hangs"
+    assert here.recv() == [True, [0, 1]]
+    child.join(30)
+    assert child.exitcode == 0
+    # The trial of this process goes on, and so does its session.
+    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [2.0])
+    assert [trial.value for trial in storage.get_all_trials(study_id)] == [2.0, 1.0]
+
+
+def _make_anew(address: str, pipe: Pipe) -> None:
+    storage = FleetStorage(address)
     try:
-        trial_id = storage.ask(study_id) or 0
-        storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-        pipe.send("told")
+        storage.get_all_studies()
     except ForkedProcess as error:
         pipe.send(str(error))
     storage.close()
 
 
-@pytest.mark.parametrize(
-    ("method", "said"),
-    [
-        ("spawn", "told"),
-        ("forkserver", "told"),
-        (
-            "fork",
-            "a process that was forked from one that uses a storage can't call a proxy (gRPC's "
-            "threads are not in it); accepted: processes that are started by spawn or forkserver",
-        ),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork in a process with threads
-def test_a_copy_in_another_process(
-    fake: FakeProxy, storage: FleetStorage, method: str, said: str
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_that_is_made_in_a_forked_process_says_that_it_can_not(
+    fake: FakeProxy, storage: FleetStorage
 ) -> None:
-    study_id = storage.create_new_study(MINIMIZE)
-    trial_id = storage.ask(study_id) or 0
-    context = multiprocessing.get_context(method)
+    storage.get_all_studies()
+    context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    child = context.Process(target=_run_trial, args=(storage, study_id, there))  # type: ignore[attr-defined]
+    child = context.Process(target=_make_anew, args=(fake.address, there))
     child.start()
     assert here.poll(30), "the process hangs"
-    assert here.recv() == said
+    assert here.recv().endswith("accepted: processes that are started by spawn or forkserver")
     child.join(30)
     assert child.exitcode == 0
-    # The trial of this process goes on, and so does its session.
-    assert storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [2.0])
-    assert len(fake.database.trials) == (1 if method == "fork" else 2)
 
 
 def test_a_process_that_was_forked_before_the_first_call(fake: FakeProxy) -> None:

@@ -15,13 +15,14 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet import names
+from trialfleet.client import forking
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.client.core import Core
 from trialfleet.client.records import encode_attributes, floats
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trials import decode_batch, deep_copies
 from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
-from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound
+from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound, StorageUnavailable
 from trialfleet.wire import methods
 from trialfleet.wire.background import run
 from trialfleet.wire.credentials import from_environment
@@ -48,9 +49,9 @@ class FleetStorage(BaseStorage):
     don't change them.
 
     **Processes.** A copy made by pickling connects anew and has a session of its own: trials go on
-    in the process that asked for them. gRPC can't be used on both sides of a fork: in a process
-    that was forked from one that made calls every call raises ``ForkedProcess``, and nothing of
-    the parent's is touched.
+    in the process that asked for them. In a forked process this object lets the process that was
+    forked make its calls, see :mod:`trialfleet.client.forking`; one that is made there raises
+    ``ForkedProcess``.
 
     **Security.** A pickled copy carries the paths of the files, not what they hold. A token that no
     proxy knows raises ``Unauthenticated`` after seconds, one of another
@@ -125,18 +126,23 @@ class FleetStorage(BaseStorage):
         self._begin()
 
     def _begin(self) -> None:
+        self._key = uuid.uuid4().hex
         self._core = Core(**self._settings)
         self._finalizer = weakref.finalize(self, self._core.abandon)
         self._finalizer.atexit = False
         _storages.add(self)
 
-    def _begin_in_child(self) -> None:
+    def _begin_in_child(self, parent: forking.Parent | None) -> None:
         # The parent's channels and threads are not here; what is left of them is not to be used,
         # not even to be destroyed.
         _left_behind.append(self._core)
         self._finalizer.detach()
         self._settings = self.__getstate__()
-        self._begin()
+        if parent is None:
+            self._begin()
+        else:
+            self._parent = parent
+            self.__class__ = _Forked
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is not the worker: the end of its session says nothing of the worker's.
@@ -489,13 +495,43 @@ class FleetStorage(BaseStorage):
         )
 
 
+class _Forked(FleetStorage):
+    """A storage object in a process that was forked: its parent's object is asked for all."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        if name == "close":
+            return lambda: None
+        return forking.forwarding(self._parent, self._key, getattr(FleetStorage, name), name)
+
+    def __reduce__(self) -> Any:
+        return _anew, (self._settings,)
+
+
+def _anew(settings: dict[str, Any]) -> FleetStorage:
+    storage = FleetStorage.__new__(FleetStorage)
+    storage.__setstate__(settings)
+    return storage
+
+
 _storages: Final[weakref.WeakSet[FleetStorage]] = weakref.WeakSet()
 _left_behind: Final[list[Core]] = []
 
 
-def _begin_in_child() -> None:
+def _answer(key: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Answer a forked child."""
     for storage in list(_storages):
-        storage._begin_in_child()
+        if storage._key == key:
+            found = getattr(storage, name)
+            return found(*args, **kwargs) if callable(found) else found
+    raise StorageUnavailable("the storage was closed")
+
+
+def _begin_in_child() -> None:
+    parent = forking.after_in_child()
+    for storage in list(_storages):
+        storage._begin_in_child(parent)
 
 
 def _close_all() -> None:
@@ -503,5 +539,9 @@ def _close_all() -> None:
         storage.close()
 
 
-os.register_at_fork(after_in_child=_begin_in_child)
+os.register_at_fork(
+    before=forking.before,
+    after_in_parent=lambda: forking.after_in_parent(_answer),
+    after_in_child=_begin_in_child,
+)
 atexit.register(_close_all)

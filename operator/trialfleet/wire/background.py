@@ -17,6 +17,11 @@ from trialfleet.model.errors import ForkedProcess
 
 T = TypeVar("T")
 
+FORKED: Final = (
+    "a process that was forked from one that uses a storage can't call a proxy (gRPC's threads are "
+    "not in it); accepted: processes that are started by spawn or forkserver"
+)
+
 _LAST_S: Final = 5.0
 """For the loop to end when the process does."""
 
@@ -90,10 +95,7 @@ def _loop() -> asyncio.AbstractEventLoop:
             if background is None:
                 background = _current = _Background()
     if background.pid != os.getpid():
-        raise ForkedProcess(
-            "a process that was forked from one that uses a storage can't call a proxy (gRPC's "
-            "threads are not in it); accepted: processes that are started by spawn or forkserver"
-        )
+        raise ForkedProcess(FORKED)
     return background.loop
 
 
