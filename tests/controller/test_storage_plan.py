@@ -248,3 +248,13 @@ def test_a_postgresql_that_is_slow_to_start_is_no_trouble() -> None:
     assert conditions(plan(seen))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
     answers = dataclasses.replace(seen, subject=late, postgres=workload(1, 1))
     assert conditions(plan(answers))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
+
+
+def test_a_postgresql_that_hangs_is_started_again() -> None:
+    """Its start is waited for by one probe: each that fails would be a Warning."""
+    (made,) = [obj for obj in plan(storage_observed()).objects if obj["kind"] == "StatefulSet"]
+    (server,) = made["spec"]["template"]["spec"]["containers"]
+    for name in ("startupProbe", "livenessProbe"):
+        assert "pg_isready" in server[name]["exec"]["command"][-1]
+    start = server["startupProbe"]
+    assert start["timeoutSeconds"] * start["failureThreshold"] == 3600

@@ -273,6 +273,8 @@ def _finish(observed: StudyObserved, draft: Draft, now: datetime.datetime) -> Pl
     if study is not None:
         status |= progress_fields(observed, draft.desired, now)
     over = draft.phase in ("Complete", "Failed")
+    if over and study is not None:
+        status["workers"] = {"desired": 0, "ready": 0}
     if draft.ended:
         status["ended"] = draft.ended
     if over:

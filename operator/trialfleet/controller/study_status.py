@@ -141,9 +141,6 @@ def failures(old: Mapping[str, Any], summary: Summary) -> list[Note]:
     failure, known = summary.failure, old.get("failedReasons", {})
     if failure is None or (failure.reason or _UNKNOWN) in known:
         return []
-    if failure.reason in (names.REASON_CRASHED, names.REASON_OOM_KILLED):
-        # Told with its worker's pod.
-        return []
     return [Note(reasons.EVENT_TRIAL_FAILED, _last_failure(failure), "Warning")]
 
 

@@ -23,7 +23,8 @@ _IDENTIFY_EVERY_S: Final = 5.0
 """Between two looks which database it is, while it commits."""
 
 _FIRST_RETRY_S: Final = 0.1
-_LAST_RETRY_S: Final = 5.0
+_LAST_RETRY_S: Final = 0.5
+"""A study's first trial waits for it, and a connection that is refused costs nothing."""
 
 
 class SweepTimer:

@@ -38,6 +38,14 @@ echo "ALTER ROLE $POSTGRES_USER PASSWORD '$(cat "$POSTGRES_PASSWORD_FILE")'" |
 """
 """The image sets the password of a new database only; the Secret's may be another by now."""
 
+_ASK: Final = f"pg_isready -q -h 127.0.0.1 -U {names.APP}"
+"""While its entry point makes the database the server listens on no address yet."""
+_UNTIL_STARTED: Final = f"until {_ASK} -t 1; do sleep 0.2; done"
+_UNLESS_SILENT: Final = f"{_ASK} -t 5; [ $? -ne 2 ]"
+_START_S: Final = 600
+_START_TRIES: Final = 6
+"""An hour for a start, before it is tried again."""
+
 _GRACE_S: Final = 60
 """For the checkpoint of a server that stops."""
 
@@ -189,8 +197,24 @@ def _server(managed: ManagedPostgres, options: Options, *, tls: bool) -> Object:
         # Arguments alone: the image's own entry point makes the database and starts the server.
         "args": ["postgres", *arguments],
         "ports": [{"name": "postgres", "containerPort": names.POSTGRES_PORT, "protocol": "TCP"}],
+        # Waits for the server instead of asking again and again: to make a database, or to
+        # recover one, takes as long as it takes, and each failed probe would be a Warning.
+        "startupProbe": {
+            "exec": {"command": ["sh", "-c", _UNTIL_STARTED]},
+            "periodSeconds": 1,
+            "timeoutSeconds": _START_S,
+            "failureThreshold": _START_TRIES,
+        },
         # The port opens when the server has started; whether its schema is right, proxies say.
         "readinessProbe": {"tcpSocket": {"port": "postgres"}, "periodSeconds": 2},
+        # One that is stopped or hangs still has an open port: it has to answer. That it lets
+        # nobody in, while it recovers, is an answer.
+        "livenessProbe": {
+            "exec": {"command": ["sh", "-c", _UNLESS_SILENT]},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 3,
+        },
     }
 
 

@@ -101,26 +101,18 @@ def _dead_worker(pod: PodView, now: datetime.datetime) -> DeadWorker | None:
 
 
 def note_of(reported: Sequence[tuple[DeadWorker, GivenUp]]) -> list[Note]:
-    """Return the Events about trials that dead workers were running."""
-    notes = []
-    for failed, reason, verb in (
-        (False, reasons.EVENT_TRIAL_LOST, "lost"),
-        (True, reasons.EVENT_TRIAL_FAILED, "failed"),
-    ):
-        told = [
-            (worker, trials)
-            for worker, given_up in reported
-            if (trials := given_up.failed if failed else given_up.lost)
-        ]
-        if not told:
-            continue
-        worker = told[0][0]
-        listed = ", ".join(str(number) for _, trials in told for number in trials)
-        more = f" and {len(told) - 1} more" if len(told) > 1 else ""
-        what = f"{worker.reason}: {worker.message}" if worker.message else worker.reason
-        text = f"trial {listed} {verb} with worker {worker.worker}{more}: {what}"
-        if not failed:
-            again = [number for _, given_up in reported for number in given_up.requeued]
-            text += f"; run again as {', '.join(map(str, again))}" if again else "; not run again"
-        notes.append(Note(reason, text, "Warning", at_most_every=_MERGED))
-    return notes
+    """Return the Event about trials that were lost with their workers.
+
+    Those that failed are told with all other failures, once for each reason.
+    """
+    told = [(worker, given_up.lost) for worker, given_up in reported if given_up.lost]
+    if not told:
+        return []
+    worker = told[0][0]
+    listed = ", ".join(str(number) for _, trials in told for number in trials)
+    more = f" and {len(told) - 1} more" if len(told) > 1 else ""
+    what = f"{worker.reason}: {worker.message}" if worker.message else worker.reason
+    again = [number for _, given_up in reported for number in given_up.requeued]
+    then = f"run again as {', '.join(map(str, again))}" if again else "not run again"
+    text = f"trial {listed} lost with worker {worker.worker}{more}: {what}; {then}"
+    return [Note(reasons.EVENT_TRIAL_LOST, text, "Warning", at_most_every=_MERGED)]
