@@ -114,12 +114,12 @@ ENDS: list[tuple[str, dict[str, Any], EndKind, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("obj", "fate", "reason"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS]
+    ("obj", "kind", "reason"), [row[1:] for row in ENDS], ids=[row[0] for row in ENDS]
 )
-def test_ends(obj: dict[str, Any], fate: EndKind, reason: str) -> None:
+def test_ends(obj: dict[str, Any], kind: EndKind, reason: str) -> None:
     end = view_pod(obj).end
     assert end is not None
-    assert (end.kind, end.reason) == (fate, reason)
+    assert (end.kind, end.reason) == (kind, reason)
 
 
 def test_a_pod_that_runs_has_not_ended() -> None:

@@ -340,9 +340,9 @@ class TestDeadWorkers:
     def test_who_ended_in_order_is_not_reported(self, kind: EndKind) -> None:
         assert self.dead(end=WorkerEnd(kind, "x")).dead == ()
 
-    @pytest.mark.parametrize(("fate", "failed"), [(EndKind.LOST, False), (EndKind.FAILED, True)])
-    def test_others_are(self, fate: EndKind, failed: bool) -> None:
-        (worker,) = self.dead(end=WorkerEnd(fate, "Evicted", "by a drain")).dead
+    @pytest.mark.parametrize(("kind", "failed"), [(EndKind.LOST, False), (EndKind.FAILED, True)])
+    def test_others_are(self, kind: EndKind, failed: bool) -> None:
+        (worker,) = self.dead(end=WorkerEnd(kind, "Evicted", "by a drain")).dead
         assert (worker.worker, worker.reason, worker.failed) == ("q-workers-1-a", "Evicted", failed)
 
     def test_once(self) -> None:

@@ -144,9 +144,9 @@ class TestReplacement:
     def test_then_another_job_takes_over(self) -> None:
         assert sizes(plan(self.seen(16))) == {"q-workers-1": 3, "q-workers-2": 1}
 
-    @pytest.mark.parametrize("fate", [EndKind.LOST, EndKind.FAILED])
-    def test_one_that_had_a_session_is_replaced_at_once(self, fate: EndKind) -> None:
-        dead = dataclasses.replace(self.LOST, end=WorkerEnd(fate, "x"))
+    @pytest.mark.parametrize("kind", [EndKind.LOST, EndKind.FAILED])
+    def test_one_that_had_a_session_is_replaced_at_once(self, kind: EndKind) -> None:
+        dead = dataclasses.replace(self.LOST, end=WorkerEnd(kind, "x"))
         planned = plan(self.seen(0, dead, served=frozenset({dead.uid})))
         assert sizes(planned) == {"q-workers-1": 3, "q-workers-2": 1}
         (retired, _) = planned.objects

@@ -189,7 +189,7 @@ class Crew:
         with self._telling:
             self._on_output(worker, line)
 
-    def bury(self, worker: str, end: WorkerEnd) -> bool:
+    def report_end(self, worker: str, end: WorkerEnd) -> bool:
         """Take from a dead worker what it was running, and tell what became of it.
 
         Returns whether it had not closed its session itself.
@@ -327,7 +327,7 @@ class _Slot(threading.Thread):
         if end.kind is not EndKind.NO_MORE_WORK and not crew.stopping.is_set():
             crew.look()  # that the study was deleted is no failure of the worker
         self.flush()
-        was_open = crew.bury(self._worker, end)
+        was_open = crew.report_end(self._worker, end)
         if crew.stopping.is_set() or (end.kind is EndKind.NO_MORE_WORK and not was_open):
             return False
         return not crew.stopping.wait(0.0 if end.kind is EndKind.LEFT else crew.pause_s(end))
