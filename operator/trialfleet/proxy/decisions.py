@@ -102,7 +102,10 @@ class Decisions:
 
     async def _write(self, update: UpdateTrial, reports: _Reports) -> None:
         try:
-            await self._storage.apply(update)
+            # Nobody waits for it: it goes with what somebody waits for.
+            (answer,) = await self._storage.apply_all([update], urgent=False)
+            if isinstance(answer, Exception):
+                raise answer
         except (SessionGivenUp, NotFound, InvalidInput) as error:
             reports.failed = error
         except TrialfleetError:

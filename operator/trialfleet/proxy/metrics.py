@@ -1,13 +1,10 @@
 """What a proxy tells Prometheus, on a port of its own."""
 
 from collections.abc import Callable, Iterable
-from threading import Thread
 from typing import Final
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import start_http_server
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
@@ -31,7 +28,7 @@ class _ReadCounter(Collector):
 class Metrics:
     """The figures of one proxy, in a registry of their own.
 
-    Use it on the event loop; the page is served by a thread.
+    Belongs to the event loop, on which the page is served too.
     """
 
     def __init__(self) -> None:
@@ -82,19 +79,3 @@ class Metrics:
             seconds.observe(elapsed_s)
 
         return observe
-
-
-class MetricsPage:
-    """The page of a registry over HTTP, until :meth:`close`. Raises ``OSError`` if taken."""
-
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(port, host, registry)
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Free the port and end the thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

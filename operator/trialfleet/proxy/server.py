@@ -23,12 +23,13 @@ from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.logs import event
-from trialfleet.proxy.metrics import Metrics, MetricsPage
+from trialfleet.proxy.metrics import Metrics
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
 from trialfleet.proxy.ports import Address, listen
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
+from trialfleet.wire.metrics_page import MetricsPage
 from trialfleet.wire.v1 import trialfleet_pb2
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Proxy:
             self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
         )
         self._metrics = Metrics()
-        self._metrics_page: MetricsPage | None = None
+        self._metrics_page = MetricsPage(self._metrics.registry)
         self.address = options.listen
         """Where it listens; with the port that was chosen, once entered."""
         self.plaintext_address = options.plaintext
@@ -140,7 +141,7 @@ class Proxy:
             self._add_figures()
             await self._open_ports()
             if options.metrics is not None:
-                self._serve_metrics(options.metrics)
+                await self._serve_metrics(options.metrics)
         except BaseException:
             await self._close(0)
             raise
@@ -178,8 +179,7 @@ class Proxy:
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         await self._histories.close()
         await self._storage.__aexit__(None, None, None)
-        if self._metrics_page is not None:
-            self._metrics_page.close()
+        await self._metrics_page.close()
 
     async def _open_ports(self) -> None:
         options = self._options
@@ -223,13 +223,13 @@ class Proxy:
         if self._monitor.trouble:
             raise StorageUnavailable(self._monitor.trouble)
 
-    def _serve_metrics(self, address: Address) -> None:
+    async def _serve_metrics(self, address: Address) -> None:
         try:
-            self._metrics_page = MetricsPage(self._metrics.registry, address.host, address.port)
+            await self._metrics_page.listen(address.host, address.port)
         except OSError as error:
             raise InvalidInput(
-                f"metrics: {address} can't be bound ({error.strerror}), accepted: a free port, "
-                f"or port 0"
+                f"metrics: {address} can't be bound ({os.strerror(error.errno or 0)}), accepted: a "
+                f"free port, or port 0"
             ) from error
         self.metrics_address = Address(address.host, self._metrics_page.port)
 
