@@ -53,6 +53,9 @@ ENV_DEFINITION: Final = "TRIALFLEET_DEFINITION"
 ENV_CHECKPOINT_ROOT: Final = "TRIALFLEET_CHECKPOINT_ROOT"
 """Folder under which every trial gets a checkpoint folder."""
 
+ENV_RUN: Final = "TRIALFLEET_RUN"
+"""Of a local run, by which it knows what its objectives have started."""
+
 STUDY_FOLDER: Final = "/etc/trialfleet/study"
 """Where a worker's pod has the manifest, and nothing of what its objective may want."""
 

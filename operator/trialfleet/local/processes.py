@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from trialfleet import names
 from trialfleet.local import reaper
 
 # The shell tells its pid to the reaper and becomes the program: at no moment is there a
@@ -30,9 +32,11 @@ class Reaper:
 
     def __init__(self, grace_s: float, keep: Sequence[int] = ()) -> None:
         read, self._write = os.pipe()
+        self.mark: Final = f"{names.ENV_RUN}={uuid.uuid4().hex}"
+        """A variable by which daemons of its processes are known."""
         self._process = subprocess.Popen(
             # Isolated and without site: no import hook or warning of the environment.
-            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s)],
+            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), self.mark],
             stdin=read,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,7 +95,7 @@ class Child:
             stdin=reaper.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, **dict([reaper.mark.split("=")])},
             cwd=folder,
             start_new_session=True,
         )
