@@ -22,7 +22,9 @@ CALL_S: Final = 10.0
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
-_PAUSE_GROWTH: Final = 1.6
+_PAUSE_GROWTH: Final = 1.15
+"""A worker that waits for a database which starts is there soon after it: within a tenth of the
+time that it has waited."""
 _RETURN_S: Final = 10.0
 """How long after it failed the nearest endpoint is tried again."""
 _UNKNOWN_S: Final = 5.0
