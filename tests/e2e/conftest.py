@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--postgres-image", default="docker.io/library/postgres:18")
     group.addoption("--worker-image", default="trialfleet/worker:0.1.0")
     group.addoption("--python-image", default="trialfleet/worker:0.1.0", help="of users' own pods")
-    group.addoption("--kill", metavar="COMMAND", default="", help="kill NAMESPACE POD's worker")
+    group.addoption("--kill", metavar="COMMAND", default="", help="signal NAMESPACE POD's process")
     group.addoption("--node", metavar="COMMAND", default="", help="lose NODE, or return NODE")
     group.addoption(
         "--installed",
@@ -180,7 +180,8 @@ def namespace(cluster: Cluster) -> Iterator[Env]:
     yield Env(
         kube=kube,
         evict=lambda pod: _evict(kube, pod),
-        kill=lambda pod: _kill(cluster, kube, pod),
+        kill=lambda pod: _signal(cluster, kube, pod, "SIGKILL", names.WORKER_CONTAINER),
+        hang=lambda pod, container: _signal(cluster, kube, pod, "SIGSTOP", container),
         log=lambda pod: cluster.kubectl("logs", "-n", kube.namespace, pod, check=False),
         start_operator=cluster.start_operator,
         stop_operator=cluster.stop_operator,
@@ -216,16 +217,19 @@ def _evict(kube: Kube, pod: str) -> None:
     )
 
 
-def _kill(cluster: Cluster, kube: Kube, pod: str) -> None:
-    """End a worker's process by SIGKILL.
+def _signal(cluster: Cluster, kube: Kube, pod: str, name: str, container: str) -> None:
+    """Send a signal to a container's process, from outside.
 
     Kubernetes has no such call: a forced deletion lets a worker hand its trial back, and from
-    inside, process 1 of a container takes no SIGKILL.
+    inside, process 1 of a container takes neither SIGKILL nor SIGSTOP.
     """
     command = cluster.config.getoption("--kill")
     if not command:
-        pytest.skip("needs --kill COMMAND: run with NAMESPACE POD, kills the container's process")
-    subprocess.run([*shlex.split(command), kube.namespace, pod], check=True)
+        pytest.skip(
+            "needs --kill COMMAND: run with NAMESPACE POD, sends $SIGNAL to $CONTAINER's process"
+        )
+    environment = {**os.environ, "SIGNAL": name, "CONTAINER": container}
+    subprocess.run([*shlex.split(command), kube.namespace, pod], check=True, env=environment)
 
 
 def _node_command(cluster: Cluster) -> list[str]:

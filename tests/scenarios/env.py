@@ -24,6 +24,8 @@ class Env:
     """Evict a pod, as a drain does."""
     kill: Callable[[str], None]
     """End a pod's process by SIGKILL, from outside."""
+    hang: Callable[[str, str], None]
+    """Stop the process of a pod's container by SIGSTOP."""
     log: Callable[[str], str]
     """Return what a pod wrote."""
     start_operator: Callable[[], None]

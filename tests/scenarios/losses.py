@@ -6,6 +6,7 @@ import pytest
 
 from tests.controller.kube import wait_for
 from tests.scenarios.env import Env
+from trialfleet import names
 
 SPREAD = {
     "podAntiAffinity": {
@@ -136,6 +137,37 @@ def test_a_worker_that_hangs_is_replaced(env: Env) -> None:
     assert study["status"]["trials"]["complete"] == 8
     assert study["status"]["lostReasons"] == {"KeepAliveExpired": 1}
     env.wait_no_pods("hung")
+
+
+def test_a_proxy_that_hangs_is_started_again(env: Env) -> None:
+    """With one proxy for all workers it would stop the study."""
+    storage = {
+        "apiVersion": names.API_VERSION,
+        "kind": "StudyStorage",
+        "metadata": {"name": "single"},
+        "spec": {
+            "postgres": {"managed": {"emptyDir": {}}},
+            "security": env.security,
+            "proxy": {"placement": "Shared"},
+        },
+    }
+    env.kube.create("studystorages", storage)
+    env.study("proxied", seconds=0.3, budget={"trials": 60}, storage={"name": "single"})
+    env.wait_trials("proxied", 3)
+    (proxy,) = env.kube.list("pods", storage="single", component="proxy")
+    env.hang(proxy["metadata"]["name"], "proxy")
+
+    def restarted() -> bool:
+        (pod,) = env.kube.list("pods", storage="single", component="proxy")
+        (container,) = pod["status"]["containerStatuses"]
+        return bool(container["restartCount"])
+
+    wait_for("the proxy is started again", restarted, 90)
+    study = env.wait_condition("proxied", "Complete")
+    assert study["status"]["trials"]["complete"] == 60
+    env.kube.delete("studies", "proxied")
+    env.wait_no_pods("proxied")
+    env.kube.delete("studystorages", "single")
 
 
 def test_workers_of_a_lost_node_are_replaced_within_a_minute(own_env: Env) -> None:

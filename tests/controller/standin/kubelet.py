@@ -29,9 +29,7 @@ from tests.controller.standin.containers import (
 )
 from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused
-from tests.controller.standin.probes import passes
-
-_PROBE_S = 0.3
+from tests.controller.standin.probes import PROBE_S, watch
 
 _POSTGRES = Path(__file__).with_name("postgres.py")
 
@@ -208,11 +206,11 @@ class _Pod:
     async def _find_services(self, container: Object) -> None:
         """Wait for the Services that a container calls: addresses take the place of their names."""
         called = services_of(container)
-        for _ in range(round(SERVICES_S / _PROBE_S)):
+        for _ in range(round(SERVICES_S / PROBE_S)):
             there = [self._resolve(*one, self.node) != f"{one[1]}.{one[0]}.svc" for one in called]
             if all(there) or self._stopping.is_set():
                 return
-            await asyncio.sleep(_PROBE_S)
+            await asyncio.sleep(PROBE_S)
 
     async def _run(self, container: Object, volumes: dict[str, Path]) -> int:
         await self._find_services(container)
@@ -288,7 +286,7 @@ class _Pod:
                     message = f'MountVolume.SetUp failed: {kind} "{name}" not found'
                     warn(self._objects, self._pod, "FailedMount", message)
                 warned = True
-                await asyncio.sleep(_PROBE_S)
+                await asyncio.sleep(PROBE_S)
         return None
 
     def _environment(self, container: Object, mounts: list[tuple[str, str]]) -> dict[str, str]:
@@ -321,14 +319,10 @@ class _Pod:
         )
 
     async def _probe(self, container: Object) -> None:
-        probe = container.get("readinessProbe")
-        ready = probe is None
-        while probe is not None:
-            await asyncio.sleep(_PROBE_S)
-            passed = await passes(probe, container, self._address)
-            if passed != ready:
-                ready = passed
-                self._write(container, {"running": {"startedAt": now()}}, ready=ready)
+        def tell(ready: bool) -> None:
+            self._write(container, {"running": {"startedAt": now()}}, ready=ready)
+
+        await watch(container, self._address, tell, lambda: self._signal(signal.SIGKILL))
 
     def _write(
         self, container: Object, state: Object, *, ready: bool, last: Object | None = None

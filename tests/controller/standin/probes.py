@@ -1,7 +1,8 @@
-"""Readiness probes of the stand-in's kubelets."""
+"""Probes of the stand-in's kubelets: of readiness, and of liveness by gRPC."""
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -9,11 +10,48 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.controller.standin.objects import Object
 
+PROBE_S = 0.3
+"""Between two probes of readiness."""
+
+
+async def watch(
+    container: Object, address: str, tell: Callable[[bool], None], kill: Callable[[], None]
+) -> None:
+    """Tell whether a container is ready, whenever that changes, and kill it when it hangs."""
+    await asyncio.gather(
+        _watch_readiness(container, address, tell), _watch_life(container, address, kill)
+    )
+
+
+async def _watch_readiness(container: Object, address: str, tell: Callable[[bool], None]) -> None:
+    probe = container.get("readinessProbe")
+    ready = probe is None
+    while probe is not None:
+        await asyncio.sleep(PROBE_S)
+        passed = await passes(probe, container, address)
+        if passed != ready:
+            ready = passed
+            tell(ready)
+
+
+async def _watch_life(container: Object, address: str, kill: Callable[[], None]) -> None:
+    probe = container.get("livenessProbe", {})
+    failures = 0
+    while "grpc" in probe:
+        await asyncio.sleep(probe["periodSeconds"])
+        failures = 0 if await passes(probe, container, address) else failures + 1
+        if failures >= probe["failureThreshold"]:
+            kill()
+            return
+
 
 async def passes(probe: Object, container: Object, address: str) -> bool:
     """Return whether a container of a pod with an address passes a probe by gRPC or TCP."""
     if "grpc" in probe:
-        return await _serving(f"{address}:{probe['grpc']['port']}")
+        asked = probe["grpc"]
+        return await _serving(
+            f"{address}:{asked['port']}", asked.get("service", ""), probe["timeoutSeconds"]
+        )
     ports = {one["name"]: one["containerPort"] for one in container["ports"]}
     return await _listening(address, ports[probe["tcpSocket"]["port"]])
 
@@ -29,11 +67,12 @@ async def _listening(host: str, port: int) -> bool:
     return True
 
 
-async def _serving(address: str) -> bool:
+async def _serving(address: str, service: str, timeout_s: float) -> bool:
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            request = health_pb2.HealthCheckRequest(service=service)
+            reply = await stub.Check(request, timeout=timeout_s)
         except grpc.aio.AioRpcError:
             return False
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
