@@ -125,3 +125,29 @@ def test_a_session_outlives_a_restart_of_all_proxies(
     eventually(expired)
     second = start_proxy(database_url, sweep_interval_s=0.05, check_interval_s=0.05)
     assert second.stub.KeepAlive(pb.KeepAliveRequest(session=session.name)).alive
+
+
+def test_what_ended_long_ago_is_removed(
+    start_proxy: Callable[..., Running], database_url: str
+) -> None:
+    first = start_proxy(database_url)
+    ensure(first)
+    gone, late = Session(first.stub, "s"), Session(first.stub, "s")
+    for session in (gone, late):
+        session.open_trial()
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    ended = sa.text(
+        "UPDATE trialfleet_sessions SET ended_at = clock_timestamp() - make_interval(hours => :h) "
+        "WHERE session_id = :session"
+    )
+    with engine.begin() as connection:
+        connection.execute(ended, {"h": 48, "session": gone.name})
+        connection.execute(ended, {"h": 1, "session": late.name})
+    start_proxy(database_url, check_interval_s=0.05)
+    left = sa.text("SELECT session_id FROM trialfleet_sessions")
+
+    def sessions() -> list[bytes]:
+        with engine.connect() as connection:
+            return [bytes(found) for found in connection.execute(left).scalars()]
+
+    eventually(lambda: sessions() == [late.name])

@@ -27,6 +27,10 @@ _LAST_RETRY_S: Final = 0.5
 """A study's first trial waits for it, and a connection that is refused costs nothing."""
 
 
+_PURGE_EVERY_S: Final = 600.0
+"""Between two looks for sessions that ended long ago."""
+
+
 class SweepTimer:
     """Decides when expired sessions are given up; a pure decision from the times it is told.
 
@@ -70,6 +74,7 @@ class Monitor:
         self._sweeps = sweeps
         self._interval_s = interval_s
         self._identified_at = float("-inf")
+        self._purge_at = float("-inf")
         self.trouble = "the proxy has not reached its database yet"
         """Why no call is let through; empty while calls are."""
 
@@ -89,6 +94,8 @@ class Monitor:
             self._histories.drop_idle()
             if self._sweeps.due(reachable=reachable, now_s=monotonic()):
                 await self._sweep()
+            if reachable and monotonic() >= self._purge_at:
+                await self._purge()
 
     async def _connect(self) -> None:
         pause_s, last = _FIRST_RETRY_S, ""
@@ -127,6 +134,16 @@ class Monitor:
             name = "serving" if serving else "database away"
             event(_log, logging.INFO if serving else logging.WARNING, name)
         await self._health.tell(serving)
+
+    async def _purge(self) -> None:
+        removed = 0
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                removed = await self._storage.purge()
+        except (TrialfleetError, TimeoutError) as error:
+            event(_log, logging.WARNING, "purge of sessions failed", error=repr(error))
+        # While there is more, a little with every look at the database.
+        self._purge_at = monotonic() + (0.0 if removed else _PURGE_EVERY_S)
 
     async def _sweep(self) -> None:
         try:

@@ -17,6 +17,7 @@ from trialfleet.storage import reading
 from trialfleet.storage.committer import Committer
 from trialfleet.storage.long_poll import LongPoll
 from trialfleet.storage.params import Distributions
+from trialfleet.storage.purging import purge
 from trialfleet.storage.records import (
     Command,
     DeleteStudy,
@@ -199,6 +200,13 @@ class Storage:
     def _check_connection(self, connection: Any, _record: object) -> None:
         identities.check(identities.read_new(connection), self.identity)
 
+    async def purge(self) -> int:
+        """Remove some of what is left of sessions that ended long ago; return how many rows.
+
+        It is done when it returns 0. See :mod:`trialfleet.storage.purging`.
+        """
+        return await self._in_reader(_purge, self._engine)
+
     async def now(self) -> datetime.datetime:
         """Return the database's clock."""
         return await self._reading(_clock)
@@ -335,6 +343,11 @@ def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
     # It was cut, maybe while nobody used it: the pool has dropped all that are as old.
     with engine.connect() as connection:
         return read(connection)
+
+
+def _purge(engine: sa.Engine) -> int:
+    with engine.begin() as connection:
+        return purge(connection)
 
 
 def _clock(connection: sa.Connection) -> datetime.datetime:
