@@ -6,10 +6,10 @@ STAMP := $(VENV)/installed
 PARALLEL ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run test verify bench scenarios soak crds proto values manifests images kind-test format lock clean
+.PHONY: help run test verify bench scenarios soak crds proto values manifests images kind-test release format lock clean
 
 # Of images; a builder other than docker takes the same arguments.
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGES ?= trialfleet
 BUILDER ?= docker
 LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD)
@@ -43,6 +43,7 @@ verify: $(STAMP) ## Check style, types, layers and generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/generate.py --check
+	$(BIN)/python tools/version.py --check
 
 bench: $(STAMP) ## Compare with stock Optuna on the same PostgreSQL, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -82,6 +83,9 @@ kind-test: $(STAMP) images ## Run the tests in a kind cluster of their own (need
 	  $(BIN)/python -m pytest tests/e2e --cluster --installed trialfleet-system \
 	    --operator-image $(IMAGES)/operator:$(VERSION) --worker-image $(IMAGES)/worker:$(VERSION) \
 	    --python-image $(IMAGES)/worker:$(VERSION) $(ARGS)
+
+release: $(STAMP) ## Make the files of a release of the current commit in dist/, always the same bytes
+	$(BIN)/python tools/release.py $(ARGS)
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix
