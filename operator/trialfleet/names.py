@@ -156,6 +156,9 @@ ANNOTATION_GENERATION: Final = f"{DOMAIN}/generation"
 ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
 """On a Job: hash of what its pods and the storage must agree on; with another they are replaced."""
 
+ANNOTATION_WAKE: Final = f"{DOMAIN}/wake"
+"""On a StudyStorage: a time, since when it is awake for as long as it stays awake when idle."""
+
 # -- names of objects in a cluster -----------------------------------------------------------
 # None is a name that somebody would choose for an object of their own: a Study "digits" may stand
 # beside a ConfigMap "digits-study" and a StatefulSet "digits-pg".
@@ -171,6 +174,11 @@ def postgres_name(storage: str) -> str:
     63, and a storage's name may have 48.
     """
     return f"{storage}-tpg"
+
+
+def postgres_claim(storage: str) -> str:
+    """Return the name of the PersistentVolumeClaim of a storage's own PostgreSQL."""
+    return f"data-{postgres_name(storage)}-0"
 
 
 def proxy_name(storage: str) -> str:

@@ -19,6 +19,7 @@ COMMANDS: Final = (
     "studies",
     "export",
     "import",
+    "storage",
     "validate",
     "proxy",
     "token",

@@ -44,6 +44,8 @@ def stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.dateti
     wanted = Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
     status = with_condition(plan.status or {}, subject.conditions, wanted, subject.generation, now)
     status["message"] = one_line(trouble.message)
+    if subject.kind == "Study" and status.get("phase") == "Pending":
+        status["phase"] = "Stalled"
     return replace(
         plan,
         status=status,
