@@ -98,6 +98,7 @@ def test_a_loss_that_is_accepted_is_none() -> None:
     (daemon_set,) = (one for one in plan.objects if one["kind"] == "DaemonSet")
     (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
     assert f"--accept-data-loss={ONE}" in container["args"]
+    assert conditions(seen(spec))["Ready"][0] == "False"
     plan = seen(spec, identity=TWO, trials=0)
     assert conditions(plan)["Ready"][0] == "True"
     assert plan.status is not None and plan.status["database"]["identity"] == TWO

@@ -180,7 +180,7 @@ def _with_status(
 ) -> Plan:
     subject = observed.subject
     there = observed.storage is not None and _ready(observed)
-    ready = there and judged.lost is None and not idle.asleep
+    ready = there and judged.lost is None and not (judged.unknown or idle.asleep)
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
     status: Object = {
         "phase": (
