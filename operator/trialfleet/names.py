@@ -20,6 +20,10 @@ METRICS_PORT: Final = 13001
 HEALTH_PORT: Final = 13002
 """Where a proxy whose main port is encrypted answers health checks: a kubelet's can't encrypt."""
 
+HEALTH_STARTUP: Final = "startup"
+HEALTH_LIVENESS: Final = "liveness"
+"""Names by which a kubelet asks a proxy for its health."""
+
 # -- environment of a proxy ------------------------------------------------------------
 
 ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"

@@ -215,6 +215,12 @@ class TestSecret:
         (daemon_set,) = [one for one in planned.objects if one["kind"] == "DaemonSet"]
         (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
         assert container["readinessProbe"]["grpc"]["port"] == names.HEALTH_PORT
+        for probe, service in (
+            ("startupProbe", names.HEALTH_STARTUP),
+            ("livenessProbe", names.HEALTH_LIVENESS),
+        ):
+            asked = {"port": names.HEALTH_PORT, "service": service}
+            assert container[probe]["grpc"] == asked
 
     def test_a_proxy_serves_until_nobody_is_sent_to_it(self) -> None:
         planned = plan(storage_observed({"proxy": {"gracePeriod": "10s"}}))

@@ -22,6 +22,9 @@ WORKERS_PER_REPLICA: Final = 100
 
 _IDENTITY: Final = "identity"
 
+_START_S: Final = 600
+_START_TRIES: Final = 1_000_000
+
 _STOP_S: Final = 5
 """Beside its grace a proxy that stops needs this to close its connections."""
 
@@ -179,6 +182,20 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         proxy.image,
         env=environment,
         ports=ports,
+        # Answered when it serves the first time, as long as that takes: a probe that fails is a
+        # Warning, and a proxy waits for its database without being started again.
+        startupProbe={
+            "grpc": {"port": health, "service": names.HEALTH_STARTUP},
+            "periodSeconds": 1,
+            "timeoutSeconds": _START_S,
+            "failureThreshold": _START_TRIES,
+        },
+        livenessProbe={
+            "grpc": {"port": health, "service": names.HEALTH_LIVENESS},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 3,
+        },
         # Serving means: the database answers, and its schema is right.
         readinessProbe={
             "grpc": {"port": health},
