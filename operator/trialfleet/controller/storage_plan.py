@@ -68,7 +68,7 @@ def plan_storage(
         trouble = None
     elif judged.lost is not None:
         trouble = judged.lost
-    elif trouble is None and not _ready(observed):
+    elif trouble is None and not _ready(observed) and not judged.unknown:
         trouble = _unreachable(observed, now)
     plan = Plan(
         objects=tuple(objects),

@@ -309,6 +309,8 @@ class _Pod:
         return env
 
     def _expand(self, text: str, env: dict[str, str], mounts: list[tuple[str, str]]) -> str:
+        # Each pod has an address of its own, on a machine that they share.
+        text = text.replace("=0.0.0.0:", f"={self._address}:")
         text = re.sub(r"\$\((\w+)\)", lambda match: env.get(match[1], match[0]), text)
         for mount, folder in mounts:
             if mount != "/tmp":

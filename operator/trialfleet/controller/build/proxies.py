@@ -20,6 +20,9 @@ from trialfleet.controller.options import Options
 
 WORKERS_PER_REPLICA: Final = 100
 
+_EVERYWHERE: Final = "0.0.0.0"
+"""The pod's address, and localhost, by which ``kubectl port-forward`` comes."""
+
 _IDENTITY: Final = "identity"
 
 _START_S: Final = 600
@@ -111,7 +114,7 @@ def _service_port(name: str, port: int) -> Object:
 
 def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
     """Return the arguments and ports by which a proxy is reached, and where its health is asked."""
-    args = [f"--listen={POD_ADDRESS}:{names.PROXY_PORT}"]
+    args = [f"--listen={_EVERYWHERE}:{names.PROXY_PORT}"]
     ports = {"grpc": names.PROXY_PORT, "metrics": names.METRICS_PORT}
     health = names.PROXY_PORT
     if spec.security.tls:
@@ -125,7 +128,7 @@ def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
         ]
     if spec.security.plaintext_port is not None:
         ports["plaintext"] = spec.security.plaintext_port
-        args.append(f"--plaintext-listen={POD_ADDRESS}:{spec.security.plaintext_port}")
+        args.append(f"--plaintext-listen={_EVERYWHERE}:{spec.security.plaintext_port}")
     listed = [
         {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()
     ]
