@@ -171,7 +171,7 @@ def test_a_database_that_does_not_answer_is_told(age_s: float, phase: str, told:
 
 def test_the_trouble_of_a_pod_is_told() -> None:
     trouble = Trouble(reasons.CONFIG_MISSING, 'secret "db" not found')
-    waiting = pod(component=names.COMPONENT_PROXY, running=False, trouble=trouble)
+    waiting = pod(component=names.COMPONENT_PROXY, running=False, ready=False, trouble=trouble)
     planned = plan(storage_observed(EXTERNAL, pods=(waiting,), proxies=workload(0)))
     assert conditions(planned)["Ready"] == ("False", reasons.CONFIG_MISSING)
     assert [note.message for note in planned.notes] == ['proxy: secret "db" not found']

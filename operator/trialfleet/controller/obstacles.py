@@ -46,10 +46,12 @@ def stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.dateti
     status["message"] = one_line(trouble.message)
     if subject.kind == "Study" and status.get("phase") == "Pending":
         status["phase"] = "Stalled"
+    # What else is in the way follows from it.
+    others = tuple(one for one in plan.notes if one.type != "Warning")
     return replace(
         plan,
         status=status,
-        notes=plan.notes if told else (*plan.notes, note),
+        notes=others if told else (*others, note),
         requeue_after=_AGAIN,
         urgent=True,
     )

@@ -135,7 +135,10 @@ def _keeping_fixed(wanted: Object, live: Mapping[str, Any] | None) -> Object:
 
 
 def _ready(observed: StorageObserved) -> bool:
-    return observed.proxies is not None and observed.proxies.ready > 0
+    # A pod says so itself a while before it is counted.
+    pods = [pod for pod in observed.pods if pod.component == names.COMPONENT_PROXY]
+    counted = observed.proxies is not None and observed.proxies.ready > 0
+    return counted or any(pod.ready for pod in pods)
 
 
 def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble | None:
