@@ -21,6 +21,7 @@ from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller import reasons
 from trialfleet.controller.build import access
+from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
@@ -252,8 +253,21 @@ def test_a_postgresql_that_is_slow_to_start_is_no_trouble() -> None:
     assert conditions(plan(seen))["Stalled"][0] == "False"
     seen = dataclasses.replace(seen, subject=dataclasses.replace(late, created=ago(130)))
     assert conditions(plan(seen))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
-    answers = dataclasses.replace(seen, subject=late, postgres=workload(1, 1))
-    assert conditions(plan(answers))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
+    answers = dataclasses.replace(seen, postgres=workload(1, 1))
+    assert conditions(plan(answers))["Stalled"][0] == "False"
+    for since_s, told in ((10, "False"), (30, "True")):
+        condition = {
+            "type": reasons.POSTGRES_READY,
+            "status": "True",
+            "reason": reasons.AVAILABLE,
+            "message": "",
+            "lastTransitionTime": timestamp(ago(since_s)),
+            "observedGeneration": 1,
+        }
+        status = {"conditions": [condition]}
+        known = dataclasses.replace(answers.subject, status=status)
+        planned = plan(dataclasses.replace(answers, subject=known))
+        assert conditions(planned)["Stalled"][0] == told
 
 
 def test_a_postgresql_that_hangs_is_started_again() -> None:

@@ -147,7 +147,11 @@ def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble |
     if subject.has(reasons.ASLEEP):
         # It begins to start.
         return None
-    changes = (find(subject.conditions, one) for one in (reasons.READY, reasons.ASLEEP))
+    if _postgres_has_started(observed) and not subject.has(reasons.POSTGRES_READY):
+        # Proxies get their time from now on.
+        return None
+    times = (reasons.READY, reasons.ASLEEP, reasons.POSTGRES_READY)
+    changes = (find(subject.conditions, one) for one in times)
     since = max(
         (
             time
@@ -163,6 +167,10 @@ def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble |
         return None
     message = observed.proxy_error or "no proxy reaches the database"
     return Trouble(reasons.STORAGE_UNAVAILABLE, message)
+
+
+def _postgres_has_started(observed: StorageObserved) -> bool:
+    return observed.postgres is not None and observed.postgres.ready > 0
 
 
 def _postgres_starts(observed: StorageObserved) -> bool:

@@ -203,7 +203,7 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         readinessProbe={
             "grpc": {"port": health},
             "periodSeconds": 2,
-            "timeoutSeconds": 2,
+            "timeoutSeconds": 5,
             "failureThreshold": 2,
         },
         lifecycle={"preStop": {"sleep": {"seconds": _UNROUTED_S}}},
