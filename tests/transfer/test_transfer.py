@@ -1,7 +1,6 @@
 """Studies leave for a file of Optuna's and come back, equal trial by trial."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +11,16 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from tests.calling import Call, call, done, refused
 from tests.client.proxies import Proxy
 from tests.storage.conftest import copied_database
 from tests.storage.fleet import check, counts_of, database, query, write
 from tests.transfer.studies import PARAMS, SPACE, contents, fill, opened, trial
-from trialfleet.cli import main as command
 from trialfleet.client import FleetStorage
 
+__all__ = ["call"]
+
 FILES = ["studies.sqlite3", "studies.journal"]
-
-
-Call = Callable[[list[str]], tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command in the folder; returns its exit code and what it says on both outputs."""
-    monkeypatch.chdir(folder)
-
-    def main(arguments: list[str]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trialfleet", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            command.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return main
-
-
-def done(arguments: list[str], call: Call) -> str:
-    """Make a call that succeeds; return what it says, on both outputs."""
-    code, out, err = call(arguments)
-    assert code == 0, err
-    return out + err
-
-
-def refused(arguments: list[str], call: Call, code: int = 2) -> str:
-    """Make a call that fails with one line; return it."""
-    found, out, err = call(arguments)
-    assert found == code, out + err
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +244,11 @@ def write_files(folder: Path) -> None:
         ("cut.journal", 2, "cut.journal: line 2: no line of Optuna's journal"),
         ("other.journal", 2, "other.journal: line 1: no line of Optuna's journal (ValueError: "),
         ("redis://localhost", 2, "--from: found a URL that can't be used (Can't load plugin: "),
-        ("postgresql://u:hidden@localhost:port/x", 2, "--from: found a URL that can't be used ("),
+        (
+            "postgresql://u:x@h:hidden/x",
+            2,
+            "--from: found a URL that can't be used (its port is no ",
+        ),
         ("postgresql://u:hidden@127.0.0.1:1/x", 3, "--from postgresql://u:***@127.0.0.1:1/x: "),
         ("mysql://u@127.0.0.1/x", 2, "--from mysql://u@127.0.0.1/x: No module named 'MySQLdb'"),
     ],

@@ -19,10 +19,9 @@ from trialfleet.cli.sources import (
     DataOption,
     ProxyOption,
     StorageOption,
-    hide_password,
     open_source,
 )
-from trialfleet.model.errors import InvalidInput
+from trialfleet.model import database_url
 from trialfleet.transfer import places
 from trialfleet.transfer.copying import Source, Target, choose, copy_study
 from trialfleet.transfer.database import DatabaseTarget, snapshot
@@ -144,7 +143,7 @@ def _open_target(
             from trialfleet.local.postgres import Postgres
 
             storage = stack.enter_context(Postgres(data)).url
-        address = _postgresql(storage)
+        address = database_url.parse(storage, "--storage")
         stack.enter_context(places.told(storage, "--storage"))
         engine = sa.create_engine(
             address, poolclass=sa.NullPool, connect_args={"connect_timeout": CONNECT_S}
@@ -154,13 +153,3 @@ def _open_target(
             pass  # Optuna would write the error's trace to the log
         prepare(engine)
         yield DatabaseTarget(engine)
-
-
-def _postgresql(url: str) -> sa.URL:
-    hide_password(url)
-    address = sa.make_url(url)
-    if address.get_backend_name() != "postgresql":
-        raise InvalidInput(
-            f"--storage: found {address.get_backend_name()!r}, accepted: postgresql+psycopg2://..."
-        )
-    return address.set(drivername="postgresql+psycopg2")

@@ -15,6 +15,7 @@ from trialfleet.storage.checking import recompute
 from trialfleet.storage.records import Param, StudyRecord, TrialRecord
 from trialfleet.storage.writing import stored_intermediate, stored_value
 from trialfleet.transfer.copying import SLICE, Add, Found
+from trialfleet.transfer.rows import insert
 
 
 def _table(model: type[models.BaseModel]) -> sa.Table:
@@ -245,8 +246,9 @@ def _insert(
     trials: Sequence[TrialRecord],
 ) -> int:
     """Add trials with the numbers from ``first`` on and ids over ``last``; return the last id."""
-    connection.execute(
-        sa.insert(_TRIALS),
+    insert(
+        connection,
+        _TRIALS,
         [
             {
                 "study_id": study_id,
@@ -272,8 +274,7 @@ def _insert(
         (_STEPS, _step_rows(pairs)),
         (_VALUES, _value_rows(pairs)),
     ):
-        if rows:
-            connection.execute(sa.insert(table), rows)
+        insert(connection, table, rows)
     return int(ids[-1])
 
 

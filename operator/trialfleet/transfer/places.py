@@ -134,11 +134,17 @@ def _locate(place: str, option: str) -> Path | sa.URL:
         try:
             url = sa.make_url(place)
             url.get_dialect()
-        except (sa.exc.ArgumentError, ValueError) as error:
+        except sa.exc.ArgumentError as error:
             raise InvalidInput(
                 f"{option}: found a URL that can't be used ({_one_line(error)}), "
                 f"accepted: {_ACCEPTED}"
             ) from error
+        except ValueError:
+            # What stands for the port may be a part of a password.
+            raise InvalidInput(
+                f"{option}: found a URL that can't be used (its port is no number), "
+                f"accepted: {_ACCEPTED}"
+            ) from None
         # SQLAlchemy takes a plain postgresql:// for another driver than the one that we bring.
         plain = url.drivername == "postgresql"
         return url.set(drivername="postgresql+psycopg2") if plain else url
