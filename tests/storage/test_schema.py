@@ -173,8 +173,8 @@ def test_stock_optuna_goes_on_in_a_database_that_was_taken_over(database_url: st
     ("revision", "found", "remedy"),
     [
         ("v9.9.9.z", "v9.9.9.z", "install the Optuna that made it"),
-        ("v3.0.0.d", "v3.0.0.d", "upgrade it with `optuna storage upgrade --storage URL`"),
-        (None, "none", "upgrade it with `optuna storage upgrade --storage URL`"),
+        ("v3.0.0.d", "v3.0.0.d", "upgrade it with `trialfleet storage upgrade --storage URL`"),
+        (None, "none", "upgrade it with `trialfleet storage upgrade --storage URL`"),
     ],
 )
 @pytest.mark.parametrize("ours", [False, True])

@@ -26,8 +26,9 @@ COMMANDS: Final = (
     "worker",
     "operator",
 )
-"""Each is a function of its name in a module of its name, unless ``_PLACES`` says otherwise, and is
-imported when it is asked for: a worker does not load what only the supervisor needs."""
+"""Each is a function, or a group, of its name in a module of its name, unless ``_PLACES`` says
+otherwise, and is imported when it is asked for: a worker does not load what only the supervisor
+needs."""
 
 _PLACES: Final = {
     "export": ("transfer", "export_studies"),
@@ -58,7 +59,11 @@ def build(command: str | None = None) -> typer.Typer:
                     f"{name}: needs the package {error.name!r}, which is not installed here"
                 ) from error
             continue
-        app.command(name)(getattr(module, function))
+        found = getattr(module, function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     return app
 
 

@@ -24,13 +24,12 @@ from optuna.trial import FrozenTrial, Trial
 
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
-from trialfleet.local import arguments, optimize_worker, pickling
+from trialfleet.local import optimize_worker
 from trialfleet.local.crew import Workforce
 from trialfleet.local.failures import is_lost
 from trialfleet.local.plan import proxy_command, share_of_cores
 from trialfleet.local.progress import Shown, View, make_view, progress_console
 from trialfleet.local.supervisor import Fleet, Plan
-from trialfleet.local.turns import Turns
 from trialfleet.local.writing import print_line
 from trialfleet.model import errors
 
@@ -38,9 +37,6 @@ Objective = Callable[[Trial], float | Sequence[float]]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 POLL_S: Final = 0.05
-
-_JOBS: Final = "1 or more, or -1"
-_TRIALS: Final = "1 or more, or None"
 
 RETRIES: Final = 3
 """Of a trial whose process was killed from outside."""
@@ -111,8 +107,7 @@ def optimize(
         catch: Exceptions of the objective that only fail their trial. Any other one ends the
             run and is raised here.
         callbacks: Each is called with the study and each finished trial, one after the other
-            in this thread, and may call ``study.stop()`` or ``study.enqueue_trial()``: the worker
-            that ran the trial waits for them before it opens another one.
+            in this thread, and may call ``study.stop()``.
         show_progress_bar: Whether to show one.
         sampler: Seeded as given in the first worker, and by itself in each further one: with
             one job and a seed, trials are those of Optuna with that seed.
@@ -129,7 +124,6 @@ def optimize(
     Raises:
         BaseException: What the objective raised, with ``WorkerTraceback`` as its cause; what a
             callback raised; ``KeyboardInterrupt``.
-        TypeError: An argument is of a wrong type.
         ValueError: An argument is out of its range.
         TrialfleetError: The objective can't be pickled or loaded, the storage can't be used, or
             worker processes die one after the other.
@@ -139,18 +133,11 @@ def optimize(
             "trialfleet.optimize is called by a module that a worker imports for its objective; "
             "call it under: if __name__ == '__main__':"
         )
-    jobs = arguments.count("n_jobs", n_jobs, _JOBS)
-    if jobs < 1 and jobs != -1:
-        raise ValueError(f"n_jobs: found {n_jobs}, accepted: {_JOBS}")
-    if n_trials is not None:
-        n_trials = arguments.count("n_trials", n_trials, _TRIALS)
-        if n_trials < 1:
-            raise ValueError(f"n_trials: found {n_trials}, accepted: {_TRIALS}")
-    arguments.check_objects(
-        objective=objective, sampler=sampler, pruner=pruner, study_name=study_name
-    )
-    arguments.check_timeout(timeout)
-    arguments.check_storage(storage)
+    jobs = (os.cpu_count() or 1) if n_jobs == -1 else n_jobs
+    if jobs < 1:
+        raise ValueError(f"n_jobs: found {n_jobs}, accepted: 1 or more, or -1")
+    if n_trials is not None and n_trials < 1:
+        raise ValueError(f"n_trials: found {n_trials}, accepted: 1 or more, or None")
     run = _Run(
         name=study_name if study_name is not None else f"study-{uuid.uuid4().hex[:12]}",
         directions=_directions(direction, directions),
@@ -158,18 +145,18 @@ def optimize(
         pruner=pruner if pruner is not None else MedianPruner(),
         trials=n_trials,
         timeout_s=timeout,
-        callbacks=arguments.callbacks(callbacks),
+        callbacks=list(callbacks or ()),
         show_progress_bar=show_progress_bar,
         storage=storage,
     )
-    caught = arguments.caught(catch)
+    caught = (catch,) if isinstance(catch, type) else tuple(catch)
     with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         assignment = optimize_worker.Assignment(
-            run.name, objective, run.sampler, run.pruner, caught, bool(run.callbacks)
+            run.name, objective, run.sampler, run.pruner, caught
         )
         write_assignment(assignment, folder / "assignment")
-        return run(folder, (os.cpu_count() or 1) if jobs == -1 else jobs)
+        return run(folder, jobs)
 
 
 @dataclasses.dataclass
@@ -195,7 +182,6 @@ class _Run:
             storage=self.storage,
             ephemeral=True,
         )
-        turns = Turns(folder)
         view: View = _Prints()
         if self.show_progress_bar:
             view = make_view(Shown(self.name, self._metrics(), self.trials), progress_console())
@@ -205,8 +191,7 @@ class _Run:
                 plan, on_output=lambda worker, line: view.line(line), on_event=view.line
             ) as fleet,
         ):
-            with contextlib.closing(turns):
-                self._attend(fleet, view, turns)
+            self._attend(fleet, view)
             if fleet.crew.error is not None:
                 raise_failure(folder, fleet.crew.error)
             if self.storage is None:
@@ -244,7 +229,7 @@ class _Run:
     def _metrics(self) -> tuple[str, ...]:
         return ("value",) * len(self.directions)
 
-    def _attend(self, fleet: Fleet, view: View, turns: Turns) -> None:
+    def _attend(self, fleet: Fleet, view: View) -> None:
         """Call callbacks and show progress until all workers have ended."""
         began = time.time()
         deadline: float | None = None
@@ -253,8 +238,7 @@ class _Run:
         )
         told = False
         while True:
-            turns.wait(POLL_S)
-            ended = fleet.crew.join(0)
+            ended = fleet.crew.join(POLL_S)
             if fleet.crew.error is not None:
                 return
             for trial in self._finished(fleet, began):
@@ -270,7 +254,6 @@ class _Run:
             if self.stopped and not told:
                 fleet.client.stop_study(fleet.study_id)
                 told = True
-            turns.go_on()
 
     def _finished(self, fleet: Fleet, began: float) -> Iterator[FrozenTrial]:
         """Yield the trials that have finished since the last time; not those of earlier runs."""
@@ -294,17 +277,12 @@ def write_assignment(assignment: optimize_worker.Assignment, file: Path) -> None
     """
     try:
         with by_value(assignment.objective):
-            pickled, sources = pickling.dumps(assignment)
+            pickled = cloudpickle.dumps(assignment)
     except Exception as error:
-        with by_value(assignment.objective):
-            raise pickling.unpicklable(
-                error,
-                objective=assignment.objective,
-                sampler=assignment.sampler,
-                pruner=assignment.pruner,
-                catch=assignment.catch,
-            ) from error
-    file.write_bytes(pickle.dumps((sys.path, sources)) + pickled)
+        raise errors.InvalidInput(
+            f"the objective, the sampler or the pruner can't be pickled: {error}"
+        ) from error
+    file.write_bytes(pickle.dumps(sys.path) + pickled)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """The database's schema: Optuna's, created by the installed Optuna, and ours beside it."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import optuna
 import psycopg2.errors
@@ -42,16 +44,73 @@ def prepare(engine: sa.Engine, expected: str = "") -> str:
     is not the ``expected`` one, and :class:`SchemaMismatch` if the tables were made by a version
     of Optuna or Trialfleet that the installed one can't work with.
     """
+    with _locked(engine) as connection:
+        if expected:
+            identity.check(identity.read(connection), expected)
+        _prepare_locked(engine, connection)
+        return identity.read(connection)
+
+
+def require_ours(engine: sa.Engine) -> None:
+    """Raise :class:`SchemaMismatch` for a database that is not up to date; change nothing."""
+    with engine.connect() as connection:
+        found = _versions(connection)
+        _is_current(connection)
+    if found.trialfleet < SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"the database has version {found.trialfleet or 'none'} of the trialfleet_ tables, "
+            f"accepted: {SCHEMA_VERSION}: bring it up to date with `trialfleet storage upgrade`"
+        )
+
+
+class Versions(NamedTuple):
+    """Of a database's tables."""
+
+    optuna: str | None
+    """The revision of Optuna's, None if it has none."""
+    trialfleet: int
+    """Of ours, 0 if there are none."""
+
+
+def upgrade(engine: sa.Engine) -> tuple[Versions, Versions]:
+    """Bring a database up to date, Optuna's own tables too; return what it had and has.
+
+    Nobody may use the database meanwhile: other versions of Optuna don't know its tables then.
+    Raises :class:`SchemaMismatch`, before anything is written, if they were made by a newer version
+    than the installed one, or by one of ours that is too old.
+    """
+    with _locked(engine) as connection:
+        before = _versions(connection)
+        url = engine.url.render_as_string(hide_password=False)
+        if not _is_current(connection, upgradable=True):
+            connection.rollback()
+            # As `optuna storage upgrade` does it.
+            storage = RDBStorage(url, skip_compatibility_check=True)
+            try:
+                storage.upgrade()
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
+        connection.rollback()
+        _prepare_locked(engine, connection)
+        return before, _versions(connection)
+
+
+def _versions(connection: sa.Connection) -> Versions:
+    tables = set(sa.inspect(connection).get_table_names())
+    revision = MigrationContext.configure(connection).get_current_revision()
+    return Versions(revision, _check_ours(connection, tables))
+
+
+@contextlib.contextmanager
+def _locked(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.connect() as connection:
         # Another may take over a large database meanwhile: that takes as long as it takes.
         connection.execute(sa.text("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0"))
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _PREPARE_LOCK})
         connection.commit()
         try:
-            if expected:
-                identity.check(identity.read(connection), expected)
-            _prepare_locked(engine, connection)
-            return identity.read(connection)
+            yield connection
         finally:
             connection.rollback()
             connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _PREPARE_LOCK})
@@ -62,7 +121,7 @@ def _prepare_locked(engine: sa.Engine, connection: sa.Connection) -> None:
     tables = set(sa.inspect(connection).get_table_names())
     found = _check_ours(connection, tables)
     if "studies" in tables or "alembic_version" in tables:
-        _check_optunas(connection)
+        _is_current(connection)
     connection.rollback()
     if "studies" not in tables:
         # What Optuna does on a new database: create its tables and stamp the revision.
@@ -146,16 +205,23 @@ def _check_steps(connection: sa.Connection) -> None:
             )
 
 
-def _check_optunas(connection: sa.Connection) -> None:
+def _is_current(connection: sa.Connection, *, upgradable: bool = False) -> bool:
+    """Whether Optuna's tables are those of the installed Optuna.
+
+    Raises :class:`SchemaMismatch` if they are not, or with ``upgradable`` if they can't become so.
+    """
     found = MigrationContext.configure(connection).get_current_revision()
     scripts = ScriptDirectory(str(Path(optuna.__file__).parent / "storages/_rdb/alembic"))
     accepted = scripts.get_current_head()
     if found == accepted:
-        return
+        return True
     known = {revision.revision for revision in scripts.walk_revisions()}
+    older = found is None or found in known
+    if older and upgradable:
+        return False
     remedy = (
-        "upgrade it with `optuna storage upgrade --storage URL`"
-        if found is None or found in known
+        "upgrade it with `trialfleet storage upgrade --storage URL`"
+        if older
         else "install the Optuna that made it"
     )
     raise SchemaMismatch(

@@ -22,7 +22,6 @@ RESOURCES = {
         "events": "Event",
         "secrets": "Secret",
         "configmaps": "ConfigMap",
-        "persistentvolumeclaims": "PersistentVolumeClaim",
         "services": "Service",
         "namespaces": "Namespace",
     },
