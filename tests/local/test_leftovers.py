@@ -2,8 +2,11 @@
 
 import json
 import os
+import stat
 import subprocess
 from pathlib import Path
+
+import psutil
 
 from tests.local.conftest import Start
 from tests.local.running import COMMAND, processes_of, run, until, write_study
@@ -39,6 +42,7 @@ def test_daemons_end_with_a_run_that_is_killed(folder: Path, start: Start) -> No
 def test_an_objective_gets_no_password_of_the_database(folder: Path, database_url: str) -> None:
     objective = """
 import os
+import stat
 
 def objective(trial):
     return sum("PSYCOPG2" in text.upper() for text in os.environ.values())
@@ -54,3 +58,50 @@ def objective(trial):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["best"][0]["values"] == {"loss": 0.0}
     assert database_url not in done.stderr
+
+
+WAITS = """
+import time
+
+def objective(trial):
+    print("began", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_of_a_run_listens_where_other_users_reach_it(folder: Path, start: Start) -> None:
+    write_study(folder, WAITS, parallelism=2)
+    running = start(["run", "study.yaml"])
+    running.wait_for("began")
+    supervisor = psutil.Process(running.process.pid)
+    (address,) = (
+        child.cmdline()[-1] for child in supervisor.children() if "proxy" in child.cmdline()
+    )
+    socket = Path(address.removeprefix("unix:"))
+    assert socket.is_socket()
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    listening = [
+        connection
+        for process in (supervisor, *supervisor.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening == []
+    running.process.kill()
+    until(lambda: not socket.parent.exists() or None)
+
+
+def test_a_proxy_that_is_killed_listens_again_on_its_socket(folder: Path, start: Start) -> None:
+    objective = WAITS.replace("time.sleep(600)", "time.sleep(0.2)\n    return 0.0")
+    write_study(folder, objective, trials=20)
+    running = start(["run", "study.yaml"])
+    running.wait_for("began")
+    (proxy,) = (
+        child
+        for child in psutil.Process(running.process.pid).children()
+        if "proxy" in child.cmdline()
+    )
+    proxy.kill()
+    running.wait_for("the proxy ended with code -9; starting it again")
+    assert running.wait() == 0, running.text
+    assert "20 of 20 trials" in running.text

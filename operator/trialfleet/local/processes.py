@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +35,11 @@ class Reaper:
         read, self._write = os.pipe()
         self.mark: Final = f"{names.ENV_RUN}={uuid.uuid4().hex}"
         """A variable by which daemons of its processes are known."""
+        self.folder: Final = Path(tempfile.mkdtemp(prefix="trialfleet-"))
+        """For sockets of its processes: only this user can look into it, and it goes with them."""
         self._process = subprocess.Popen(
             # Isolated and without site: no import hook or warning of the environment.
-            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), self.mark],
+            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), self.mark, self.folder],
             stdin=read,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

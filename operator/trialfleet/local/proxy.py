@@ -1,4 +1,4 @@
-"""The proxy of a local run: started, and started again on the same port when it dies."""
+"""The proxy of a local run: started, and started again on the same socket when it dies."""
 
 import collections
 import signal
@@ -42,7 +42,8 @@ class Proxy:
         self._environment = environment
         self._log_path = log
         self._on_death = on_death
-        self._address = "127.0.0.1:0"
+        # In a folder of this user's own: who reaches a proxy without tokens can do anything.
+        self._address = f"unix:{reaper.folder / 'proxy'}"
         self._settled = threading.Event()
         self._stopping = threading.Event()
         self._child: Child | None = None

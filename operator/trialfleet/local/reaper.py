@@ -25,7 +25,8 @@ INSIST_S = 0.25
 def main() -> None:
     """Read what there is to end, and end it.
 
-    The first argument is the grace in seconds, the second ``NAME=VALUE`` of the variable.
+    The first argument is the grace in seconds, the second ``NAME=VALUE`` of the variable, and the
+    third a folder of sockets that is removed in the end.
     """
     grace_s, variable = float(sys.argv[1]), os.fsencode(sys.argv[2])
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -40,6 +41,7 @@ def main() -> None:
     for rank in sorted(set(ranks.values())):
         end([group for group in ranks if ranks[group] == rank], grace_s)
     end_daemons(variable)
+    remove(sys.argv[3])
 
 
 def end(groups: list[int], grace_s: float) -> None:
@@ -54,6 +56,16 @@ def end(groups: list[int], grace_s: float) -> None:
     # Also those whose leader ended in time: its children may not have.
     for group in groups:
         send(group, signal.SIGKILL)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder and the files in it."""
+    try:
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    except OSError:
+        return  # it was removed already, or is not ours any more
 
 
 def end_daemons(variable: bytes) -> None:

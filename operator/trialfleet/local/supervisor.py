@@ -65,7 +65,7 @@ class Fleet:
     url: str
     """Of the database."""
     address: str
-    """Of the proxy, as HOST:PORT."""
+    """Of the proxy, a Unix socket."""
 
     def __init__(
         self,

@@ -3,32 +3,47 @@
 import errno
 import os
 import socket
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import grpc
 
 from trialfleet.model.errors import InvalidInput
 
+_SOCKET = "unix:/"
+
 
 class Address(NamedTuple):
-    """Where to listen; port 0 lets the system choose one."""
+    """Where to listen; port 0 lets the system choose one.
+
+    A Unix socket is a host ``unix:/PATH`` without a port: who may use it is a matter of its folder.
+    """
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str, option: str) -> Self:
-        """Return the address of ``HOST:PORT``, or ``[HOST]:PORT`` for IPv6.
+        """Return the address of ``HOST:PORT``, ``[HOST]:PORT`` for IPv6, or ``unix:/PATH``.
 
         Raises :class:`~trialfleet.model.errors.InvalidInput`, naming the option.
         """
+        if text.startswith(_SOCKET):
+            return cls(text, 0)
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
             raise InvalidInput(f"{option}: found {text!r}, accepted: HOST:PORT, port 0 to 65535")
         return cls(host, int(port))
 
+    @property
+    def socket(self) -> Path | None:
+        """Path of the Unix socket, if it is one."""
+        return Path(self.host.removeprefix("unix:")) if self.host.startswith(_SOCKET) else None
+
     def __str__(self) -> str:
+        if self.socket is not None:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -46,6 +61,11 @@ def listen(
     Where all of the machine's addresses are meant, they are those of IPv6 too. Raises
     :class:`~trialfleet.model.errors.InvalidInput`, naming the option.
     """
+    if address.socket is not None:
+        # Of a server that was killed: another one can't listen there.
+        address.socket.unlink(missing_ok=True)
+        server.add_insecure_port(str(address))
+        return address
     # gRPC says of a port that it can't bind not why, and is content with one address of several.
     _check(address, option)
     everywhere = address.host in _EVERYWHERE and socket.has_dualstack_ipv6()

@@ -149,9 +149,14 @@ class Endpoint:
     """A proxy's address; connects at the first call. Belongs to one event loop."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Take ``host:port``. Raises :class:`~trialfleet.model.errors.InvalidInput`."""
+        """Take ``host:port``, or ``unix:/PATH`` for a socket of this machine.
+
+        Raises :class:`~trialfleet.model.errors.InvalidInput`.
+        """
         host, colon, port = address.rpartition(":")
-        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        if not address.startswith("unix:/") and not (
+            colon and host and port.isdecimal() and 0 < int(port) < 65536
+        ):
             raise InvalidInput(f"endpoints: found {address!r}, accepted: HOST:PORT[,HOST:PORT...]")
         self.address = address
         self._credentials = credentials
