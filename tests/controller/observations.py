@@ -124,6 +124,7 @@ def pod(name: str = "q-workers-1-a", job: str = "q-workers-1", **changes: Any) -
         ended=None,
         lingers=False,
         overdue=None,
+        unreachable=False,
         set_up=True,
         trouble=None,
     )

@@ -264,3 +264,22 @@ def test_an_image_without_a_worker_is_told_what_it_lacks() -> None:
     end = view_pod(ended(128, "StartError", said)).end
     assert end is not None
     assert end.message == f"the image has no trialfleet, see docs/images.md: {said}"
+
+
+def test_a_node_that_does_not_answer() -> None:
+    """Its pods are marked as not ready by another than their kubelet, who gives no reason."""
+    worker = {"name": "worker", "state": {"running": {}}, "ready": True}
+    status = {
+        "phase": "Running",
+        "containerStatuses": [worker],
+        "conditions": [{"type": "Ready", "status": "False"}],
+    }
+    away = pod(status)
+    away["spec"] = {"nodeName": "n2"}
+    view = view_pod(away)
+    assert view.unreachable
+    assert view.trouble == Trouble(reasons.NODE_LOST, "node 'n2' does not answer")
+    said = {"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"}
+    assert not view_pod(pod({**status, "conditions": [said]})).unreachable
+    waits = {**status, "containerStatuses": [{**worker, "ready": False}]}
+    assert not view_pod(pod(waits)).unreachable

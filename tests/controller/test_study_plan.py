@@ -481,3 +481,23 @@ class TestWorkersStartWithTheirStorage:
         # One that has run trials is left alone.
         begun = subject({"startTime": timestamp(ago(100))})
         assert removed(plan(dataclasses.replace(seen, subject=begun))) == []
+
+
+def test_a_pod_that_was_deleted_with_its_node_away_is_lost_at_once() -> None:
+    """Nobody can end it; a pod that ends by itself gets its grace."""
+    leaving = pod(overdue=ago(-30))
+    assert plan(observed(jobs=(job(),), pods=(leaving,))).dead == ()
+    away = dataclasses.replace(leaving, unreachable=True)
+    planned = plan(observed(jobs=(job(),), pods=(away,)))
+    assert [worker.reason for worker in planned.dead] == [reasons.NODE_LOST]
+    assert [one.force for one in planned.removals] == [True]
+
+
+def test_workers_that_wait_for_their_storage_are_not_ready() -> None:
+    seen = observed(storage=NOT_READY, ensured=False, summary=None, jobs=(job(),), pods=(pod(),))
+    planned = plan(seen)
+    assert planned.status is not None
+    assert planned.status["workers"] == {"desired": 4, "ready": 0}
+    begun = subject({"startTime": timestamp(ago(100))})
+    status = plan(dataclasses.replace(seen, subject=begun)).status
+    assert status is not None and status["workers"]["ready"] == 1

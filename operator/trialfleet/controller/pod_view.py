@@ -70,6 +70,8 @@ class PodView:
     """Its worker has ended and another of its containers has not."""
     overdue: datetime.datetime | None
     """By when it should be gone, if it was deleted."""
+    unreachable: bool
+    """Its node does not answer, as far as the cluster knows."""
     set_up: bool
     """Its volumes are mounted and it has a network."""
     trouble: Trouble | None
@@ -84,6 +86,8 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
     terminated = worker.get("state", {}).get("terminated")
     end = _end_of(status, terminated, gone)
     conditions = _conditions(status)
+    unreachable = _is_unreachable(status, conditions.get("Ready", {}))
+    node = pod.get("spec", {}).get("nodeName", "")
     return PodView(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -97,8 +101,9 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
         ended=None if terminated is None else parse_time(terminated.get("finishedAt")),
         lingers=terminated is not None and not gone and _others_run(status),
         overdue=parse_time(metadata.get("deletionTimestamp")),
+        unreachable=unreachable,
         set_up=conditions.get("PodReadyToStartContainers", {}).get("status") == "True",
-        trouble=None if gone else find_trouble(status, pod.get("spec", {}).get("nodeName", "")),
+        trouble=None if gone else find_trouble(status, node, unreachable=unreachable),
     )
 
 
@@ -115,8 +120,12 @@ def whose(component: str, count: int = 1) -> str:
     return one if count == 1 else many
 
 
-def find_trouble(status: Mapping[str, Any], node: str = "") -> Trouble | None:
-    """Return what keeps a pod from starting, if its status says so."""
+def find_trouble(
+    status: Mapping[str, Any], node: str = "", *, unreachable: bool = False
+) -> Trouble | None:
+    """Return what keeps a pod from its work, if its status says so."""
+    if unreachable:
+        return Trouble(reasons.NODE_LOST, f"node {node!r} does not answer")
     scheduled = _conditions(status).get("PodScheduled", {})
     if scheduled.get("status") == "False":
         if scheduled.get("reason") == "SchedulingGated":
@@ -181,6 +190,16 @@ def _main_container(statuses: Any) -> Mapping[str, Any]:
             found: Mapping[str, Any] = container
             return found
     return statuses[0] if len(statuses) == 1 else {}
+
+
+def _is_unreachable(status: Mapping[str, Any], ready: Mapping[str, Any]) -> bool:
+    """Whether the cluster has taken a pod that runs for not ready, and its kubelet has not.
+
+    That is what becomes of pods whose node does not answer; a kubelet gives a reason.
+    """
+    containers = status.get("containerStatuses", ())
+    running = status.get("phase") == "Running" and all(one.get("ready") for one in containers)
+    return running and ready.get("status") == "False" and not ready.get("reason")
 
 
 def _others_run(status: Mapping[str, Any]) -> bool:

@@ -50,7 +50,7 @@ def progress_fields(observed: StudyObserved, desired: int, now: datetime.datetim
     for key in ("startTime", "completionTime"):
         if key in old:
             fields[key] = old[key]
-    ready = sum(pod.running for pod in observed.workers) if summary is None else summary.sessions
+    ready = _running(observed) if summary is None else summary.sessions
     fields["workers"] = {"desired": desired, "ready": ready}
     if summary is None:
         for key in _OF_SUMMARY:
@@ -63,6 +63,14 @@ def progress_fields(observed: StudyObserved, desired: int, now: datetime.datetim
     if opened and "startTime" not in fields:
         fields["startTime"] = timestamp(now)
     return fields
+
+
+def _running(observed: StudyObserved) -> int:
+    """Return how many workers are at work, as far as that is known without a proxy."""
+    if "startTime" not in observed.subject.status:
+        # They wait for the storage.
+        return 0
+    return sum(pod.running and not pod.unreachable for pod in observed.workers)
 
 
 def improvement(old: Mapping[str, Any], new: Mapping[str, Any], study: Study) -> Note | None:

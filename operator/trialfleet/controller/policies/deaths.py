@@ -48,7 +48,7 @@ def plan_deaths(observed: StudyObserved, now: datetime.datetime) -> Deaths:
             # Another container of the pod goes on, and the Job waits for it.
             removals.append(Removal("v1", "Pod", pod.name, pod.uid))
         if pod.end is None and pod.overdue is not None:
-            left = pod.overdue + OVERDUE - now
+            left = _until_lost(pod, now)
             if left > datetime.timedelta(0):
                 waits.append(left)
             else:
@@ -83,9 +83,16 @@ def _note_of_silent(pods: Sequence[PodView]) -> Note:
     return Note(reasons.EVENT_WORKER_SILENT, text, "Warning", at_most_every=_MERGED)
 
 
+def _until_lost(pod: PodView, now: datetime.datetime) -> datetime.timedelta:
+    """Return after how long a deleted pod that does not end is taken for lost."""
+    assert pod.overdue is not None
+    # Nobody can end it: it was deleted because its node does not answer.
+    return datetime.timedelta(0) if pod.unreachable else pod.overdue + OVERDUE - now
+
+
 def _dead_worker(pod: PodView, now: datetime.datetime) -> DeadWorker | None:
     if pod.end is None:
-        if pod.overdue is None or now < pod.overdue + OVERDUE:
+        if pod.overdue is None or _until_lost(pod, now) > datetime.timedelta(0):
             return None
         message = "the pod was deleted and its node does not answer"
         return DeadWorker(pod.uid, pod.name, reasons.NODE_LOST, message, failed=False)

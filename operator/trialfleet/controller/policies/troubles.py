@@ -25,6 +25,7 @@ _ORDER: Final = (
     reasons.QUOTA_EXCEEDED,
     reasons.PODS_FORBIDDEN,
     reasons.UNSCHEDULABLE,
+    reasons.NODE_LOST,
 )
 """Which of several troubles is told: what people have to mend comes before what may pass."""
 
