@@ -245,7 +245,9 @@ class FakeProxy(grpc.GenericRpcHandler):
 
     def CreateTrial(self, request: Any) -> pb.CreateTrialReply:
         trial = self._open(request.write.session)
-        return pb.CreateTrialReply(trial_id=trial.trial_id, number=trial.number)
+        return pb.CreateTrialReply(
+            trial_id=trial.trial_id, number=trial.number, started_us=trial.started_us
+        )
 
     def Ask(self, request: Any) -> pb.AskReply:
         if not self.database.sessions.get(request.write.session):

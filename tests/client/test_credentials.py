@@ -261,7 +261,7 @@ def test_a_worker_and_the_commands_that_read(secured: Secured, tmp_path: Path) -
     assert err.splitlines()[-1] == "the token opens the study 'mine' only"
     secured.show("nonsense")
     code, out, err = _command(secured, *worker, "--study", "mine", *token)
-    assert code == errors.EXIT_UNAVAILABLE
+    assert code == errors.EXIT_UNAVAILABLE, err
     assert err.splitlines()[-1].endswith(
         "found a token that is unknown here, accepted: a study's own"
     )

@@ -12,6 +12,7 @@ import grpc
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -132,8 +133,9 @@ def test_a_result_of_a_trial_taken_away_is_dropped(
 def test_study_tell_of_a_trial_taken_away(fake: FakeProxy, storage: FleetStorage) -> None:
     study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler())
     trial = study.ask()
-    fake.database.fence(_sessions(fake)[0])
-    assert study.tell(trial, 1.0).state == TrialState.RUNNING  # as the storage has it
+    fake.database.fence(_sessions(fake)[-1])
+    with pytest.raises(UpdateFinishedTrialError, match="trial 0 was ended by another client"):
+        study.tell(trial, 1.0)
 
 
 def test_a_report_of_a_trial_taken_away(fake: FakeProxy, storage: FleetStorage) -> None:

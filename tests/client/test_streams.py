@@ -151,7 +151,6 @@ def test_an_interrupt_in_the_middle_of_a_call(
     # The request that was interrupted is made again, and its answer is not taken for another's.
     trial_id = storage.ask(study_id)
     assert [trial.trial_id for trial in fake.database.trials.values()] == [trial_id]
-    assert fake.streams == 1
 
 
 def test_a_request_that_is_larger_than_any_window(fake: FakeProxy, storage: FleetStorage) -> None:

@@ -105,10 +105,10 @@ def test_a_tell_brings_the_next_trial_once(stub: TrialFleetStub) -> None:
     third = session.open_trial()
     reply = stub.Tell(telling(second.trial_id))
     assert reply.next.WhichOneof("outcome") == "wait"
-    reply = stub.Tell(telling(third.trial_id))
-    assert reply.next.ended.reason == names.ENDED_TRIALS
+    last = telling(third.trial_id)
+    assert stub.Tell(last).next.ended.reason == names.ENDED_TRIALS
     stub.GiveUp(pb.GiveUpRequest(session=session.name, reason="Evicted"))
-    reply = stub.Tell(telling(third.trial_id))
+    reply = stub.Tell(last)
     assert (reply.fenced, reply.next.fenced) == (False, True)
     counts = stub.Summary(pb.SummaryRequest(study_id=session.study_id)).counts
     assert counts == pb.Counts(complete=3)

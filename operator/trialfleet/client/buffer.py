@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet.client.records import Definition, encode_attributes
 from trialfleet.client.session import Session
 from trialfleet.client.writing import ITEM_BYTES, attribute_bytes
-from trialfleet.model.errors import InvalidInput, SessionGivenUp
+from trialfleet.model.errors import InvalidInput, SessionGivenUp, TrialFinished
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _FLUSH_AFTER_S: Final = 0.4
@@ -69,9 +69,15 @@ class Unsent:
 class RunningTrial:
     """A trial of a session of ours, from Ask until Tell. Thread-safe; makes no calls."""
 
-    def __init__(self, session: Session, study_id: int, trial: FrozenTrial) -> None:
-        """Take a trial that nobody else holds."""
+    def __init__(
+        self, session: Session, study_id: int, trial: FrozenTrial, *, lasting: bool = False
+    ) -> None:
+        """Take a trial that nobody else holds.
+
+        A ``lasting`` one was made by Optuna's own interface: others may write to it and end it.
+        """
         self.session = session
+        self.lasting = lasting
         self.study_id = study_id
         self.trial_id = trial._trial_id
         self.number = trial.number
@@ -139,9 +145,12 @@ class RunningTrial:
     def check(self) -> None:
         """Raise if the trial can't go on.
 
-        Raises :class:`~trialfleet.model.errors.SessionGivenUp`, or
+        Raises :class:`~trialfleet.model.errors.SessionGivenUp`, of a lasting one
+        :class:`~trialfleet.model.errors.TrialFinished`, or
         :class:`~trialfleet.model.errors.InvalidInput` if the storage refused what was flushed.
         """
+        if self.fenced and self.lasting:
+            raise TrialFinished(f"trial {self.number} was ended by another client")
         if self.fenced:
             raise SessionGivenUp(
                 f"trial {self.number} was taken away: its session was given up; drop the trial"
@@ -178,6 +187,20 @@ class RunningTrial:
             self._trial.intermediate_values[step] = value
             self._waits(ITEM_BYTES)
             self._unsent.values[step] = value
+
+    def merge(self, stored: FrozenTrial) -> None:
+        """Take over what others wrote to the trial: what we have not just set ourselves."""
+        with self._lock:
+            for mine, unsent, theirs in (
+                (self._trial.user_attrs, self._unsent.user_attrs, stored.user_attrs),
+                (self._trial.system_attrs, self._unsent.system_attrs, stored.system_attrs),
+            ):
+                mine.update({key: theirs[key] for key in theirs if key not in unsent})
+            for name in stored.params.keys() - self._unsent.params.keys():
+                self._trial.params[name] = stored.params[name]
+                self._trial.distributions[name] = stored.distributions[name]
+            values = stored.intermediate_values
+            self._trial.intermediate_values = values | self._trial.intermediate_values
 
     def snapshot(self) -> FrozenTrial:
         """Return the trial as it is now; later writes don't change what was returned."""

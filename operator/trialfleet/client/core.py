@@ -23,6 +23,9 @@ _BEAT_S: Final = 0.5
 _LAST_CALL_S: Final = 2.0
 """Deadline of each call that is made when a storage object is closed."""
 
+_LASTING_S: Final = 100 * 365.25 * 86400
+"""Time to live of a session that does not expire."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,11 +60,21 @@ class Core:
             definition=definition,
             opened=self._start,
         )
+        # Trials that are made by Optuna's own interface run until somebody tells them, in whatever
+        # process: the session that made them neither expires nor hands them back.
+        self.lasting = Sessions(
+            self.connection,
+            study="",
+            worker=f"{self.sessions.worker} (Optuna)",
+            time_to_live_s=_LASTING_S,
+            definition="",
+            opened=self._start,
+        )
         # A flush that hangs must not outlast the session.
         self._flush_s = min(CALL_S, time_to_live_s / 4)
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
         self.histories = Histories(self.connection)
-        self.running = RunningTrials(self.connection, self.sessions, self.histories)
+        self.running = RunningTrials(self.connection, self.sessions, self.lasting, self.histories)
         self._lock = threading.Lock()
         self._keeping: asyncio.Task[None] | None = None
         self._closing: Future[None] | None = None
@@ -86,9 +99,13 @@ class Core:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait((self._keeping,))
-        session = self.sessions.opened
-        if session is not None:
-            await self.running.flush_last(_LAST_CALL_S)
+        await self.running.flush_last(_LAST_CALL_S)
+        for session in (self.sessions.opened, self.lasting.opened):
+            # That of trials which run on stays open: to close it would hand them back.
+            if session is None or (
+                session is self.lasting.opened and self.running.runs_any_of(session)
+            ):
+                continue
             request = pb.CloseSessionRequest(session=session.name)
             try:
                 await self.connection.last_call(methods.CLOSE_SESSION, request, _LAST_CALL_S)

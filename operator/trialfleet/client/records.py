@@ -86,13 +86,13 @@ def decode_definitions(definitions: Iterable[pb.Definition]) -> list[Definition]
     ]
 
 
-def new_trial(trial_id: int, number: int) -> FrozenTrial:
-    """Return a trial that begins now."""
+def new_trial(trial_id: int, number: int, started_us: int) -> FrozenTrial:
+    """Return a trial that has begun, in microseconds since 1970."""
     return FrozenTrial(
         number=number,
         state=TrialState.RUNNING,
         value=None,
-        datetime_start=datetime.datetime.now(),
+        datetime_start=decode_time(started_us),
         datetime_complete=None,
         params={},
         distributions={},

@@ -14,7 +14,8 @@ from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Histories, Reading, StudyHistory
 from trialfleet.client.records import Definition, encode_distribution, new_trial
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
-from trialfleet.client.session import Sessions
+from trialfleet.client.session import Session, Sessions
+from trialfleet.client.trials import decode_batch
 from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.model.errors import (
     InvalidInput,
@@ -41,9 +42,17 @@ logger = logging.getLogger(__name__)
 class RunningTrials:
     """Our running trials: reads of one are answered here, writes wait. Thread-safe."""
 
-    def __init__(self, connection: Connection, sessions: Sessions, histories: Histories) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        sessions: Sessions,
+        lasting: Sessions,
+        histories: Histories,
+    ) -> None:
+        """Take the sessions of trials that are asked for, and of those that are created."""
         self._connection = connection
         self._sessions = sessions
+        self._lasting = lasting
         self._histories = histories
         self._lock = threading.Lock()
         self._trials: dict[int, RunningTrial] = {}
@@ -56,7 +65,8 @@ class RunningTrials:
     def read(self, trial_id: int) -> FrozenTrial | None:
         """Return a trial that runs here, or ended here a moment ago."""
         trial = self._trials.get(trial_id) or self._finished.get(trial_id)
-        return None if trial is None else trial.snapshot()
+        # Of one that was taken away the storage knows more.
+        return None if trial is None or trial.fenced else trial.snapshot()
 
     def of(self, study_id: int) -> list[RunningTrial]:
         """Return the trials of a study that run here."""
@@ -96,14 +106,18 @@ class RunningTrials:
 
         Raises ``NotFound``, ``StudyEnded``.
         """
-        session, reply = self._sessions.open_trial(
+        session, reply = self._lasting.open_trial(
             methods.CREATE_TRIAL,
             study_id,
             lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
             CALL_S,
         )
-        trial = new_trial(reply.trial_id, reply.number)
-        return self._add(RunningTrial(session, study_id, trial))
+        trial = new_trial(reply.trial_id, reply.number, reply.started_us)
+        return self._add(RunningTrial(session, study_id, trial, lasting=True))
+
+    def runs_any_of(self, session: Session) -> bool:
+        """Whether a trial of a session runs here."""
+        return any(trial.session is session for trial in self._trials.values())
 
     def all_trials(
         self, study_id: int, states: Container[TrialState] | None, late_s: float = 0.0
@@ -228,6 +242,8 @@ class RunningTrials:
         else:
             self._remove(trial, state, values)
         following_id = None if following is None else self._add(following)
+        if not kept and trial.lasting:
+            raise TrialFinished(f"trial {trial.number} was ended by another client")
         if not kept:
             logger.info("trial %d was taken away before it ended: dropped", trial.number)
         return kept, following_id
@@ -256,12 +272,25 @@ class RunningTrials:
                 continue
             try:
                 await self._send(trial, None, deadline_s, patience_s=0)
+                if trial.lasting and not trial.fenced:
+                    await self._read_others(trial, deadline_s)
             except InvalidInput as error:
                 trial.refuse(error)
             except TrialfleetError as error:
                 logger.debug("trial %d was not flushed: %s", trial.number, error)
             finally:
                 trial.sending.release()
+
+    async def _read_others(self, trial: RunningTrial, deadline_s: float) -> None:
+        """Read what others wrote to a trial."""
+        reply = await self._connection.call(
+            methods.GET_TRIALS,
+            pb.GetTrialsRequest(trial_ids=[trial.trial_id]),
+            deadline_s=deadline_s,
+            patience_s=0,
+        )
+        (stored,) = decode_batch(reply.trials)
+        trial.merge(stored)
 
     async def flush_last(self, deadline_s: float) -> None:
         """Send what is unsent, after the connection was interrupted; one attempt for each."""
@@ -301,7 +330,8 @@ class RunningTrials:
         with self._lock:
             self._outdate(trial)
             self._trials.pop(trial.trial_id, None)
-            if state.is_finished() and not trial.fenced:
+            # Others may have written to a lasting one: who reads it has to ask the storage.
+            if state.is_finished() and not trial.fenced and not trial.lasting:
                 trial.end(state, values)
                 self._finished[trial.trial_id] = trial
                 if len(self._finished) > _FINISHED:

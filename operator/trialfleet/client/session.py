@@ -92,7 +92,8 @@ class Sessions:
         """Take what OpenSession says; ``opened`` is called whenever a session was opened."""
         self._connection = connection
         self._study = study
-        self._worker = worker
+        self.worker = worker or f"{socket.gethostname()}-{os.getpid()}"
+        """The name under which the session can be given up."""
         self._time_to_live_s = time_to_live_s
         self._definition = definition
         self._on_opened = opened
@@ -124,7 +125,7 @@ class Sessions:
         """Take note that a session was given up: the next write opens another."""
         with self._opening:
             if self._session is session:
-                logger.info("the session of worker %s was given up", self._name())
+                logger.info("the session of worker %s was given up", self.worker)
                 self._session = None
             session.given_up = True
 
@@ -190,7 +191,7 @@ class Sessions:
                     session.doubt(method.path, opens, write)
                 raise
         raise SessionGivenUp(
-            f"{_REPLACEMENTS} sessions of worker {self._name()} were given up one after the other"
+            f"{_REPLACEMENTS} sessions of worker {self.worker} were given up one after the other"
         )
 
     def _open(self) -> Session:
@@ -200,7 +201,7 @@ class Sessions:
             name = os.urandom(16)
             request = pb.OpenSessionRequest(
                 session=name,
-                worker=self._name(),
+                worker=self.worker,
                 study=self._study,
                 time_to_live_s=self._time_to_live_s,
                 definition=self._definition,
@@ -214,6 +215,3 @@ class Sessions:
             )
             self._on_opened()
             return session
-
-    def _name(self) -> str:
-        return self._worker or f"{socket.gethostname()}-{os.getpid()}"

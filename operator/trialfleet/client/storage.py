@@ -63,9 +63,12 @@ class FleetStorage(BaseStorage):
     of its trials raises ``SessionGivenUp``, ``set_trial_state_values``
     returns False, and the next trial begins a new session.
 
-    ``datetime_complete`` of a trial that ended here, and ``datetime_start`` of one that
-    :meth:`create_new_trial` made here, are by this machine's clock until the trial is read with
-    :meth:`get_all_trials`.
+    **Who owns a trial.** One that :meth:`ask` opened is this object's: it is handed back when the
+    object is closed or collected, and lost when the object is silent for too long. One that Optuna
+    made (``Study.ask``, ``Study.optimize``) runs until somebody tells it, here or elsewhere, as
+    over Optuna's own storages. If another client ends it, the next ``set_trial_*`` here raises
+    ``UpdateFinishedTrialError``, at the latest the one that ends it. What others write to it is
+    read when it is flushed, and when it has ended.
     """
 
     def __init__(
@@ -422,7 +425,8 @@ class FleetStorage(BaseStorage):
     ) -> bool:
         """See :class:`optuna.storages.BaseStorage`.
 
-        Returns False also if the trial was taken away from this process: nothing is written.
+        Returns False also if the trial was taken away from this process: nothing is written. Of
+        one that another client has ended raises ``UpdateFinishedTrialError``.
         """
         trial = self._core.running.get(trial_id)
         if trial is not None:

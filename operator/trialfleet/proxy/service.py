@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
-from trialfleet.proxy.batches import encode_batch
+from trialfleet.proxy.batches import encode_batch, microseconds
 from trialfleet.proxy.decisions import Decisions
 from trialfleet.proxy.history import Bound, Cursor, Histories, View
 from trialfleet.storage import Storage
@@ -270,7 +270,13 @@ class TrialFleet:
             CreateTrial(messages.study_id(request.study_id), template, write)
         )
         assert isinstance(created, TrialCreated)
-        return pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
+        reply = pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
+        if template is None:
+            (record,) = await self._storage.trials((created.trial_id,))
+            started_us = microseconds(record.started)
+            if started_us is not None:
+                reply.started_us = started_us
+        return reply
 
     async def WriteTrial(self, request: pb.WriteTrialRequest) -> pb.WriteTrialReply:
         """Write to a trial of nobody or somebody else."""
