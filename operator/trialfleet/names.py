@@ -20,6 +20,10 @@ METRICS_PORT: Final = 13001
 HEALTH_PORT: Final = 13002
 """Where a proxy whose main port is encrypted answers health checks: a kubelet's can't encrypt."""
 
+HEALTH_STARTUP: Final = "startup"
+HEALTH_LIVENESS: Final = "liveness"
+"""Names by which a kubelet asks a proxy for its health."""
+
 # -- environment of a proxy ------------------------------------------------------------
 
 ENV_STORAGE_URL: Final = "TRIALFLEET_STORAGE_URL"
@@ -156,6 +160,9 @@ ANNOTATION_GENERATION: Final = f"{DOMAIN}/generation"
 ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
 """On a Job: hash of what its pods and the storage must agree on; with another they are replaced."""
 
+ANNOTATION_WAKE: Final = f"{DOMAIN}/wake"
+"""On a StudyStorage: a time, since when it is awake for as long as it stays awake when idle."""
+
 # -- names of objects in a cluster -----------------------------------------------------------
 # None is a name that somebody would choose for an object of their own: a Study "digits" may stand
 # beside a ConfigMap "digits-study" and a StatefulSet "digits-pg".
@@ -171,6 +178,11 @@ def postgres_name(storage: str) -> str:
     63, and a storage's name may have 48.
     """
     return f"{storage}-tpg"
+
+
+def postgres_claim(storage: str) -> str:
+    """Return the name of the PersistentVolumeClaim of a storage's own PostgreSQL."""
+    return f"data-{postgres_name(storage)}-0"
 
 
 def proxy_name(storage: str) -> str:

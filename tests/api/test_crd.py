@@ -228,7 +228,7 @@ def content_of(text: str) -> Any:
         (
             study(),
             study(storage="{name: shared}"),
-            [f".spec.storage: storage {FIXED}"],
+            [f".spec.storage: storage.name {FIXED}"],
         ),
         (
             study(template="{spec: {unknownField: 1}}"),

@@ -94,10 +94,11 @@ def test_a_database_that_is_away_is_no_loss() -> None:
 def test_a_loss_that_is_accepted_is_none() -> None:
     spec = {"acceptDataLoss": ONE}
     plan = seen(spec, proxies=workload(0), proxy_error="DataLost: the database is empty; x")
-    assert conditions(plan)["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
+    assert conditions(plan)["Stalled"] == ("False", reasons.PROGRESSING)
     (daemon_set,) = (one for one in plan.objects if one["kind"] == "DaemonSet")
     (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
     assert f"--accept-data-loss={ONE}" in container["args"]
+    assert conditions(seen(spec))["Ready"][0] == "False"
     plan = seen(spec, identity=TWO, trials=0)
     assert conditions(plan)["Ready"][0] == "True"
     assert plan.status is not None and plan.status["database"]["identity"] == TWO

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.scenarios.databases import *  # noqa: F403
+from tests.scenarios.idle import *  # noqa: F403
 from tests.scenarios.losses import *  # noqa: F403
 from tests.scenarios.strangers import *  # noqa: F403
 from tests.scenarios.stuck import *  # noqa: F403

@@ -21,6 +21,7 @@ from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller import reasons
 from trialfleet.controller.build import access
+from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
@@ -171,7 +172,7 @@ def test_a_database_that_does_not_answer_is_told(age_s: float, phase: str, told:
 
 def test_the_trouble_of_a_pod_is_told() -> None:
     trouble = Trouble(reasons.CONFIG_MISSING, 'secret "db" not found')
-    waiting = pod(component=names.COMPONENT_PROXY, running=False, trouble=trouble)
+    waiting = pod(component=names.COMPONENT_PROXY, running=False, ready=False, trouble=trouble)
     planned = plan(storage_observed(EXTERNAL, pods=(waiting,), proxies=workload(0)))
     assert conditions(planned)["Ready"] == ("False", reasons.CONFIG_MISSING)
     assert [note.message for note in planned.notes] == ['proxy: secret "db" not found']
@@ -215,6 +216,12 @@ class TestSecret:
         (daemon_set,) = [one for one in planned.objects if one["kind"] == "DaemonSet"]
         (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
         assert container["readinessProbe"]["grpc"]["port"] == names.HEALTH_PORT
+        for probe, service in (
+            ("startupProbe", names.HEALTH_STARTUP),
+            ("livenessProbe", names.HEALTH_LIVENESS),
+        ):
+            asked = {"port": names.HEALTH_PORT, "service": service}
+            assert container[probe]["grpc"] == asked
 
     def test_a_proxy_serves_until_nobody_is_sent_to_it(self) -> None:
         planned = plan(storage_observed({"proxy": {"gracePeriod": "10s"}}))
@@ -246,8 +253,21 @@ def test_a_postgresql_that_is_slow_to_start_is_no_trouble() -> None:
     assert conditions(plan(seen))["Stalled"][0] == "False"
     seen = dataclasses.replace(seen, subject=dataclasses.replace(late, created=ago(130)))
     assert conditions(plan(seen))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
-    answers = dataclasses.replace(seen, subject=late, postgres=workload(1, 1))
-    assert conditions(plan(answers))["Stalled"] == ("True", reasons.STORAGE_UNAVAILABLE)
+    answers = dataclasses.replace(seen, postgres=workload(1, 1))
+    assert conditions(plan(answers))["Stalled"][0] == "False"
+    for since_s, told in ((10, "False"), (30, "True")):
+        condition = {
+            "type": reasons.POSTGRES_READY,
+            "status": "True",
+            "reason": reasons.AVAILABLE,
+            "message": "",
+            "lastTransitionTime": timestamp(ago(since_s)),
+            "observedGeneration": 1,
+        }
+        status = {"conditions": [condition]}
+        known = dataclasses.replace(answers.subject, status=status)
+        planned = plan(dataclasses.replace(answers, subject=known))
+        assert conditions(planned)["Stalled"][0] == told
 
 
 def test_a_postgresql_that_hangs_is_started_again() -> None:

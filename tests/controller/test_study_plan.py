@@ -197,6 +197,7 @@ def test_a_study_without_a_storage_gets_its_own() -> None:
     storage = planned.objects[0]
     assert (storage["kind"], storage["metadata"]["name"]) == ("StudyStorage", "q")
     assert storage["spec"]["proxy"] == {
+        "placement": "Shared",
         "nodeSelector": {"gpu": "yes"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {"x": []}},

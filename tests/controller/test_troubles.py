@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tests.controller.observations import NOW, ago, job, observed, pod, summary
+from tests.controller.observations import NOW, ago, job, observed, pod, subject, summary
 from trialfleet import names
 from trialfleet.controller import obstacles, reasons
 from trialfleet.controller.cluster import ClusterError
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import observe_study
+from trialfleet.controller.plan import Note, Plan
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies.troubles import of_study
 from trialfleet.controller.store import Store
@@ -186,6 +187,14 @@ def test_a_quota_is_told_in_the_same_words_at_each_try() -> None:
 def test_what_the_api_server_will_not_have(code: int, message: str, reason: str) -> None:
     error = ClusterError(code, "Forbidden", f"PATCH /api/v1/namespaces/ns/services/x: {message}")
     assert obstacles.refusal(error) == Trouble(reason, message)
+
+
+def test_what_follows_from_an_obstacle_is_not_told_beside_it() -> None:
+    notes = (Note(reasons.STORAGE_UNAVAILABLE, "no proxy", "Warning"), Note("Started", "begun"))
+    refused = Trouble(reasons.QUOTA_EXCEEDED, "exceeded quota")
+    told = obstacles.stalled(Plan(notes=notes), subject(), refused, NOW)
+    assert [note.reason for note in told.notes] == ["Started", reasons.QUOTA_EXCEEDED]
+    assert told.status is not None and told.status["message"] == "exceeded quota"
 
 
 @pytest.mark.parametrize("code", [0, 409, 429, 500, 503])

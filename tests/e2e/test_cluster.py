@@ -4,7 +4,9 @@ import base64
 import json
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,6 +199,43 @@ def test_a_worker_that_no_node_takes(env: Env) -> None:
     spec = {"nodeSelector": {"example.com/none": "such"}, "containers": [{"name": "worker"}]}
     env.study("homeless", template={"spec": spec})
     stalled(env, "homeless", "Unschedulable", "node(s) didn't match")
+
+
+def test_results_are_read_through_a_port_forward(
+    cluster: Cluster, env: Env, tmp_path: Path
+) -> None:
+    """As docs/security.md says it."""
+    env.study("told", budget={"trials": 3})
+    env.wait_condition("told", "Complete")
+    (secret,) = env.kube.list("secrets", study="told")
+    for key in ("token", "ca.crt"):
+        (tmp_path / key).write_bytes(base64.b64decode(secret["data"][key]))
+    forward = subprocess.Popen(
+        [
+            *("kubectl", f"--kubeconfig={cluster.kubeconfig}", "port-forward"),
+            *("-n", env.kube.namespace, f"service/{names.proxy_service('shared')}", ":13000"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert forward.stdout is not None
+        port = forward.stdout.readline().split(" -> ")[0].rpartition(":")[2]
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "trialfleet.cli.main", "trials", "told"),
+                *("--proxy", f"localhost:{port}", "--output", "json"),
+                *("--token-file", str(tmp_path / "token"), "--ca-file", str(tmp_path / "ca.crt")),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)) == 3
+    finally:
+        forward.terminate()
+        forward.communicate()
 
 
 def test_kubectl(cluster: Cluster, env: Env) -> None:

@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from tests.proxy.running import TIMEOUT_S, Running, eventually
+from trialfleet import names
 from trialfleet.local.postgres import Postgres
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
@@ -48,6 +49,41 @@ def test_health_follows_the_database(
         eventually(lambda: statuses(proxy) == {SERVING})
         create = pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE])
         assert proxy.stub.EnsureStudy(create).created
+
+
+def check(proxy: Running, service: str) -> int:
+    return int(proxy.health.Check(health_pb2.HealthCheckRequest(service=service)).status)
+
+
+def test_a_probe_of_the_start_waits_for_the_database(
+    start_proxy: Callable[..., Running], postgres_folder: Path
+) -> None:
+    """Each probe that fails would be a Warning in the cluster."""
+    with Postgres(postgres_folder) as postgres:
+        url = postgres.url
+    proxy = start_proxy(url, wait=False, check_interval_s=0.05)
+    request = health_pb2.HealthCheckRequest(service=names.HEALTH_STARTUP)
+    started = proxy.health.Check.future(request)
+    # It lives, whatever its database does.
+    assert check(proxy, names.HEALTH_LIVENESS) == SERVING
+    assert not started.done()
+    with Postgres(postgres_folder):
+        assert started.result(TIMEOUT_S).status == SERVING
+    eventually(lambda: statuses(proxy) == {NOT_SERVING})
+    assert check(proxy, names.HEALTH_LIVENESS) == check(proxy, names.HEALTH_STARTUP) == SERVING
+
+
+def test_a_probe_of_the_start_does_not_delay_a_stop(
+    start_proxy: Callable[..., Running], postgres_folder: Path
+) -> None:
+    with Postgres(postgres_folder) as postgres:
+        url = postgres.url
+    proxy = start_proxy(url, wait=False, grace_s=600)
+    request = health_pb2.HealthCheckRequest(service=names.HEALTH_STARTUP)
+    started = proxy.health.Check.future(request)
+    assert check(proxy, names.HEALTH_LIVENESS) == SERVING
+    proxy.stop()
+    assert started.result(TIMEOUT_S).status == NOT_SERVING
 
 
 def test_an_unknown_service_is_not_found(proxy: Running) -> None:

@@ -1,7 +1,7 @@
 """The resource Study: one hyperparameter optimization."""
 
 from itertools import islice
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from optuna.study import StudyDirection
 from pydantic import ConfigDict, Field, model_validator
@@ -17,7 +17,10 @@ from trialfleet.api.base import (
     ObjectMeta,
     ParameterName,
     Scalar,
+    broken,
     broken_at,
+    exactly_one,
+    found_fields,
     rule,
 )
 from trialfleet.api.objective import Objective
@@ -26,6 +29,7 @@ from trialfleet.api.pods import PodTemplate, RunOncePodTemplate
 from trialfleet.api.search_space import ParameterSpace
 from trialfleet.api.study_rules import STUDY_NAME, spec_errors, spec_notices, spec_rules
 from trialfleet.api.study_status import StudyStatus
+from trialfleet.api.study_storage import Idle
 from trialfleet.api.suggestions import found
 
 
@@ -63,11 +67,29 @@ class Budget(Model):
     """A trial that runs longer has failed. Ends no study."""
 
 
-class StorageRef(Model):
-    """A StudyStorage in the same namespace."""
+_ONE_STORAGE: Final = "accepted: exactly one of name and idle"
 
-    name: DnsSubdomain
-    """Name of the StudyStorage."""
+
+class StorageRef(Model):
+    """A StudyStorage in the same namespace, or what is special about one of the study's own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [rule(exactly_one("name", "idle"), _ONE_STORAGE)],
+            "examples": [{"name": "shared"}, {"idle": {"action": "Keep"}}],
+        }
+    )
+
+    name: DnsSubdomain | None = None
+    """Name of the StudyStorage; absent: one of the study's own."""
+    idle: Idle | None = None
+    """What the study's own storage does once the study has ended; absent: it sleeps after 10m."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.name is None) == (self.idle is None):
+            raise broken(f"{found_fields(self, 'name', 'idle')}, {_ONE_STORAGE}")
+        return self
 
 
 class TrialsFrom(Model):
@@ -149,11 +171,16 @@ class StudySpec(Model):
     """Go on with trials under this name that are of another definition: of other objectives,
     another objective or another search space. Changes live."""
     storage: StorageRef | None = None
-    """The StudyStorage that holds the trials; absent: one of the study's own."""
+    """The StudyStorage that holds the trials; absent, or without a name: one of the study's own."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = Field(
         default=None, examples=[86_400]
     )
     """The study is deleted so many seconds after it ended; absent: it stays."""
+
+    @property
+    def storage_name(self) -> str | None:
+        """Name of the StudyStorage; None: one of the study's own."""
+        return None if self.storage is None else self.storage.name
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -42,7 +42,6 @@ _FIXED_FIELDS: Final = (
     "template",
     "prepare",
     "collate",
-    "storage",
 )
 
 
@@ -57,6 +56,16 @@ def spec_rules() -> list[JsonValue]:
         )
         for name in _FIXED_FIELDS
     ]
+    # What it does while it is idle may change.
+    rules.append(
+        rule(
+            "(has(self.storage) && has(self.storage.name)) == "
+            "(has(oldSelf.storage) && has(oldSelf.storage.name)) && (!has(self.storage) || "
+            "!has(self.storage.name) || self.storage.name == oldSelf.storage.name)",
+            f"storage.name {_IMMUTABLE}",
+            fieldPath=".storage",
+        )
+    )
     rules.append(
         rule(
             "self.objectives.size() == oldSelf.objectives.size() && "

@@ -191,6 +191,16 @@ class Security(Model):
     """Open this port without encryption and token, for stock Optuna clients; absent: none."""
 
 
+class Idle(Model):
+    """What a storage does when all of its studies have ended."""
+
+    after: Duration = datetime.timedelta(minutes=10)
+    """So long after the last one ended."""
+    action: Literal["Sleep", "Keep"] = "Sleep"
+    """Sleep: PostgreSQL and the proxies are stopped, the volume is kept, and a study that goes on
+    or is new starts them again. Keep: they stay."""
+
+
 class StudyStorageSpec(Model):
     """Where PostgreSQL is, and how it is reached."""
 
@@ -203,6 +213,8 @@ class StudyStorageSpec(Model):
     """The gRPC servers between workers and PostgreSQL."""
     security: Security = Security()
     """Authentication and encryption."""
+    idle: Idle | None = None
+    """What it does when all of its studies have ended; absent: all stays."""
     accept_data_loss: (
         Annotated[
             str,
@@ -237,7 +249,7 @@ class Database(Model):
 class StudyStorageStatus(Model):
     """What is known of a storage; written by the operator."""
 
-    phase: Literal["Pending", "Ready", "Unavailable"] | None = None
+    phase: Literal["Pending", "Ready", "Unavailable", "Asleep"] | None = None
     """One word for the eye; the conditions are the truth."""
     message: Annotated[str, Field(max_length=256)] | None = None
     """What is in the way; one line."""

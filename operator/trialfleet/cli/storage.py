@@ -10,6 +10,7 @@ import optuna
 import sqlalchemy as sa
 import typer
 
+from trialfleet.cli.cluster_storages import list_storages, wake
 from trialfleet.cli.sources import (
     CONNECT_S,
     DEFAULT_FOLDER,
@@ -20,7 +21,12 @@ from trialfleet.model import database_url
 from trialfleet.model.errors import InvalidInput
 from trialfleet.transfer.places import shown, told
 
-storage = typer.Typer(help="Look after a database: bring it up to date, check what it keeps.")
+storage = typer.Typer(
+    help="Look after a database: bring it up to date, check what it keeps; and after the storages "
+    "of a cluster."
+)
+storage.command("list")(list_storages)
+storage.command("wake")(wake)
 
 
 @storage.command("upgrade")

@@ -101,8 +101,9 @@ class Applier:
             try:
                 await self._cluster.create(event(subject, note, now))
             except ClusterError as error:
-                # Not worth doing anything again for.
-                _log.warning("no Event for %s %s: %s", subject.kind, subject.name, error)
+                # Not worth doing anything again for; a namespace that goes takes no Event.
+                level = logging.INFO if error.gone else logging.WARNING
+                _log.log(level, "no Event for %s %s: %s", subject.kind, subject.name, error)
 
     async def _settle(self, subject: Subject, wanted: Object, live: Object | None) -> bool:
         """Create an object or change ``live``; False if there is another one than ``live``.

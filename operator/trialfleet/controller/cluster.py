@@ -18,6 +18,7 @@ from trialfleet.controller.build.objects import Object
 from trialfleet.controller.kinds import Kind, kind_of
 
 _JSON: Final = "application/json"
+_MERGE: Final = "application/merge-patch+json"
 _APPLY: Final = "application/apply-patch+yaml"
 """Server-side apply; JSON is YAML."""
 
@@ -132,6 +133,13 @@ class Cluster:
             if error.reason == "Conflict" or other:
                 return None
             raise
+
+    async def annotate(
+        self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]
+    ) -> Object:
+        """Set annotations of an object; return it."""
+        body: Object = {"metadata": {"annotations": dict(annotations)}}
+        return await self._call("PATCH", kind.path(namespace, name), None, body, _MERGE)
 
     async def delete(
         self, kind: Kind, namespace: str, name: str, uid: str, *, force: bool = False

@@ -8,28 +8,29 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.client.answers import GivenUp, Summary
-from trialfleet.client.studies import Studies
 from trialfleet.controller import obstacles, reasons
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
-from trialfleet.controller.build import access
 from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.metrics import Metrics
 from trialfleet.controller.observe import (
+    has_ended,
     observe_storage,
     observe_study,
     proxy_pods,
     storage_name,
     studies_of,
-    uses_tls,
+    subject_of,
 )
 from trialfleet.controller.observed import StudyObserved, Subject
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
+from trialfleet.controller.policies.leftovers import note_of_volume
+from trialfleet.controller.proxies import Proxies
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.controller.store import Key, Store, owner_of
@@ -38,14 +39,9 @@ from trialfleet.controller.study_status import BEST
 from trialfleet.controller.wakeups import Wakeups
 from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable
-from trialfleet.wire import tokens
-from trialfleet.wire.connection import Connection
-from trialfleet.wire.credentials import Credentials
 
 _log = logging.getLogger(__name__)
 
-_CALL_S: Final = 5.0
-"""Deadline of a call to a proxy: each answers in milliseconds, or not at all."""
 
 _CNPG_S: Final = 30.0
 """Between two looks whether CloudNativePG is installed, while a storage asks for it."""
@@ -63,8 +59,8 @@ class Controller:
         self.metrics = Metrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
         self.wakeups = Wakeups(self._reconcile)
         self._memories: dict[Key, Memory] = {}
-        self._studies: dict[Key, Studies] = {}
-        self._generations: dict[Key, int] = {}
+        self._proxies = Proxies(self.store, keys)
+        self._states: dict[Key, tuple[int, bool]] = {}
 
     # -- what the watches tell -------------------------------------------------------------------
 
@@ -86,6 +82,8 @@ class Controller:
             return
         key = owner_of(obj)
         memory = None if key is None else self._memories.get(key)
+        if obj.get("kind") == "StudyStorage" and memory is not None:
+            memory.last = known
         if obj.get("kind") == "Pod" and memory is not None:
             # The last state may be one that no earlier event has shown.
             pod = view_pod(obj, gone=True)
@@ -115,8 +113,7 @@ class Controller:
 
     async def close(self) -> None:
         """Close the connections to proxies."""
-        for studies in self._studies.values():
-            await studies.connection.close()
+        await self._proxies.close()
 
     def _is_ours(self, obj: Mapping[str, Any]) -> bool:
         """Whether an object is in a namespace that this operator looks after."""
@@ -131,10 +128,11 @@ class Controller:
             for study in studies_of(self.store, key.namespace, key.name):
                 self.wakeups.wake(Key("Study", key.namespace, study["metadata"]["name"]))
         elif obj.get("kind") == "Study":
-            # How many workers there are to be depends on the specs: not on each new status.
-            generation = obj["metadata"].get("generation", 0)
-            if self._generations.get(key) != generation or self.store.get(*key) is None:
-                self._generations[key] = generation
+            # How many workers there are to be, and whether any, depends on the specs and on which
+            # studies have ended: not on each new status.
+            state = obj["metadata"].get("generation", 0), has_ended(obj)
+            if self._states.get(key) != state or self.store.get(*key) is None:
+                self._states[key] = state
                 self.wakeups.wake(Key("StudyStorage", key.namespace, storage_name(obj)))
 
     # -- one look ----------------------------------------------------------------------------------
@@ -171,12 +169,14 @@ class Controller:
             raise
 
     async def _forget(self, key: Key) -> None:
-        for known in (self._memories, self._generations):
+        memory = self._memories.get(key)
+        note = None if memory is None or memory.last is None else note_of_volume(memory.last)
+        if memory is not None and memory.last is not None and note is not None:
+            await self._applier.tell(subject_of(memory.last), [note], memory, _now())
+        for known in (self._memories, self._states):
             known.pop(key, None)
         self.wakeups.forget(key)
-        studies = self._studies.pop(key, None)
-        if studies is not None:
-            await studies.connection.close()
+        await self._proxies.forget(key)
 
     async def _delete_trials(self, key: Key) -> None:
         """Delete the trials of a study that is gone, where its storage goes on without them."""
@@ -188,7 +188,7 @@ class Controller:
             return
         own = any(one["kind"] == "Study" for one in storage["metadata"].get("ownerReferences", ()))
         if not own and storage.get("spec", {}).get("retention") == "Delete":
-            studies = await self._studies_of(key.namespace, memory.storage)
+            studies = await self._proxies.of(key.namespace, memory.storage)
             await studies.delete(memory.study_id, names.OPERATOR)
 
     async def _look_at_study(
@@ -216,7 +216,7 @@ class Controller:
             and not is_over(observed)
         }
         if plan.ensure and observed.storage is not None:
-            studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
+            studies = await self._proxies.of(observed.subject.namespace, observed.storage.name)
             if await ensure(self._cluster, studies, observed, memory):
                 return 0.0
         # A worker that is known to have died with its session is replaced at once.
@@ -238,16 +238,28 @@ class Controller:
             memory,
             cnpg_installed=installed,
             identity=await self._identity(key, memory),
-            proxy_error=await self._proxy_error(key),
+            proxy_error=await self._proxies.why_not(key),
         )
         if obstacles.misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
+        if self._deletes(key):
+            observed = replace(observed, busy=True)
         plan = plan_storage(observed, self._options, self._keys, now)
         plan = await self._bring_about(observed.subject, plan, memory)
         again = await self._publish(observed.subject, plan, [], memory, now)
         waits += [] if again is None else [again]
         return min(waits, default=None)
+
+    def _deletes(self, storage: Key) -> bool:
+        """Whether trials of a study that is gone are still to be deleted."""
+        return any(
+            key.namespace == storage.namespace
+            and memory.storage == storage.name
+            and memory.study_id is not None
+            and self.store.get(*key) is None
+            for key, memory in self._memories.items()
+        )
 
     async def _bring_about(self, subject: Subject, plan: Plan, memory: Memory) -> Plan:
         """Apply the objects of a plan; return the plan, with what stood in its way."""
@@ -287,41 +299,11 @@ class Controller:
 
     # -- what only proxies know ------------------------------------------------------------------
 
-    async def _studies_of(self, namespace: str, storage: str) -> Studies:
-        key = Key("StudyStorage", namespace, storage)
-        obj = self.store.get(*key)
-        encrypted = obj is not None and uses_tls(obj)
-        studies = self._studies.get(key)
-        if studies is not None:
-            known = studies.connection
-            if (known.credentials.authorities is not None) != encrypted:
-                await known.close()
-                studies = None
-        if studies is None:
-            credentials = self._credentials(obj) if encrypted and obj else Credentials()
-            # Each proxy is tried once: whoever asks looks again.
-            studies = Studies(Connection((), 0.0, credentials), _CALL_S)
-            self._studies[key] = studies
-        pods = proxy_pods(self.store, namespace, storage)
-        serving = [f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready]
-        await studies.connection.use(serving)
-        return studies
-
-    def _credentials(self, obj: Mapping[str, Any]) -> Credentials:
-        """Return by what the proxies of a storage are known, and what opens all of its studies."""
-        where = access.Storage(obj["metadata"]["namespace"], obj["metadata"]["name"])
-        return Credentials(
-            authorities=access.authority(self._keys, where, _now()).certificate_pem,
-            # They are called by their pods' addresses.
-            server_name=access.server_name(where),
-            token=tokens.for_admin(access.token_key(self._keys, where)),
-        )
-
     async def _summary(self, observed: StudyObserved, memory: Memory) -> Summary | None:
         if memory.ensured != observed.subject.generation or memory.study_id is None:
             return None
         assert observed.storage is not None
-        studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
+        studies = await self._proxies.of(observed.subject.namespace, observed.storage.name)
         try:
             return await studies.summary(memory.study_id, BEST)
         except StorageUnavailable as error:
@@ -337,7 +319,7 @@ class Controller:
         """Tell a proxy which workers are dead; return the Events about it."""
         if not dead or observed.storage is None:
             return []
-        studies = await self._studies_of(observed.subject.namespace, observed.storage.name)
+        studies = await self._proxies.of(observed.subject.namespace, observed.storage.name)
         reported: list[tuple[DeadWorker, GivenUp]] = []
         for worker in dead:
             try:
@@ -362,7 +344,7 @@ class Controller:
             memory.identified = False
             return ""
         if not memory.identified:
-            studies = await self._studies_of(key.namespace, key.name)
+            studies = await self._proxies.of(key.namespace, key.name)
             try:
                 told = await studies.identity()
             except StorageUnavailable:
@@ -376,18 +358,6 @@ class Controller:
                         known.ensured = known.study_id = None
             memory.database, memory.identified = told, True
         return memory.database
-
-    async def _proxy_error(self, key: Key) -> str:
-        pods = proxy_pods(self.store, key.namespace, key.name)
-        if any(pod.ready for pod in pods):
-            return ""
-        studies = await self._studies_of(key.namespace, key.name)
-        for pod in pods:
-            if pod.running:
-                said = await studies.why_not(f"{pod.address}:{names.PROXY_PORT}")
-                if said:
-                    return said
-        return ""
 
 
 def _now() -> datetime.datetime:

@@ -40,6 +40,7 @@ POD: Final = Kind("v1", "Pod", "pods")
 EVENT: Final = Kind("v1", "Event", "events")
 SECRET: Final = Kind("v1", "Secret", "secrets")
 CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
+CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 JOB: Final = Kind("batch/v1", "Job", "jobs")
 
 CNPG: Final = Kind(CNPG_API, "Cluster", "clusters")

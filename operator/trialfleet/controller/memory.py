@@ -1,6 +1,7 @@
 """What the operator remembers of a study beside what the cluster does; may be lost any time."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ class Memory:
     """CloudNativePG is installed."""
     written: datetime.datetime | None = None
     """When the status was written last."""
+    last: Mapping[str, Any] | None = None
+    """The object as it was when it was deleted."""
     told: dict[str, datetime.datetime] = field(default_factory=dict)
     """When an Event of a reason was written last."""
 

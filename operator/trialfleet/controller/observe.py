@@ -14,7 +14,7 @@ from trialfleet.client.answers import Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.pods import proxy_addresses
-from trialfleet.controller.conditions import conditions_of, find, parse_time
+from trialfleet.controller.conditions import conditions_of, find, is_true, parse_time
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import (
@@ -130,7 +130,10 @@ def observe_storage(
         troubles=tuple(_storage_warnings(store, live.values())),
         studies=len(users),
         workers=sum(_parallelism(user) for user in users),
-        trials=sum(_finished(user) for user in users),
+        trials=sum(finished_trials(user) for user in users),
+        busy=not all(map(has_ended, users)),
+        ended=max(filter(None, map(_ended, users)), default=None),
+        woken=_woken(obj),
         identity=identity,
         cnpg_installed=cnpg_installed,
         proxy_error=proxy_error,
@@ -187,10 +190,10 @@ def _own(objects: Iterable[Object], uid: str) -> list[Object]:
 
 
 def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView | None:
-    name = subject.name if study.spec.storage is None else study.spec.storage.name
+    name = study.spec.storage_name or subject.name
     namespace = subject.namespace
     obj = store.get("StudyStorage", namespace, name)
-    if obj is None or (study.spec.storage is None and not _own([obj], subject.uid)):
+    if obj is None or (study.spec.storage_name is None and not _own([obj], subject.uid)):
         return None
     conditions = conditions_of(obj.get("status") or {})
     ready = find(conditions, reasons.READY)
@@ -198,10 +201,17 @@ def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView |
     spec = obj.get("spec", {})
     placement = spec.get("proxy", {}).get("placement", "Node")
     told = stalled is not None and stalled.status == "True"
+    asleep = is_true(conditions, reasons.ASLEEP)
     return StorageView(
         name=name,
         ready=ready is not None and ready.status == "True",
-        reason=stalled.reason if told and stalled is not None else reasons.STARTING,
+        reason=(
+            stalled.reason
+            if told and stalled is not None
+            else reasons.ASLEEP
+            if asleep
+            else reasons.STARTING
+        ),
         message=stalled.message if told and stalled is not None else "",
         proxies=proxy_addresses(name, namespace, placement),
         tls=uses_tls(obj),
@@ -213,7 +223,30 @@ def _is_of_a_job(pod: Mapping[str, Any]) -> bool:
     return any(one.get("kind") == "Job" and one.get("controller") for one in references)
 
 
-def _finished(study: Mapping[str, Any]) -> int:
+def has_ended(study: Mapping[str, Any]) -> bool:
+    """Whether a study has ended, by its status, and its spec has not changed since."""
+    status = study.get("status") or {}
+    conditions = conditions_of(status)
+    over = any(is_true(conditions, one) for one in (reasons.COMPLETE, reasons.FAILED))
+    return over and status.get("observedGeneration") == study["metadata"].get("generation", 1)
+
+
+def _ended(study: Mapping[str, Any]) -> datetime.datetime | None:
+    return parse_time((study.get("status") or {}).get("completionTime"))
+
+
+def _woken(storage: Mapping[str, Any]) -> datetime.datetime | None:
+    """Return the time that an annotation says; None if it says none."""
+    text = storage["metadata"].get("annotations", {}).get(names.ANNOTATION_WAKE, "")
+    try:
+        found = parse_time(text)
+    except ValueError:
+        return None
+    return None if found is None or found.tzinfo is None else found
+
+
+def finished_trials(study: Mapping[str, Any]) -> int:
+    """Return how many trials of a study have finished, by its status."""
     trials = (study.get("status") or {}).get("trials", {})
     return sum(int(trials.get(key, 0)) for key in ("complete", "pruned", "failed"))
 

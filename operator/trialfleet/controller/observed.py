@@ -140,6 +140,12 @@ class StorageObserved:
     workers: int = 0
     """Workers of all studies that use it."""
     cnpg_installed: bool = False
+    busy: bool = False
+    """One of them has not ended, or may go on."""
+    ended: datetime.datetime | None = None
+    """When the last of them ended."""
+    woken: datetime.datetime | None = None
+    """When somebody asked for it."""
     trials: int = 0
     """Finished ones of these studies, as their status was read last."""
     identity: str = ""

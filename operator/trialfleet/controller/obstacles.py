@@ -44,10 +44,14 @@ def stalled(plan: Plan, subject: Subject, trouble: Trouble, now: datetime.dateti
     wanted = Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
     status = with_condition(plan.status or {}, subject.conditions, wanted, subject.generation, now)
     status["message"] = one_line(trouble.message)
+    if subject.kind == "Study" and status.get("phase") == "Pending":
+        status["phase"] = "Stalled"
+    # What else is in the way follows from it.
+    others = tuple(one for one in plan.notes if one.type != "Warning")
     return replace(
         plan,
         status=status,
-        notes=plan.notes if told else (*plan.notes, note),
+        notes=others if told else (*others, note),
         requeue_after=_AGAIN,
         urgent=True,
     )

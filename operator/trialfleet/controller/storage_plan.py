@@ -2,7 +2,7 @@
 
 import copy
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from trialfleet import names
@@ -15,10 +15,11 @@ from trialfleet.controller.build.pods import service_address
 from trialfleet.controller.conditions import Wanted, find, one_line, parse_time, settle
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import Options
-from trialfleet.controller.plan import Note, Plan
+from trialfleet.controller.plan import Note, Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import data_loss, troubles
 from trialfleet.controller.policies.data_loss import NOTHING_KNOWN, Judgement
+from trialfleet.controller.policies.idleness import NOT_IDLE, Idleness, plan_idleness
 from trialfleet.controller.secrecy import Keys
 
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
@@ -58,23 +59,40 @@ def plan_storage(
     secret = access.build_storage_secret(subject.owner, keys, where, spec, now)
     name = "" if secret is None else secret["metadata"]["name"]
     judged = data_loss.judge(observed, now)
-    objects = _objects(observed, storage, options, name, judged.identity)
+    idle = plan_idleness(observed, now)
+    objects = _objects(
+        observed, storage, options, secret=name, identity=judged.identity, asleep=idle.asleep
+    )
     once = () if secret is None or name in observed.created else (secret,)
-    if judged.lost is not None:
+    if idle.asleep:
+        trouble = None
+    elif judged.lost is not None:
         trouble = judged.lost
-    elif trouble is None and not _ready(observed):
+    elif trouble is None and not _ready(observed) and not judged.unknown:
         trouble = _unreachable(observed, now)
-    plan = Plan(objects=tuple(objects), once=once, notes=judged.notes)
-    return _with_status(observed, plan, trouble, now, judged)
+    plan = Plan(
+        objects=tuple(objects),
+        once=once,
+        removals=_unwanted_workloads(observed, objects),
+        notes=(*judged.notes, *idle.notes),
+        requeue_after=idle.requeue_after,
+    )
+    return _with_status(observed, plan, trouble, now, judged, idle)
 
 
 def _objects(
-    observed: StorageObserved, storage: StudyStorage, options: Options, secret: str, identity: str
+    observed: StorageObserved,
+    storage: StudyStorage,
+    options: Options,
+    *,
+    secret: str,
+    identity: str,
+    asleep: bool,
 ) -> list[Object]:
     owner, spec = observed.subject.owner, storage.spec
     objects: list[Object] = []
     if spec.postgres.managed is not None:
-        stateful_set = postgres.build_stateful_set(owner, spec, options, secret)
+        stateful_set = postgres.build_stateful_set(owner, spec, options, secret, asleep=asleep)
         live = observed.live.get(f"StatefulSet/{stateful_set['metadata']['name']}")
         objects += [postgres.build_service(owner), _keeping_fixed(stateful_set, live)]
     elif spec.postgres.cloud_native_pg is not None:
@@ -82,12 +100,27 @@ def _objects(
     objects += proxies.build_services(owner, spec)
     if identity:
         objects.append(proxies.build_identity(owner, identity))
-    objects.append(
-        proxies.build_workload(owner, spec, options, workers=observed.workers, secret=secret)
-    )
+    if not asleep:
+        objects.append(
+            proxies.build_workload(owner, spec, options, workers=observed.workers, secret=secret)
+        )
     if options.network_policies:
         objects += network.build_policies(owner, spec)
     return objects
+
+
+def _unwanted_workloads(
+    observed: StorageObserved, objects: Sequence[Object]
+) -> tuple[Removal, ...]:
+    """Return the removal of proxies that are placed otherwise by now, or not needed."""
+    wanted = {f"{one['kind']}/{one['metadata']['name']}" for one in objects}
+    return tuple(
+        Removal("apps/v1", live["kind"], live["metadata"]["name"], live["metadata"]["uid"])
+        for name, live in observed.live.items()
+        if live["kind"] in ("DaemonSet", "Deployment")
+        and name not in wanted
+        and "deletionTimestamp" not in live["metadata"]
+    )
 
 
 def _keeping_fixed(wanted: Object, live: Mapping[str, Any] | None) -> Object:
@@ -102,14 +135,31 @@ def _keeping_fixed(wanted: Object, live: Mapping[str, Any] | None) -> Object:
 
 
 def _ready(observed: StorageObserved) -> bool:
-    return observed.proxies is not None and observed.proxies.ready > 0
+    # A pod says so itself a while before it is counted.
+    pods = [pod for pod in observed.pods if pod.component == names.COMPONENT_PROXY]
+    counted = observed.proxies is not None and observed.proxies.ready > 0
+    return counted or any(pod.ready for pod in pods)
 
 
 def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble | None:
     """Return that no proxy reaches the database, once that has lasted too long for a start."""
     subject = observed.subject
-    before = find(subject.conditions, reasons.READY)
-    since = parse_time(before.last_transition_time) if before is not None else None
+    if subject.has(reasons.ASLEEP):
+        # It begins to start.
+        return None
+    if _postgres_has_started(observed) and not subject.has(reasons.POSTGRES_READY):
+        # Proxies get their time from now on.
+        return None
+    times = (reasons.READY, reasons.ASLEEP, reasons.POSTGRES_READY)
+    changes = (find(subject.conditions, one) for one in times)
+    since = max(
+        (
+            time
+            for one in changes
+            if one is not None and (time := parse_time(one.last_transition_time)) is not None
+        ),
+        default=None,
+    )
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
     starts = _postgres_starts(observed)
     patience = _START_POSTGRES if starts else _AWAY if was_ready else _START
@@ -117,6 +167,10 @@ def _unreachable(observed: StorageObserved, now: datetime.datetime) -> Trouble |
         return None
     message = observed.proxy_error or "no proxy reaches the database"
     return Trouble(reasons.STORAGE_UNAVAILABLE, message)
+
+
+def _postgres_has_started(observed: StorageObserved) -> bool:
+    return observed.postgres is not None and observed.postgres.ready > 0
 
 
 def _postgres_starts(observed: StorageObserved) -> bool:
@@ -133,18 +187,28 @@ def _with_status(
     trouble: Trouble | None,
     now: datetime.datetime,
     judged: Judgement = NOTHING_KNOWN,
+    idle: Idleness = NOT_IDLE,
 ) -> Plan:
     subject = observed.subject
-    ready = observed.storage is not None and _ready(observed) and judged.lost is None
+    there = observed.storage is not None and _ready(observed)
+    ready = there and judged.lost is None and not (judged.unknown or idle.asleep)
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
     status: Object = {
-        "phase": "Ready" if ready else "Unavailable" if was_ready else "Pending",
+        "phase": (
+            "Ready"
+            if ready
+            else "Asleep"
+            if idle.asleep
+            else "Unavailable"
+            if was_ready
+            else "Pending"
+        ),
         "observedGeneration": subject.generation,
         "conditions": [
             one.model_dump(mode="json", by_alias=True, exclude_none=True)
             for one in settle(
                 subject.conditions,
-                _conditions(observed, ready, trouble),
+                _conditions(observed, ready, trouble, idle),
                 generation=subject.generation,
                 now=now,
             )
@@ -163,12 +227,13 @@ def _with_status(
         status["database"] = database
     if observed.proxies is not None:
         status["proxies"] = f"{observed.proxies.ready}/{observed.proxies.desired}"
-    waits = [troubles.soonest(observed.pods, now)]
-    if observed.storage is not None and not ready:
+    waits = [troubles.soonest(observed.pods, now), plan.requeue_after]
+    if observed.storage is not None and not ready and not idle.asleep:
         waits.append(_RECHECK)
     return Plan(
         objects=plan.objects,
         once=plan.once,
+        removals=plan.removals,
         status=status,
         notes=(*plan.notes, *_notes(observed, ready, trouble)),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
@@ -183,25 +248,31 @@ def _kind(storage: StudyStorage) -> str:
     return "external" if given.external is not None else "cloudNativePG"
 
 
-def _conditions(observed: StorageObserved, ready: bool, trouble: Trouble | None) -> list[Wanted]:
-    waiting = trouble or Trouble(reasons.STARTING, "")
+def _conditions(
+    observed: StorageObserved, ready: bool, trouble: Trouble | None, idle: Idleness
+) -> list[Wanted]:
+    waiting = trouble or Trouble(reasons.ASLEEP if idle.asleep else reasons.STARTING, "")
 
     def wanted(kind: str, status: bool) -> Wanted:
         if status:
             return Wanted(kind, True, reasons.AVAILABLE)
         return Wanted(kind, False, waiting.reason, waiting.message)
 
-    database = ready or (observed.postgres is not None and observed.postgres.ready > 0)
+    there = observed.postgres is not None and observed.postgres.ready > 0
+    database = ready or (there and not idle.asleep)
     stalled = (
         Wanted(reasons.STALLED, False, reasons.PROGRESSING)
         if trouble is None
         else Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
     )
+    idle_spec = None if observed.storage is None else observed.storage.spec.idle
+    sleeps = idle_spec is not None and idle_spec.action == "Sleep"
     return [
         wanted(reasons.POSTGRES_READY, database),
         wanted(reasons.PROXIES_READY, ready),
         wanted(reasons.READY, ready),
         stalled,
+        *([idle.condition] if sleeps else []),
     ]
 
 

@@ -108,7 +108,7 @@ def _stay_over(observed: StudyObserved, draft: Draft, begun: startup.Startup) ->
     assert observed.study is not None
     complete = find(observed.subject.conditions, reasons.COMPLETE)
     failed = find(observed.subject.conditions, reasons.FAILED)
-    if observed.study.spec.storage is None:
+    if observed.study.spec.storage_name is None:
         draft.objects += begun.objects[:1]
     # The Jobs of a failure stay, for their logs.
     kept = {job.uid for job in observed.jobs if job.failure}

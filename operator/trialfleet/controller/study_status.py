@@ -90,7 +90,7 @@ def improvement(old: Mapping[str, Any], new: Mapping[str, Any], study: Study) ->
 
 
 def _storage_name(study: Study) -> str:
-    return study.metadata.name if study.spec.storage is None else study.spec.storage.name
+    return study.spec.storage_name or study.metadata.name
 
 
 def _summary_fields(study: Study, summary: Summary) -> Object:

@@ -24,12 +24,13 @@ from optuna.trial import FrozenTrial, Trial
 
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
-from trialfleet.local import optimize_worker
+from trialfleet.local import arguments, optimize_worker, pickling
 from trialfleet.local.crew import Workforce
 from trialfleet.local.failures import is_lost
 from trialfleet.local.plan import proxy_command, share_of_cores
 from trialfleet.local.progress import Shown, View, make_view, progress_console
 from trialfleet.local.supervisor import Fleet, Plan
+from trialfleet.local.turns import Turns
 from trialfleet.local.writing import print_line
 from trialfleet.model import errors
 
@@ -37,6 +38,9 @@ Objective = Callable[[Trial], float | Sequence[float]]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 POLL_S: Final = 0.05
+
+_JOBS: Final = "1 or more, or -1"
+_TRIALS: Final = "1 or more, or None"
 
 RETRIES: Final = 3
 """Of a trial whose process was killed from outside."""
@@ -107,7 +111,8 @@ def optimize(
         catch: Exceptions of the objective that only fail their trial. Any other one ends the
             run and is raised here.
         callbacks: Each is called with the study and each finished trial, one after the other
-            in this thread, and may call ``study.stop()``.
+            in this thread, and may call ``study.stop()`` or ``study.enqueue_trial()``: the worker
+            that ran the trial waits for them before it opens another one.
         show_progress_bar: Whether to show one.
         sampler: Seeded as given in the first worker, and by itself in each further one: with
             one job and a seed, trials are those of Optuna with that seed.
@@ -124,6 +129,7 @@ def optimize(
     Raises:
         BaseException: What the objective raised, with ``WorkerTraceback`` as its cause; what a
             callback raised; ``KeyboardInterrupt``.
+        TypeError: An argument is of a wrong type.
         ValueError: An argument is out of its range.
         TrialfleetError: The objective can't be pickled or loaded, the storage can't be used, or
             worker processes die one after the other.
@@ -133,11 +139,18 @@ def optimize(
             "trialfleet.optimize is called by a module that a worker imports for its objective; "
             "call it under: if __name__ == '__main__':"
         )
-    jobs = (os.cpu_count() or 1) if n_jobs == -1 else n_jobs
-    if jobs < 1:
-        raise ValueError(f"n_jobs: found {n_jobs}, accepted: 1 or more, or -1")
-    if n_trials is not None and n_trials < 1:
-        raise ValueError(f"n_trials: found {n_trials}, accepted: 1 or more, or None")
+    jobs = arguments.count("n_jobs", n_jobs, _JOBS)
+    if jobs < 1 and jobs != -1:
+        raise ValueError(f"n_jobs: found {n_jobs}, accepted: {_JOBS}")
+    if n_trials is not None:
+        n_trials = arguments.count("n_trials", n_trials, _TRIALS)
+        if n_trials < 1:
+            raise ValueError(f"n_trials: found {n_trials}, accepted: {_TRIALS}")
+    arguments.check_objects(
+        objective=objective, sampler=sampler, pruner=pruner, study_name=study_name
+    )
+    arguments.check_timeout(timeout)
+    arguments.check_storage(storage)
     run = _Run(
         name=study_name if study_name is not None else f"study-{uuid.uuid4().hex[:12]}",
         directions=_directions(direction, directions),
@@ -145,18 +158,18 @@ def optimize(
         pruner=pruner if pruner is not None else MedianPruner(),
         trials=n_trials,
         timeout_s=timeout,
-        callbacks=list(callbacks or ()),
+        callbacks=arguments.callbacks(callbacks),
         show_progress_bar=show_progress_bar,
         storage=storage,
     )
-    caught = (catch,) if isinstance(catch, type) else tuple(catch)
+    caught = arguments.caught(catch)
     with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         assignment = optimize_worker.Assignment(
-            run.name, objective, run.sampler, run.pruner, caught
+            run.name, objective, run.sampler, run.pruner, caught, bool(run.callbacks)
         )
         write_assignment(assignment, folder / "assignment")
-        return run(folder, jobs)
+        return run(folder, (os.cpu_count() or 1) if jobs == -1 else jobs)
 
 
 @dataclasses.dataclass
@@ -182,6 +195,7 @@ class _Run:
             storage=self.storage,
             ephemeral=True,
         )
+        turns = Turns(folder)
         view: View = _Prints()
         if self.show_progress_bar:
             view = make_view(Shown(self.name, self._metrics(), self.trials), progress_console())
@@ -191,7 +205,8 @@ class _Run:
                 plan, on_output=lambda worker, line: view.line(line), on_event=view.line
             ) as fleet,
         ):
-            self._attend(fleet, view)
+            with contextlib.closing(turns):
+                self._attend(fleet, view, turns)
             if fleet.crew.error is not None:
                 raise_failure(folder, fleet.crew.error)
             if self.storage is None:
@@ -229,7 +244,7 @@ class _Run:
     def _metrics(self) -> tuple[str, ...]:
         return ("value",) * len(self.directions)
 
-    def _attend(self, fleet: Fleet, view: View) -> None:
+    def _attend(self, fleet: Fleet, view: View, turns: Turns) -> None:
         """Call callbacks and show progress until all workers have ended."""
         began = time.time()
         deadline: float | None = None
@@ -238,7 +253,8 @@ class _Run:
         )
         told = False
         while True:
-            ended = fleet.crew.join(POLL_S)
+            turns.wait(POLL_S)
+            ended = fleet.crew.join(0)
             if fleet.crew.error is not None:
                 return
             for trial in self._finished(fleet, began):
@@ -254,6 +270,7 @@ class _Run:
             if self.stopped and not told:
                 fleet.client.stop_study(fleet.study_id)
                 told = True
+            turns.go_on()
 
     def _finished(self, fleet: Fleet, began: float) -> Iterator[FrozenTrial]:
         """Yield the trials that have finished since the last time; not those of earlier runs."""
@@ -277,12 +294,17 @@ def write_assignment(assignment: optimize_worker.Assignment, file: Path) -> None
     """
     try:
         with by_value(assignment.objective):
-            pickled = cloudpickle.dumps(assignment)
+            pickled, sources = pickling.dumps(assignment)
     except Exception as error:
-        raise errors.InvalidInput(
-            f"the objective, the sampler or the pruner can't be pickled: {error}"
-        ) from error
-    file.write_bytes(pickle.dumps(sys.path) + pickled)
+        with by_value(assignment.objective):
+            raise pickling.unpicklable(
+                error,
+                objective=assignment.objective,
+                sampler=assignment.sampler,
+                pruner=assignment.pruner,
+                catch=assignment.catch,
+            ) from error
+    file.write_bytes(pickle.dumps((sys.path, sources)) + pickled)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ import cloudpickle
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
+from trialfleet.local import pickling
+from trialfleet.local.turns import Turn
 from trialfleet.model import errors
 from trialfleet.worker import failure, forks, log
 from trialfleet.worker.loop import End, run_worker
@@ -46,6 +48,8 @@ class Assignment:
     sampler: "BaseSampler"
     pruner: "BasePruner"
     catch: tuple[type[BaseException], ...]
+    has_callbacks: bool
+    """Whether to wait for the caller's callbacks after each trial."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def load(file: Path) -> Assignment:
     try:
         with file.open("rb") as opened:
             # First where the caller's modules are, then what may refer to them.
-            sys.path[:] = pickle.load(opened)
+            sys.path[:], sources = pickle.load(opened)
+            pickling.show_sources(sources)
             with forks.end_here():
                 found = pickle.load(opened)
     except Exception as error:
@@ -110,6 +115,7 @@ def run(assignment: Assignment, folder: Path) -> int:
                 assignment.pruner,
                 catch=assignment.catch,
                 watch=watch,
+                after_trial=Turn(folder) if assignment.has_callbacks else None,
             )
         except errors.TrialfleetError:
             raise

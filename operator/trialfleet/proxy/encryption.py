@@ -1,8 +1,9 @@
 """The certificate with which a proxy encrypts: it may change while connections are open."""
 
 import ssl
+import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from cryptography import x509
@@ -32,8 +33,21 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
         return grpc.ssl_server_certificate_configuration([(key_pem, certificate_pem)])
 
     files = Reloaded(_OPTION, (certificate, key), parse)
-    # gRPC asks for the configuration as each handshake begins.
-    return grpc.dynamic_ssl_server_credentials(files.get(), files.get)
+    used = files.get()
+    using = threading.Lock()
+
+    def changed() -> Any:
+        # gRPC asks as each handshake begins, and takes another configuration while others shake
+        # hands: with one for each of them it breaks the process within seconds.
+        nonlocal used
+        with using:
+            found = files.get()
+            if found is used:
+                return None
+            used = found
+            return found
+
+    return grpc.dynamic_ssl_server_credentials(used, changed)
 
 
 def _check(certificate_pem: bytes, key_pem: bytes) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from trialfleet import names
+
 SERVICES: Final = ("", "trialfleet.v1.TrialFleet", "optuna.StorageService")
 """The names that a client may ask for; all have the same status."""
 
@@ -14,11 +16,17 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health.aio.HealthServicer):
-    """Not serving until it is told otherwise. Belongs to one event loop."""
+    """Not serving until it is told otherwise. Belongs to one event loop.
+
+    Two more names are for a kubelet's probes: ``names.HEALTH_STARTUP`` is answered when the proxy
+    serves the first time, ``names.HEALTH_LIVENESS`` at once, whatever its database does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.serving = False
+        self._begun = False
+        self._decided = asyncio.Event()
         self._stopping = False
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -32,6 +40,9 @@ class Health(health.aio.HealthServicer):
         """Set the status of all services; without effect once :meth:`stop` was called."""
         if serving != self.serving and not self._stopping:
             self.serving = serving
+            if serving:
+                self._begun = True
+                self._decided.set()
             for service in SERVICES:
                 await self.set(service, _SERVING if serving else _NOT_SERVING)
 
@@ -42,9 +53,22 @@ class Health(health.aio.HealthServicer):
         """
         self.serving = False
         self._stopping = True
+        self._decided.set()
         for task in self._watching:
             task.cancel()
         await self.enter_graceful_shutdown()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the status of a service."""
+        if request.service == names.HEALTH_LIVENESS:
+            return health_pb2.HealthCheckResponse(status=_SERVING)
+        if request.service == names.HEALTH_STARTUP:
+            await self._decided.wait()
+            status = _SERVING if self._begun else _NOT_SERVING
+            return health_pb2.HealthCheckResponse(status=status)
+        return await super().Check(request, context)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """Send the status and every change of it, until the server stops."""

@@ -61,6 +61,7 @@ def run_worker(
     search_space: Mapping[str, BaseDistribution] | None = None,
     catch: tuple[type[BaseException], ...] = (BaseException,),
     watch: Watch | None = None,
+    after_trial: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run trials of a study until there are no more, or the worker has to leave.
 
@@ -79,6 +80,7 @@ def run_worker(
         search_space: Parameters that are suggested before the objective is called.
         catch: Exceptions of the objective that fail the trial only.
         watch: Through it the worker is asked to leave. Without one it only ends with the study.
+        after_trial: Is called when a trial is told, before the next one is opened.
 
     Raises:
         StorageUnavailable: No proxy answered for as long as the client is patient.
@@ -102,6 +104,7 @@ def run_worker(
             search_space=search_space or {},
             catch=(TrialPruned, *catch),
             watch=watch,
+            after_trial=after_trial,
         )
         try:
             try:
@@ -123,6 +126,7 @@ class _Worker:
     search_space: Mapping[str, BaseDistribution]
     catch: tuple[type[BaseException], ...]
     watch: Watch
+    after_trial: Callable[[], None] | None
     trials: int = 0
 
     def work(self, study_id: int) -> Outcome:
@@ -136,6 +140,9 @@ class _Worker:
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
+                if self.after_trial is not None:
+                    self.watch.asking()
+                    self.after_trial()
             if self.study.next_trial is not None:
                 self.storage.hand_back(self.study.next_trial)
         except StudyEnded as ended:
@@ -160,7 +167,7 @@ class _Worker:
             if interrupt is None and isinstance(error, STORAGE_ERRORS):
                 raise error
             caught = interrupt is not None or error is None or isinstance(error, self.catch)
-            go_on = caught and not self.watch.leaving
+            go_on = caught and not self.watch.leaving and self.after_trial is None
             verdict = self._judge(returned, error, interrupt)
             kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:

@@ -22,6 +22,7 @@ RESOURCES = {
         "events": "Event",
         "secrets": "Secret",
         "configmaps": "ConfigMap",
+        "persistentvolumeclaims": "PersistentVolumeClaim",
         "services": "Service",
         "namespaces": "Namespace",
     },

@@ -1,17 +1,17 @@
 """What the stand-in's kubelet needs to run containers as processes."""
 
 import base64
-import ctypes
 import datetime
 import os
 import re
-import signal
 from pathlib import Path
 
 from tests.controller.standin.objects import Object, timestamp
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
+"""However the tests end, what they started ends with them. By a program: Python that runs between
+fork and exec may crash where gRPC has threads."""
+
 _PACKAGE = Path(__file__).parents[3] / "operator"
 
 SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?")
@@ -29,11 +29,6 @@ def services_of(container: Object) -> set[tuple[str, str]]:
 def begun(pod: Object) -> Object:
     pod["status"] = {**pod.get("status", {}), "startTime": now()}
     return pod
-
-
-def die_with_parent() -> None:
-    # However the tests end, what they started ends with them.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def data_of(obj: Object) -> dict[str, bytes]:

@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.controller.standin.containers import (
+    DIE_WITH_PARENT,
     SERVICE,
     SERVICES_S,
     base_environment,
     begun,
     data_of,
-    die_with_parent,
     now,
     services_of,
     set_condition,
@@ -221,21 +221,21 @@ class _Pod:
         env = self._environment(container, mounts)
         command = [*container.get("command", ()), *container.get("args", ())]
         command = [self._expand(part, env, mounts) for part in command]
+        env = {**base_environment(self._bin), **env}
         with (self._folder / f"{container['name']}.log").open("ab") as log:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self._folder,
-                    env={**base_environment(self._bin), **env},
-                    start_new_session=True,
-                    preexec_fn=die_with_parent,
-                )
-            except OSError as error:
-                log.write(f"exec: {command[0]!r}: not found: {error}".encode())
+            if shutil.which(command[0], path=env["PATH"]) is None:
+                log.write(f"exec: {command[0]!r}: not found".encode())
                 return 127
+            process = await asyncio.create_subprocess_exec(
+                *DIE_WITH_PARENT,
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=env,
+                start_new_session=True,
+            )
         self.processes.append(process)
         if self._stopping.is_set():
             self._signal(signal.SIGKILL)
@@ -309,6 +309,8 @@ class _Pod:
         return env
 
     def _expand(self, text: str, env: dict[str, str], mounts: list[tuple[str, str]]) -> str:
+        # Each pod has an address of its own, on a machine that they share.
+        text = text.replace("=0.0.0.0:", f"={self._address}:")
         text = re.sub(r"\$\((\w+)\)", lambda match: env.get(match[1], match[0]), text)
         for mount, folder in mounts:
             if mount != "/tmp":

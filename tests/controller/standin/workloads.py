@@ -232,6 +232,13 @@ class Workloads:
         spec["nodeName"] = node
         for claim in owner["spec"].get("volumeClaimTemplates", ()):
             source = {"claimName": f"{claim['metadata']['name']}-{name}"}
+            place = ("persistentvolumeclaims", metadata["namespace"], source["claimName"])
+            with contextlib.suppress(Refused):
+                made = {
+                    **copy.deepcopy(claim),
+                    "metadata": {"labels": owner["spec"]["selector"]["matchLabels"]},
+                }
+                self._objects.create(place, made, "controller")
             volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": source}
             spec.setdefault("volumes", []).append(volume)
         made_by = {"standin/template": repr(owner["spec"]["template"])}

@@ -2,14 +2,20 @@
 
 from trialfleet import names
 from trialfleet.api.study import Study
+from trialfleet.api.study_storage import Idle
 from trialfleet.controller.build.objects import Object, Owner
 from trialfleet.controller.build.template import dump_template
 
 
 def build_own_storage(owner: Owner, study: Study) -> Object:
-    """Return a storage of the study's own: its proxies go where the study's workers may go."""
+    """Return a storage of the study's own: its proxies go where the study's workers may go.
+
+    One proxy is enough for a study of some hundred workers; it sleeps when the study has ended.
+    """
+    given = study.spec.storage
+    idle = Idle() if given is None or given.idle is None else given.idle
     pod = dump_template(study.spec.template).get("spec", {})
-    proxy: Object = {}
+    proxy: Object = {"placement": "Shared"}
     for field in ("nodeSelector", "tolerations"):
         if pod.get(field):
             proxy[field] = pod[field]
@@ -22,5 +28,5 @@ def build_own_storage(owner: Owner, study: Study) -> Object:
         "StudyStorage",
         owner.name,
         names.COMPONENT_STUDY,
-        spec={"proxy": proxy} if proxy else {},
+        spec={"proxy": proxy, "idle": idle.model_dump(mode="json", by_alias=True)},
     )

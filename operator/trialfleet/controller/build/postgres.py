@@ -73,9 +73,9 @@ def build_service(owner: Owner) -> Object:
 
 
 def build_stateful_set(
-    owner: Owner, spec: StudyStorageSpec, options: Options, secret: str
+    owner: Owner, spec: StudyStorageSpec, options: Options, secret: str, *, asleep: bool
 ) -> Object:
-    """Return the StatefulSet of one server; ``secret`` is the name of the storage's."""
+    """Return the StatefulSet of one server, or none; ``secret`` is the name of the storage's."""
     managed = spec.postgres.managed or ManagedPostgres()
     labels = owner.labels(names.COMPONENT_POSTGRES)
     pod = own_pod(
@@ -91,7 +91,7 @@ def build_stateful_set(
     )
     pod["securityContext"] = pod_security(_USER)
     stateful_set: Object = {
-        "replicas": 1,
+        "replicas": 0 if asleep else 1,
         "serviceName": names.postgres_service(owner.name),
         "selector": {"matchLabels": selector(owner)},
         "template": {"metadata": {"labels": labels}, "spec": pod},

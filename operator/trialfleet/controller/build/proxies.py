@@ -20,7 +20,13 @@ from trialfleet.controller.options import Options
 
 WORKERS_PER_REPLICA: Final = 100
 
+_EVERYWHERE: Final = "0.0.0.0"
+"""The pod's address, and localhost, by which ``kubectl port-forward`` comes."""
+
 _IDENTITY: Final = "identity"
+
+_START_S: Final = 600
+_START_TRIES: Final = 1_000_000
 
 _STOP_S: Final = 5
 """Beside its grace a proxy that stops needs this to close its connections."""
@@ -108,7 +114,7 @@ def _service_port(name: str, port: int) -> Object:
 
 def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
     """Return the arguments and ports by which a proxy is reached, and where its health is asked."""
-    args = [f"--listen={POD_ADDRESS}:{names.PROXY_PORT}"]
+    args = [f"--listen={_EVERYWHERE}:{names.PROXY_PORT}"]
     ports = {"grpc": names.PROXY_PORT, "metrics": names.METRICS_PORT}
     health = names.PROXY_PORT
     if spec.security.tls:
@@ -122,7 +128,7 @@ def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
         ]
     if spec.security.plaintext_port is not None:
         ports["plaintext"] = spec.security.plaintext_port
-        args.append(f"--plaintext-listen={POD_ADDRESS}:{spec.security.plaintext_port}")
+        args.append(f"--plaintext-listen={_EVERYWHERE}:{spec.security.plaintext_port}")
     listed = [
         {"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()
     ]
@@ -179,11 +185,25 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) ->
         proxy.image,
         env=environment,
         ports=ports,
+        # Answered when it serves the first time, as long as that takes: a probe that fails is a
+        # Warning, and a proxy waits for its database without being started again.
+        startupProbe={
+            "grpc": {"port": health, "service": names.HEALTH_STARTUP},
+            "periodSeconds": 1,
+            "timeoutSeconds": _START_S,
+            "failureThreshold": _START_TRIES,
+        },
+        livenessProbe={
+            "grpc": {"port": health, "service": names.HEALTH_LIVENESS},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 3,
+        },
         # Serving means: the database answers, and its schema is right.
         readinessProbe={
             "grpc": {"port": health},
             "periodSeconds": 2,
-            "timeoutSeconds": 2,
+            "timeoutSeconds": 5,
             "failureThreshold": 2,
         },
         lifecycle={"preStop": {"sleep": {"seconds": _UNROUTED_S}}},

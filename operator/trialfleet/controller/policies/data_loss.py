@@ -23,6 +23,8 @@ class Judgement:
     """For the status; None: nothing yet."""
     lost: Trouble | None = None
     """It is not the one that held the trials."""
+    unknown: bool = False
+    """A loss is accepted, and which database takes the place is not known yet."""
     notes: tuple[Note, ...] = ()
 
     @property
@@ -47,7 +49,7 @@ def judge(observed: StorageObserved, now: datetime.datetime) -> Judgement:
                 known[key] = max(count, int(known.get(key, 0)))
             return Judgement(known, Trouble(reasons.DATA_LOST, _told(observed, known, what)))
     if not observed.identity:
-        return Judgement(known or None)
+        return Judgement(known or None, unknown=accepted)
     counted = dict(zip(_COUNTED, _counts(observed), strict=True))
     found = {"identity": observed.identity, **counted}
     if found == {key: known.get(key) for key in found}:

@@ -56,7 +56,7 @@ def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) ->
     study, subject = observed.study, observed.subject
     assert study is not None
     objects = []
-    if study.spec.storage is None:
+    if study.spec.storage_name is None:
         objects.append(own_storage.build_own_storage(subject.owner, study))
     objects.append(workers.build_config(subject.owner, study))
     storage = observed.storage
@@ -87,16 +87,16 @@ def _secret(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> tupl
 
 def _storage_trouble(observed: StudyObserved) -> Trouble | None:
     assert observed.study is not None
-    reference, storage = observed.study.spec.storage, observed.storage
+    name, storage = observed.study.spec.storage_name, observed.storage
     if storage is not None:
         if not storage.message:
             return None
         return Trouble(storage.reason, f"storage {storage.name!r}: {storage.message}")
-    if reference is None:
+    if name is None:
         return None
     return Trouble(
         reasons.STORAGE_MISSING,
-        f"spec.storage.name: found no StudyStorage {reference.name!r} in the namespace "
+        f"spec.storage.name: found no StudyStorage {name!r} in the namespace "
         f"{observed.subject.namespace!r}",
     )
 
