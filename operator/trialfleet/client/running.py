@@ -12,11 +12,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Histories, Reading, StudyHistory
-from trialfleet.client.records import Definition, encode_distribution, new_trial
+from trialfleet.client.records import (
+    Definition,
+    attribute_bytes,
+    check_name,
+    encode_attribute,
+    encode_distribution,
+    new_trial,
+    room,
+)
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
 from trialfleet.client.session import Session, Sessions
 from trialfleet.client.trials import decode_batch
-from trialfleet.client.writing import attribute_bytes, check_name, encode_attribute, room
 from trialfleet.model.errors import (
     InvalidInput,
     NotFound,

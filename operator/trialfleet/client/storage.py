@@ -18,10 +18,15 @@ from trialfleet import names
 from trialfleet.client import forking
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.client.core import Core
-from trialfleet.client.records import encode_attributes, floats
+from trialfleet.client.records import (
+    check_name,
+    encode_attribute,
+    encode_attributes,
+    encode_new_trial,
+    floats,
+)
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trials import decode_batch, deep_copies
-from trialfleet.client.writing import check_name, encode_attribute, encode_new_trial
 from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound, StorageUnavailable
 from trialfleet.wire import methods
 from trialfleet.wire.background import run
