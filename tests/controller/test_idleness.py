@@ -25,23 +25,22 @@ from trialfleet.controller.plan import Plan
 from trialfleet.controller.storage_plan import plan_storage
 
 SLEEPS = {"idle": {"after": "10m"}}
-ASLEEP = [
-    {
-        "type": reasons.ASLEEP,
-        "status": "True",
-        "reason": "x",
-        "lastTransitionTime": ago(3600).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
-]
+
+
+def condition(kind: str, since_s: float, status: str = "True") -> dict[str, str]:
+    moment = ago(since_s).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": kind, "status": status, "reason": "x", "lastTransitionTime": moment}
+
+
+ASLEEP = [condition(reasons.ASLEEP, 3600)]
+READY = {"phase": "Ready", "conditions": [condition(reasons.READY, 3600)]}
 
 
 def plan(spec: dict[str, Any], status: Any = None, **changes: Any) -> Plan:
     """Return the plan for a storage that has been ready for an hour."""
     there = {"postgres": workload(1, 1), "proxies": workload(1, 1)}
     seen = storage_observed(spec, **{**there, **changes})
-    subject = dataclasses.replace(
-        seen.subject, created=ago(3600), status=status or {"phase": "Ready"}
-    )
+    subject = dataclasses.replace(seen.subject, created=ago(3600), status=status or READY)
     return plan_storage(dataclasses.replace(seen, subject=subject), OPTIONS, KEYS, NOW)
 
 
@@ -67,6 +66,28 @@ def is_asleep(planned: Plan) -> bool:
 )
 def test_when(spec: dict[str, Any], changes: dict[str, Any], asleep: bool) -> None:
     assert is_asleep(plan(spec, **changes)) is asleep
+
+
+@pytest.mark.parametrize(
+    ("before", "woken_s", "asleep"),
+    [
+        # It begins to start: the annotation alone counts.
+        (ASLEEP, 9, False),
+        (ASLEEP, 11, True),
+        # It starts, and takes longer than it is to stay awake.
+        ([condition(reasons.ASLEEP, 60, "False")], 60, False),
+        ([condition(reasons.ASLEEP, 601, "False")], 601, True),
+        # It has served for so long.
+        ([condition(reasons.READY, 9)], 60, False),
+        ([condition(reasons.READY, 11)], 60, True),
+    ],
+)
+def test_who_woke_it_has_something_of_it(
+    before: list[dict[str, str]], woken_s: float, asleep: bool
+) -> None:
+    status = {"phase": "Pending", "conditions": before}
+    planned = plan({"idle": {"after": "10s"}}, status, ended=ago(3000), woken=ago(woken_s))
+    assert is_asleep(planned) is asleep
 
 
 def test_it_is_looked_at_again_when_it_is_to_sleep() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet.controller import reasons
-from trialfleet.controller.conditions import Wanted
+from trialfleet.controller.conditions import Wanted, find, parse_time
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Note
 
@@ -33,6 +33,9 @@ class Idleness:
         return Wanted(reasons.ASLEEP, True, reasons.NO_STUDY_RUNS, "the volume is kept")
 
 
+_START: Final = datetime.timedelta(minutes=10)
+"""What a storage gets to start, before it sleeps although nobody could use it."""
+
 NOT_IDLE: Final = Idleness()
 
 
@@ -48,8 +51,13 @@ def plan_idleness(observed: StorageObserved, now: datetime.datetime) -> Idleness
     if idle is None or idle.action == "Keep" or observed.busy or in_pod:
         # What is in the pod only would be gone with it.
         return awake
-    since = max(filter(None, (subject.created, observed.ended, observed.woken)))
-    left = since + idle.after - now
+    ready = find(subject.conditions, reasons.READY)
+    served = ready is not None and ready.status == "True"
+    became = parse_time(ready.last_transition_time) if ready is not None and served else None
+    since = max(filter(None, (subject.created, observed.ended, observed.woken, became)))
+    # Whoever woke it has nothing of it while it starts.
+    after = idle.after if was or served else max(idle.after, _START)
+    left = since + after - now
     if left > datetime.timedelta(0):
         return Idleness(requeue_after=left, notes=awake.notes)
     note = Note(reasons.EVENT_ASLEEP, _ASLEEP)
