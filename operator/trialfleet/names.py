@@ -203,6 +203,18 @@ def access_secret(study: str, digest: str) -> str:
     return f"{study}-access-{digest}"
 
 
+ACCESS_TOKEN: Final = "token"
+"""In that Secret: the study's token."""
+
+ACCESS_CA: Final = "ca.crt"
+"""In that Secret: the certificate of the authority that signed the proxies'."""
+
+
+def proxy_host(storage: str, namespace: str) -> str:
+    """Return a name that is in the certificates of all proxies of a storage."""
+    return f"{proxy_service(storage)}.{namespace}.svc"
+
+
 def postgres_service(storage: str) -> str:
     """Return the name of the Service in front of a storage's PostgreSQL."""
     return _service(postgres_name(storage))

@@ -8,12 +8,15 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import yaml
 from aiohttp import web
 
+from tests.controller.standin import streams
+from tests.controller.standin.containers import data_of
 from tests.controller.standin.objects import Change, Object, Objects, Place, Refused
 
 RESOURCES = {
@@ -40,6 +43,9 @@ _CLUSTER_WIDE = {"namespaces", "customresourcedefinitions"}
 _WITH_STATUS = {"pods", "jobs", "statefulsets", "daemonsets", "deployments", "studies"}
 _WITH_STATUS |= {"studystorages"}
 
+_FORBIDDEN = {"Bearer no-secrets": "secrets", "Bearer no-forwarding": "portforward"}
+"""What somebody with a token may not do; everybody else may do everything."""
+
 _IMMUTABLE = {
     "jobs": ("selector", "template", "completions", "podFailurePolicy"),
     "statefulsets": ("volumeClaimTemplates", "serviceName", "selector"),
@@ -62,6 +68,8 @@ class ApiServer:
         self.requests: list[Request] = []
         self._runner: web.AppRunner | None = None
         self.url = ""
+        self.log_of: Callable[[str, str], bytes] = lambda pod, container: b""
+        """What a container of a pod has written."""
 
     async def start(self) -> None:
         """Listen on a free port."""
@@ -104,14 +112,21 @@ class ApiServer:
 
     async def _serve(self, request: web.Request, path: str) -> web.StreamResponse:
         api, resource, namespace, name, subresource = _split(path)
+        if _FORBIDDEN.get(request.headers.get("Authorization", "")) in (resource, subresource):
+            message = f'{resource} is forbidden: User "tester" cannot {request.method} it'
+            raise Refused(403, "Forbidden", message)
         query = request.query
         if request.method == "GET" and not name:
             if query.get("watch") in ("true", "1"):
                 return await self._watch(request, api, resource, namespace)
             return web.json_response(self._list(api, resource, namespace, query))
         place = (resource, namespace, name)
+        if subresource == "portforward":
+            return await streams.forward(request, self.objects.get(place))
+        if subresource == "log":
+            return await streams.log(request, self.objects, place, self.log_of)
         if request.method == "GET":
-            return web.json_response(self.objects.get(place))
+            return web.json_response(_served(self.objects.get(place)))
         body = _body(await request.text())
         manager = query.get("fieldManager", "unknown")
         if request.method == "POST":
@@ -153,7 +168,9 @@ class ApiServer:
 
     def _list(self, api: str, resource: str, namespace: str, query: Mapping[str, str]) -> Object:
         kind = RESOURCES[api][resource]
-        items = [obj for obj in self.objects.list(resource, namespace) if _selected(obj, query)]
+        items = [
+            _served(obj) for obj in self.objects.list(resource, namespace) if _selected(obj, query)
+        ]
         return {
             "apiVersion": api,
             "kind": f"{kind}List",
@@ -190,6 +207,14 @@ class ApiServer:
         finally:
             self.objects.listeners.remove(queue.put_nowait)
         return response
+
+
+def _served(obj: Object) -> Object:
+    """Return an object as it is read: a Secret's texts are written only."""
+    if obj.get("kind") == "Secret" and "stringData" in obj:
+        encoded = {key: b64encode(text).decode() for key, text in data_of(obj).items()}
+        return {**{key: part for key, part in obj.items() if key != "stringData"}, "data": encoded}
+    return obj
 
 
 def _told(change: Change, query: Mapping[str, str]) -> str | None:

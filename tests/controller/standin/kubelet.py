@@ -95,6 +95,11 @@ class Pods:
             path.read_text(errors="replace") for path in sorted(self._folder.glob(f"{name}/*.log"))
         )
 
+    def container_log(self, pod: str, container: str) -> bytes:
+        """Return what a container wrote, in all of its lives."""
+        path = self._folder / pod / f"{container}.log"
+        return path.read_bytes() if path.exists() else b""
+
     async def close(self) -> None:
         """End all processes and remove their folders."""
         self.frozen.clear()
@@ -315,6 +320,8 @@ class _Pod:
         for mount, folder in mounts:
             if mount != "/tmp":
                 text = text.replace(mount, folder)
+        # Everywhere is all of the pod's own addresses.
+        text = text.replace("0.0.0.0", self._address)
         return SERVICE.sub(
             lambda match: self._resolve(match[2], match[1], self.node),
             text,

@@ -87,6 +87,7 @@ class StandIn:
         self._pods = Pods(self._server.objects, services.resolve, self._network)
         self._workloads = Workloads(self._server.objects, self._pods)
         self._server.objects.grace_of = _grace_of
+        self._server.log_of = self._pods.container_log
         config = {
             "apiVersion": "v1",
             "kind": "Config",

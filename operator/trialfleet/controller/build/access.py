@@ -16,14 +16,14 @@ from trialfleet.wire.certificates import Authority
 
 PASSWORD: Final = "password"
 URL: Final = "url"
-CA: Final = "ca.crt"
+CA: Final = names.ACCESS_CA
 TLS_CERTIFICATE: Final = "tls.crt"
 TLS_KEY: Final = "tls.key"
 POSTGRES_CERTIFICATE: Final = "postgres.crt"
 POSTGRES_KEY: Final = "postgres.key"
 POSTGRES_RULES: Final = "pg_hba.conf"
 TOKEN_KEY: Final = "token.key"
-TOKEN: Final = "token"
+TOKEN: Final = names.ACCESS_TOKEN
 
 FOLDER: Final = "/run/trialfleet"
 """Where pods have what they need of a Secret."""
@@ -49,7 +49,7 @@ def authority(keys: Keys, storage: Storage, now: datetime.datetime) -> Authority
 
 def server_name(storage: Storage) -> str:
     """Return a name that is in the certificates of all proxies of a storage."""
-    return f"{names.proxy_service(storage.name)}.{storage.namespace}.svc"
+    return names.proxy_host(storage.name, storage.namespace)
 
 
 def build_storage_secret(
