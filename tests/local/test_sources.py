@@ -118,3 +118,20 @@ def test_a_run_in_a_database_and_a_proxy_that_reads_it(
     assert through_proxy.stdout == directly.stdout
     studies = run(["studies", *proxy_option], folder).stdout.splitlines()
     assert re.match(r"test +minimize loss +0 +6 ", studies[1])
+
+
+def test_why_of_a_local_run(folder: Path) -> None:
+    write_study(folder, "def objective(trial):\n    raise ValueError('too small')\n", trials=2)
+    assert run(["run", "study.yaml"], folder).returncode == 1
+    done = run(["why"], folder)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "looking at .trialfleet (a cluster instead: --namespace)\n",
+    )
+    page = done.stdout.splitlines()
+    assert page[0] == "test: 2 fail"
+    assert "  2 ObjectiveRaised" in page
+    assert (
+        "    do: read the error: trialfleet trials test --state fail; the objective" in done.stdout
+    )
+    assert page[-1] == "  ValueError: too small"

@@ -6,13 +6,13 @@ import typer
 
 from trialfleet.cli.credentials import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
-    DEFAULT_FOLDER,
+    ContextOption,
     DataOption,
+    NamespaceOption,
     ProxyOption,
     StorageOption,
     StudyArgument,
-    open_source,
-    open_study,
+    Where,
 )
 from trialfleet.cli.trial_output import (
     Output,
@@ -25,15 +25,17 @@ from trialfleet.cli.trial_output import (
 
 def best(
     study: StudyArgument = None,
-    data: DataOption = DEFAULT_FOLDER,
+    data: DataOption = None,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
     output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
     limit: Annotated[int, typer.Option(min=1, help="So many trials at most.")] = 5,
 ) -> None:
     """Show a study's best trials; with several objectives, those on the Pareto front."""
-    with open_source(data, storage, proxy, token_file, ca_file) as source:
-        found = open_study(source, study)
+    where = Where(data, storage, proxy, token_file, ca_file, namespace, context)
+    with where.open_study(study) as found:
         write_trials(standard_output(), best_trials(found, limit), metric_names(found), output)

@@ -1,9 +1,11 @@
-"""Where a command reads studies from: a folder of local data, a database, or a proxy."""
+"""Where a command reads studies from: a folder of local data, a database, a proxy, or a cluster."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import optuna
 import sqlalchemy as sa
@@ -14,11 +16,18 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model import database_url, errors
 
+if TYPE_CHECKING:
+    from trialfleet.cluster.namespace import Namespace
+
 DEFAULT_FOLDER: Final = Path(".trialfleet")
 
 DataOption = Annotated[
-    Path,
-    typer.Option("--data", metavar="DIR", help="Folder of the data that 'trialfleet run' keeps."),
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help=f"Folder of the data that 'trialfleet run' keeps; {DEFAULT_FOLDER} if there is one.",
+    ),
 ]
 StorageOption = Annotated[
     str | None,
@@ -26,14 +35,28 @@ StorageOption = Annotated[
         "--storage",
         metavar="URL",
         envvar=names.ENV_STORAGE_URL,
-        show_envvar=True,
-        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME. All "
-        "users of a machine see an option's password, so better by the environment variable.",
+        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME.",
     ),
 ]
 ProxyOption = Annotated[
     str | None,
     typer.Option("--proxy", metavar="HOST:PORT", help="A running proxy instead."),
+]
+NamedStudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The study.")]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        metavar="NAME",
+        help="A namespace of a cluster; else the context's own.",
+    ),
+]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="NAME", help="A context of the kubeconfig; else its current one."
+    ),
 ]
 StudyArgument = Annotated[
     str | None,
@@ -46,57 +69,147 @@ CONNECT_S: Final = 10
 """For a database to accept a connection."""
 
 
+@dataclass(frozen=True)
+class Where:
+    """What the options of a command say of where to look."""
+
+    data: Path | None = None
+    storage: str | None = None
+    proxy: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    namespace: str | None = None
+    context: str | None = None
+
+    @contextlib.contextmanager
+    def open_namespace(self) -> Iterator["Namespace | None"]:
+        """Give the namespace of a cluster, or None if studies are elsewhere.
+
+        A proxy, a database, a folder that is named, or a namespace or context that is named;
+        else a folder of data in the current folder, else what the kubeconfig names. What was not
+        named is told, in one line on standard error.
+
+        Raises ``InvalidInput`` if two are named, or there is nothing.
+        """
+        options: dict[str, object] = {"--proxy": self.proxy, "--data": self.data}
+        local = [option for option, value in options.items() if value is not None]
+        options = {"--namespace": self.namespace, "--context": self.context}
+        cluster = [option for option, value in options.items() if value is not None]
+        if cluster and local:
+            raise errors.InvalidInput(
+                f"{cluster[0]}: found beside {local[0]}, accepted: one of the two"
+            )
+        if not cluster and (local or self.storage is not None):
+            yield None
+            return
+        if not cluster and not _is_plugin() and _has_data(DEFAULT_FOLDER):
+            print(f"looking at {DEFAULT_FOLDER} (a cluster instead: --namespace)", file=sys.stderr)
+            yield None
+            return
+        if not cluster and not _has_kubeconfig():
+            raise _nothing(DEFAULT_FOLDER)
+        with open_cluster(self.namespace, self.context) as namespace:
+            yield namespace
+
+    @contextlib.contextmanager
+    def open_study(self, name: str | None) -> Iterator[optuna.Study]:
+        """Give the study of a name, or the only one there is.
+
+        Raises as :meth:`open_namespace` and :meth:`open_storage`, and ``InvalidInput`` if there is
+        no such study, or several and no name.
+        """
+        with self.open_namespace() as namespace:
+            if namespace is None:
+                with self.open_storage() as storage:
+                    yield open_study(storage, name)
+                return
+            from trialfleet.cluster import connect
+
+            found = connect.find_study(namespace, name)
+            with connect.open_trials(namespace, found) as storage:
+                yield open_study(storage, found["metadata"]["name"])
+
+    @contextlib.contextmanager
+    def open_storage(self) -> Iterator[BaseStorage]:
+        """Open what is named, but for a cluster: a proxy, a database, or a folder.
+
+        A folder's PostgreSQL server is used if it runs, else started for as long as it is read.
+
+        Raises ``InvalidInput`` if there is nothing to read, ``StorageUnavailable`` if it can't be
+        reached, and ``SchemaMismatch`` if another version of Optuna made it.
+        """
+        if self.proxy is not None:
+            from trialfleet.client import FleetStorage
+
+            if not self.proxy.isascii():
+                raise errors.InvalidInput(f"--proxy: found {self.proxy!r}, accepted: HOST:PORT")
+            client = FleetStorage(
+                self.proxy,
+                patience_s=PROXY_PATIENCE_S,
+                token_file=self.token_file,
+                ca_file=self.ca_file,
+            )
+            try:
+                yield client
+            finally:
+                client.close()
+            return
+        with contextlib.ExitStack() as stack:
+            url = self.storage
+            if url is None:
+                from trialfleet.local.postgres import Postgres
+
+                folder = self.data or DEFAULT_FOLDER
+                if not _has_data(folder):
+                    raise _nothing(folder)
+                url = stack.enter_context(Postgres(folder)).url
+            opened = open_database(url)
+            stack.callback(opened.engine.dispose)
+            stack.callback(opened.remove_session)
+            yield opened
+
+
+def _is_plugin() -> bool:
+    """Whether this is ``kubectl trialfleet``: it looks at clusters, whatever folder it is in."""
+    return Path(sys.argv[0]).name.startswith("kubectl-")
+
+
+def _has_data(folder: Path) -> bool:
+    from trialfleet.local.postgres import has_data
+
+    return has_data(folder)
+
+
+def _has_kubeconfig() -> bool:
+    from trialfleet.cluster.namespace import has_kubeconfig
+
+    return has_kubeconfig()
+
+
 @contextlib.contextmanager
-def open_source(
-    data: Path,
-    storage: str | None,
-    proxy: str | None,
-    token_file: Path | None = None,
-    ca_file: Path | None = None,
-) -> Iterator[BaseStorage]:
-    """Open what the options name: a proxy before a database before a folder.
+def open_cluster(namespace: str | None, context: str | None) -> Iterator["Namespace"]:
+    """Give a namespace of a cluster, and tell which, in one line on standard error.
 
-    ``token_file`` and ``ca_file`` are for a proxy.
-
-    A folder's PostgreSQL server is used if it runs, else started for as long as it is read.
-
-    Raises ``InvalidInput`` if there is nothing to read, ``StorageUnavailable`` if it can't be
-    reached, and ``SchemaMismatch`` if another version of Optuna made it.
+    Raises ``InvalidInput`` if there is no kubeconfig, or no such context in it.
     """
-    if proxy is not None:
-        from trialfleet.client import FleetStorage
+    from trialfleet.cluster.namespace import Namespace
 
-        if not proxy.isascii():
-            raise errors.InvalidInput(f"--proxy: found {proxy!r}, accepted: HOST:PORT")
-        client = FleetStorage(
-            proxy, patience_s=PROXY_PATIENCE_S, token_file=token_file, ca_file=ca_file
-        )
-        try:
-            yield client
-        finally:
-            client.close()
-        return
-    with contextlib.ExitStack() as stack:
-        if storage is None:
-            from trialfleet.local.postgres import Postgres, has_data
-
-            if not has_data(data):
-                raise errors.InvalidInput(
-                    f"--data {data}: no data of 'trialfleet run', accepted: a folder that it "
-                    "made; or name a database with --storage, or a proxy with --proxy"
-                )
-            postgres = stack.enter_context(Postgres(data))
-            storage = postgres.url
-        opened = open_database(storage)
-        stack.callback(opened.engine.dispose)
-        stack.callback(opened.remove_session)
+    with Namespace.open(namespace, context) as opened:
+        print(f"looking at {opened}", file=sys.stderr)
         yield opened
+
+
+def _nothing(folder: Path) -> errors.InvalidInput:
+    return errors.InvalidInput(
+        f"--data {folder}: no data of 'trialfleet run', accepted: a folder that it made; or name a "
+        "database with --storage, a proxy with --proxy, or a cluster by KUBECONFIG or --context"
+    )
 
 
 def open_database(url: str) -> RDBStorage:
     """Open a database to read from; nothing is written to it.
 
-    Raises as ``open_source``.
+    Raises as ``Where.open_storage``.
     """
     shown = hide_password(url)
     address = database_url.parse(url, "--storage")

@@ -30,7 +30,7 @@ storage.command("wake")(wake)
 
 
 @storage.command("upgrade")
-def upgrade(data: DataOption = DEFAULT_FOLDER, url: StorageOption = None) -> None:
+def upgrade(data: DataOption = None, url: StorageOption = None) -> None:
     """Bring a database up to date with the installed Optuna and Trialfleet.
 
     Stop everything that uses it, and back it up: what is older can't use it afterwards.
@@ -38,7 +38,7 @@ def upgrade(data: DataOption = DEFAULT_FOLDER, url: StorageOption = None) -> Non
     from trialfleet.storage import schema
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _open(data, url) as engine:
+    with _open(data or DEFAULT_FOLDER, url) as engine:
         before, after = schema.upgrade(engine)
     for name, found, now in (
         ("Optuna's tables", before.optuna, after.optuna),
@@ -49,7 +49,7 @@ def upgrade(data: DataOption = DEFAULT_FOLDER, url: StorageOption = None) -> Non
 
 @storage.command("check")
 def check(
-    data: DataOption = DEFAULT_FOLDER,
+    data: DataOption = None,
     url: StorageOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Put right what differs from the trials.")
@@ -65,7 +65,7 @@ def check(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     different = 0
-    with _open(data, url) as engine:
+    with _open(data or DEFAULT_FOLDER, url) as engine:
         schema.require_ours(engine)
         with snapshot(engine) as source:
             studies = source.studies()

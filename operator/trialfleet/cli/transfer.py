@@ -19,7 +19,7 @@ from trialfleet.cli.sources import (
     DataOption,
     ProxyOption,
     StorageOption,
-    open_source,
+    Where,
 )
 from trialfleet.model import database_url
 from trialfleet.transfer import places
@@ -50,7 +50,7 @@ def export_studies(
     studies: StudiesArgument = None,
     everything: AllOption = False,
     name: AsOption = None,
-    data: DataOption = DEFAULT_FOLDER,
+    data: DataOption = None,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
     token_file: TokenFileOption = None,
@@ -59,7 +59,7 @@ def export_studies(
     """Copy studies, with all their trials, to a storage of Optuna's own."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with (
-        open_source(data, storage, proxy, token_file, ca_file) as opened,
+        Where(data, storage, proxy, token_file, ca_file).open_storage() as opened,
         contextlib.ExitStack() as stack,
     ):
         source: Source
@@ -86,7 +86,7 @@ def import_studies(
     studies: StudiesArgument = None,
     everything: AllOption = False,
     name: AsOption = None,
-    data: DataOption = DEFAULT_FOLDER,
+    data: DataOption = None,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
     token_file: TokenFileOption = None,
@@ -96,7 +96,7 @@ def import_studies(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with (
         places.open_source(origin, "--from") as source,
-        _open_target(data, storage, proxy, token_file, ca_file) as target,
+        _open_target(data or DEFAULT_FOLDER, storage, proxy, token_file, ca_file) as target,
     ):
         _copy(source, target, studies or [], everything, name)
 
@@ -126,7 +126,7 @@ def _open_target(
     token_file: Path | None,
     ca_file: Path | None,
 ) -> Iterator[Target]:
-    """Open what the options name, as ``open_source`` does, to write to."""
+    """Open what the options name, as ``Where.open_storage`` does, to write to."""
     if proxy is not None:
         from trialfleet.client import FleetStorage
 

@@ -7,12 +7,13 @@ import enum
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import IO, Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Final, NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,16 @@ LONGEST_CELL: Final = 60
 """Characters of a parameter's or message's text in a table."""
 
 
+LONGEST_TABLE: Final = 500
+"""Rows that rich lays out."""
+
 _MOVING: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class _Column(NamedTuple):
+    name: str
+    left: bool = False
+    fold: bool = False
 
 
 class Output(enum.StrEnum):
@@ -70,36 +80,71 @@ def write_trials(
         write_json(console.file, [as_json(trial, metrics) for trial in trials])
     elif output is Output.CSV:
         write_csv(console.file, trials, metrics)
+    elif len(trials) > LONGEST_TABLE:
+        _write_lines(console, trials, metrics)
     else:
         console.print(table(trials, metrics))
 
 
 def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:
     """Return a table: values, parameters, how long, and where some failed, why."""
+    columns, rows = _columns_and_rows(trials, metrics)
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        shown.add_column(
+            cell(column.name),
+            justify="left" if column.left else "right",
+            overflow="fold" if column.fold else "ellipsis",
+        )
+    for row in rows:
+        shown.add_row(*map(cell, row))
+    return shown
+
+
+def _write_lines(console: Console, trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> None:
+    """Write what ``table`` shows, line by line: rich takes a second for a thousand rows."""
+    columns, rows = _columns_and_rows(trials, metrics)
+    header = [column.name for column in columns]
+    texts = [[cell(text).plain for text in row] for row in (header, *rows)]
+    widths = [max(map(cell_len, texts_of)) for texts_of in zip(*texts, strict=True)]
+    bold, plain = ("\x1b[1m", "\x1b[0m") if console.is_terminal else ("", "")
+    for index, row in enumerate(texts):
+        cells = [
+            text + _pad(text, width) if column.left else _pad(text, width) + text
+            for text, width, column in zip(row, widths, columns, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        console.file.write(f"{bold}{line}{plain}\n" if index == 0 else f"{line}\n")
+
+
+def _pad(text: str, width: int) -> str:
+    return " " * (width - cell_len(text))
+
+
+def _columns_and_rows(
+    trials: Sequence[FrozenTrial], metrics: Sequence[str]
+) -> tuple[list[_Column], Iterator[list[str]]]:
+    """Return the columns of a table, and its rows one by one."""
     params = _keys(trial.params for trial in trials)
     states = {trial.state for trial in trials} - {TrialState.COMPLETE}
     reasons = any(_reason(trial) for trial in trials)
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    shown.add_column("trial", justify="right")
-    if states:
-        shown.add_column("state")
-    for metric in metrics:
-        shown.add_column(cell(metric), justify="right")
-    for name in params:
-        shown.add_column(cell(name), justify="right", overflow="fold")
-    shown.add_column("seconds", justify="right")
-    if reasons:
-        shown.add_column("reason", overflow="fold")
-    for trial in trials:
-        row = [str(trial.number)]
-        row += [trial.state.name.lower()] if states else []
-        values = trial.values or [None] * len(metrics)
-        row += ["" if value is None else f"{value:.6g}" for value in values]
-        row += [_value(trial.params[name]) if name in trial.params else "" for name in params]
-        row.append("" if trial.duration is None else f"{trial.duration.total_seconds():.2f}")
-        row += [_reason(trial)] if reasons else []
-        shown.add_row(*map(cell, row))
-    return shown
+    columns = [_Column("trial"), *([_Column("state", left=True)] if states else [])]
+    columns += map(_Column, metrics)
+    columns += [_Column(name, fold=True) for name in params]
+    columns += [_Column("seconds"), *([_Column("reason", left=True, fold=True)] if reasons else [])]
+
+    def rows() -> Iterator[list[str]]:
+        for trial in trials:
+            row = [str(trial.number)]
+            row += [trial.state.name.lower()] if states else []
+            values = trial.values or [None] * len(metrics)
+            row += ["" if value is None else f"{value:.6g}" for value in values]
+            row += [_value(trial.params[name]) if name in trial.params else "" for name in params]
+            row.append("" if trial.duration is None else f"{trial.duration.total_seconds():.2f}")
+            row += [_reason(trial)] if reasons else []
+            yield row
+
+    return columns, rows()
 
 
 def write_csv(file: IO[str], trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> None:

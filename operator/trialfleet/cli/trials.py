@@ -8,13 +8,13 @@ from optuna.trial import TrialState
 
 from trialfleet.cli.credentials import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
-    DEFAULT_FOLDER,
+    ContextOption,
     DataOption,
+    NamespaceOption,
     ProxyOption,
     StorageOption,
     StudyArgument,
-    open_source,
-    open_study,
+    Where,
 )
 from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_trials
 
@@ -31,11 +31,13 @@ class State(enum.StrEnum):
 
 def trials(
     study: StudyArgument = None,
-    data: DataOption = DEFAULT_FOLDER,
+    data: DataOption = None,
     storage: StorageOption = None,
     proxy: ProxyOption = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
     output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many trials.")] = None,
     state: Annotated[
@@ -44,8 +46,8 @@ def trials(
 ) -> None:
     """List a study's trials with values, parameters and attributes, ordered by number."""
     states = [TrialState[name.name] for name in state] if state else None
-    with open_source(data, storage, proxy, token_file, ca_file) as source:
-        found = open_study(source, study)
+    where = Where(data, storage, proxy, token_file, ca_file, namespace, context)
+    with where.open_study(study) as found:
         listed = found.get_trials(deepcopy=False, states=states)
         if limit is not None:
             listed = listed[-limit:]

@@ -61,6 +61,10 @@ class DataLost(StorageUnavailable):
     """The database is not the one that held the trials before."""
 
 
+class ClusterUnavailable(TrialfleetError):
+    """A cluster's API server does not answer; the same call may work later."""
+
+
 class Unauthenticated(StorageUnavailable):
     """A proxy does not know the caller's token; a new one may have to reach either of them."""
 
@@ -116,6 +120,7 @@ EXIT_CODES: Final[tuple[tuple[type[TrialfleetError], int], ...]] = (
     (SchemaMismatch, EXIT_INVALID),
     (PermissionDenied, EXIT_INVALID),
     (StorageUnavailable, EXIT_UNAVAILABLE),
+    (ClusterUnavailable, EXIT_UNAVAILABLE),
 )
 
 

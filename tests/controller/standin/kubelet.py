@@ -320,8 +320,6 @@ class _Pod:
         for mount, folder in mounts:
             if mount != "/tmp":
                 text = text.replace(mount, folder)
-        # Everywhere is all of the pod's own addresses.
-        text = text.replace("0.0.0.0", self._address)
         return SERVICE.sub(
             lambda match: self._resolve(match[2], match[1], self.node),
             text,

@@ -25,9 +25,6 @@ _EVERYWHERE: Final = "0.0.0.0"
 
 _IDENTITY: Final = "identity"
 
-_EVERYWHERE: Final = "0.0.0.0"
-"""Also on the pod's loopback interface, to which ``kubectl port-forward`` leads."""
-
 _START_S: Final = 600
 _START_TRIES: Final = 1_000_000
 
