@@ -22,8 +22,9 @@ from trialfleet.model.errors import InvalidInput
 from trialfleet.transfer.places import shown, told
 
 storage = typer.Typer(
+    no_args_is_help=True,
     help="Look after a database: bring it up to date, check what it keeps; and after the storages "
-    "of a cluster."
+    "of a cluster.",
 )
 storage.command("list")(list_storages)
 storage.command("wake")(wake)
