@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trialfleet.api.definition import define
+from trialfleet.api.study_definition import define
 from trialfleet.api.study import StudySpec
 from trialfleet.model.definition import LONGEST, differing
 

@@ -135,7 +135,7 @@ def test_a_workers_pruner_is_answered_without_a_call_for_a_while(
         return 1.0
 
     def reports(late_s: float) -> int:
-        monkeypatch.setattr("trialfleet.worker.study._LATE_S", late_s)
+        monkeypatch.setattr("trialfleet.worker.worker_study._LATE_S", late_s)
         before = fake.counts()
         fake.database.budget += 4
         run_worker(storage, study_id, "", objective, RandomSampler(seed=0), Seeing())

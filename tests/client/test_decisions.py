@@ -13,7 +13,7 @@ from tests.client.fake import UNAVAILABLE, FakeProxy
 from trialfleet.client import FleetStorage
 from trialfleet.model import errors
 from trialfleet.wire.pruners import encode_pruner
-from trialfleet.worker.study import WorkerStudy
+from trialfleet.worker.worker_study import WorkerStudy
 
 Connect = Callable[..., FleetStorage]
 
@@ -137,7 +137,7 @@ def test_a_worker_lets_the_proxy_decide(fake: FakeProxy, storage: FleetStorage) 
 def test_a_worker_that_asks_often_decides_itself(
     fake: FakeProxy, storage: FleetStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialfleet.worker.study._LATE_S", 60.0)
+    monkeypatch.setattr("trialfleet.worker.worker_study._LATE_S", 60.0)
     trial = _begin(_study(storage, MedianPruner()))
     for step in range(20):
         trial.report(1.0, step)

@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.trials import Definitions, decode_finished
+from trialfleet.client.trial_batches import Definitions, decode_finished
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))

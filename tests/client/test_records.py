@@ -18,14 +18,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client import Goal, StudyDefinition
-from trialfleet.client.records import (
+from trialfleet.client.conversion import (
     Definition,
     decode_time,
     encode_distribution,
     encode_template,
     encode_time,
 )
-from trialfleet.client.trials import decode_batch
+from trialfleet.client.trial_batches import decode_batch
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {

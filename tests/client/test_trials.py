@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client.trials import Definitions, FinishedTrial, decode_batch
+from trialfleet.client.trial_batches import Definitions, FinishedTrial, decode_batch
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {
@@ -178,7 +178,7 @@ def test_a_trial_without_anything(definitions: Definitions) -> None:
 
 @pytest.mark.parametrize("layouts", [0, 1, 1000])
 def test_trials_that_point_to_definitions(monkeypatch: pytest.MonkeyPatch, layouts: int) -> None:
-    monkeypatch.setattr("trialfleet.client.trials._MAX_LAYOUTS", layouts)
+    monkeypatch.setattr("trialfleet.client.trial_batches._MAX_LAYOUTS", layouts)
     definitions = Definitions()
     for first, definition in enumerate(_DEFINITIONS):
         added = definitions.add(first, [definition])

@@ -3,7 +3,7 @@
 import datetime
 from typing import Any
 
-from trialfleet.cluster import why
+from trialfleet.cluster import diagnosis
 from trialfleet.cluster.namespace import Namespace, Resource
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
@@ -26,7 +26,7 @@ class Empty(Namespace):
 
 def test_no_operator_has_looked_at_it() -> None:
     study = {"metadata": {"name": "new", "generation": 1}, "spec": {}}
-    headline, way = why.examine(Empty(), study, NOW)
+    headline, way = diagnosis.examine(Empty(), study, NOW)
     assert headline.lines == ["new: not looked at yet"]
     assert "no operator has looked at this study" in way.lines[0]
     assert "kubectl get pods -A -l app.kubernetes.io/name=trialfleet-operator" in way.lines[1]
@@ -40,7 +40,7 @@ def test_a_suspended_study() -> None:
         "spec": {"storage": {"name": "shared"}},
         "status": {"observedGeneration": 2, "phase": "Suspended", "conditions": [condition]},
     }
-    _, way, conditions = why.examine(Empty(), study, NOW)
+    _, way, conditions = diagnosis.examine(Empty(), study, NOW)
     assert way.lines == [
         "there is no storage 'shared'",
         "BySpec",

@@ -10,9 +10,9 @@ from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.client.answers import Counts, Summary
 from trialfleet.controller import reasons
-from trialfleet.controller.build import workers as build
+from trialfleet.controller.build import worker_job as build
 from trialfleet.controller.build.objects import Owner
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.observed import (
     StorageObserved,

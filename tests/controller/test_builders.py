@@ -20,9 +20,9 @@ from tests.controller.observations import (
 from trialfleet import names
 from trialfleet.api.manifest import load
 from trialfleet.api.study import Study
-from trialfleet.controller.build import run_once, workers
+from trialfleet.controller.build import run_once, worker_job
 from trialfleet.controller.build.objects import Owner
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.model import errors
 
@@ -75,7 +75,7 @@ SECURE = Reach("s", PROXIES, "q-access-1")
 
 
 def job_of(made: Study, parallelism: int = 3, reach: Reach = REACH) -> Object:
-    return workers.build_job(
+    return worker_job.build_job(
         OWNER,
         made,
         index=2,
@@ -99,7 +99,7 @@ def everything() -> list[Object]:
     objects = [
         job_of(study()),
         job_of(study(template=TEMPLATE), reach=SECURE),
-        workers.build_config(OWNER, study()),
+        worker_job.build_config(OWNER, study()),
         *run_once_jobs(),
     ]
     for spec in STORAGES:
@@ -217,7 +217,7 @@ class TestWorkers:
         users = volume["projected"]["sources"][1]["configMap"]
         assert users == {"name": "code", "items": [{"key": "mine.py", "path": "objective.py"}]}
         manifest = tmp_path / "study.json"
-        manifest.write_text(workers.build_config(OWNER, made)["data"]["study.json"])
+        manifest.write_text(worker_job.build_config(OWNER, made)["data"]["study.json"])
         (read,) = load(manifest)
         assert isinstance(read, Study) and read.spec.objective.python is not None
         assert read.spec.objective.python.file == "objective.py"
@@ -229,7 +229,7 @@ class TestWorkers:
             budget={"trials": 9, "trialTimeout": "90s"},
             pruner={"name": "NopPruner"},
         )
-        text = workers.build_config(OWNER, made)["data"]["study.json"]
+        text = worker_job.build_config(OWNER, made)["data"]["study.json"]
         manifest = tmp_path / "study.json"
         manifest.write_text(text)
         (read,) = load(manifest)
@@ -325,7 +325,7 @@ def test_a_worker_that_says_nothing_of_resources_gets_the_operators(
     given: Object | None, found: Object
 ) -> None:
     container = {"name": "worker"} if given is None else {"name": "worker", "resources": given}
-    made = workers.build_job(
+    made = worker_job.build_job(
         Owner("Study", "q", "ns", "uid"),
         study(template={"spec": {"containers": [container, {"name": "other", "image": "x"}]}}),
         index=1,

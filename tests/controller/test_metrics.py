@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from trialfleet.controller.metrics import Metrics
+from trialfleet.controller.operator_metrics import Metrics
 
 
 def study(namespace: str, phase: str = "") -> dict[str, object]:

@@ -27,7 +27,7 @@ from trialfleet import names
 from trialfleet.client.answers import Counts, Failure
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import timestamp
-from trialfleet.controller.definition import define
+from trialfleet.controller.ensured_study import define
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble

@@ -19,7 +19,7 @@ from tests.controller.observations import (
 )
 from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.build.workers import NO_LIMIT
+from trialfleet.controller.build.worker_job import NO_LIMIT
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.pod_view import PodView, Trouble
 from trialfleet.controller.policies.workers import Workers, plan_workers

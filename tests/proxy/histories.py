@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from tests.proxy.running import trials_of
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CreateStudy,
     CreateTrial,
     Param,

@@ -14,7 +14,7 @@ from trialfleet.proxy.batches import (
     microseconds,
     moment,
 )
-from trialfleet.storage.records import Param, TrialRecord
+from trialfleet.storage.commands import Param, TrialRecord
 from trialfleet.wire.fields import varint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

@@ -24,7 +24,7 @@ from tests.proxy.running import trials_of
 from trialfleet.model.errors import StorageUnavailable
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     OpenSession,
     OpenTrial,
     TrialRecord,

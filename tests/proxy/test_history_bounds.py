@@ -16,7 +16,7 @@ from tests.proxy.histories import (
     params,
 )
 from trialfleet.model.errors import NotFound
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     DeleteStudy,
 )
 

@@ -25,7 +25,7 @@ from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.batches import Definitions, encode_trial
 from trialfleet.proxy.history import View
 from trialfleet.proxy.pruning import StepValues, should_prune
-from trialfleet.storage.records import TrialRecord
+from trialfleet.storage.commands import TrialRecord
 from trialfleet.wire.pruners import decode_pruner, encode_pruner
 
 with warnings.catch_warnings():

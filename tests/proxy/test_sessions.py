@@ -14,7 +14,7 @@ from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Command,
     EnsureStudy,

@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from tests.security.encrypting import encrypted
 from trialfleet.model import errors
 from trialfleet.storage import Storage
-from trialfleet.storage.records import Budget, EnsureStudy
+from trialfleet.storage.commands import Budget, EnsureStudy
 from trialfleet.wire import certificates
 
 NOW = datetime.datetime.now(datetime.UTC)

@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Command,
     Counts,

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, create, held, param, storages, together
 from trialfleet.model.errors import InvalidInput, SessionGivenUp, StorageUnavailable
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Command,
     Ended,

@@ -25,7 +25,7 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.storage import Storage
-from trialfleet.storage.records import CreateTrial, Summary, TrialRecord
+from trialfleet.storage.commands import CreateTrial, Summary, TrialRecord
 
 INF, NAN = math.inf, math.nan
 SPECIAL = [INF, -INF, 0.0, -0.0, 1e308, -1e308, 5e-324]

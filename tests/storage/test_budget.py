@@ -27,7 +27,7 @@ from tests.storage.fleet import (
 from trialfleet import names
 from trialfleet.model.errors import SessionGivenUp, StudyEnded
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Command,
     Counts,

@@ -20,7 +20,7 @@ from tests.storage.fleet import (
 )
 from trialfleet import names
 from trialfleet.storage import Storage
-from trialfleet.storage.records import GiveUp
+from trialfleet.storage.commands import GiveUp
 
 __all__ = ["call", "folder"]
 

@@ -23,7 +23,7 @@ from tests.storage.fleet import (
 from trialfleet import names
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyExists, TrialFinished
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     CloseSession,
     CreateStudy,

@@ -6,7 +6,7 @@ import pytest
 
 from trialfleet import names
 from trialfleet.storage.ending import end_reason
-from trialfleet.storage.records import Budget, Counts, Goal
+from trialfleet.storage.commands import Budget, Counts, Goal
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 INF = float("inf")

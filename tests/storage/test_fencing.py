@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from tests.storage.fleet import Worker, check, create, held, param, query, storages, together
 from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     Command,
     CreateTrial,

@@ -28,7 +28,7 @@ from tests.storage.fleet import (
     storages,
 )
 from trialfleet.storage import reading
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Command,
     CreateTrial,

@@ -22,7 +22,7 @@ from tests.storage.fleet import (
 )
 from trialfleet.model.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Command,
     Counts,
     CreateStudy,

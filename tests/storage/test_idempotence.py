@@ -24,7 +24,7 @@ from tests.storage.fleet import (
 )
 from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     Command,
     CreateStudy,

@@ -24,7 +24,7 @@ from tests.storage.fleet import (
 from trialfleet import names
 from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     Counts,
     CreateTrial,

@@ -27,7 +27,7 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.storage.records import CreateTrial, GiveUp, Param, TrialRecord
+from trialfleet.storage.commands import CreateTrial, GiveUp, Param, TrialRecord
 from trialfleet.storage.writer import Writer
 
 INT = distribution_to_json(IntDistribution(0, 9))

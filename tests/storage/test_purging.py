@@ -9,7 +9,7 @@ from tests.storage.fleet import Worker, check, create, param, query, write
 from trialfleet import names
 from trialfleet.model.errors import SessionGivenUp
 from trialfleet.storage import Storage
-from trialfleet.storage.records import CloseSession, Counts, GiveUp
+from trialfleet.storage.commands import CloseSession, Counts, GiveUp
 
 LEFT = "SELECT (SELECT count(*) FROM trialfleet_runs), (SELECT count(*) FROM trialfleet_returns), "
 LEFT += "(SELECT count(*) FROM trialfleet_sessions)"

@@ -7,7 +7,7 @@ import pytest
 from tests.storage.fleet import Worker, check, create, storages
 from trialfleet import names
 from trialfleet.model.errors import NotFound, StudyEnded
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     CreateTrial,
     Ended,

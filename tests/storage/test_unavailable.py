@@ -16,7 +16,7 @@ from tests.storage.fleet import Held, Worker, check, create, held, query, storag
 from trialfleet.local.postgres import Postgres
 from trialfleet.model.errors import StorageUnavailable
 from trialfleet.storage import Storage
-from trialfleet.storage.records import Budget, Ended, GiveUp, KeepAlive, TrialRecord, Wait
+from trialfleet.storage.commands import Budget, Ended, GiveUp, KeepAlive, TrialRecord, Wait
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.storage.fleet import (
 )
 from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Command,
     CreateStudy,
     CreateTrial,

@@ -13,7 +13,7 @@ from tests.storage.fleet import Worker, check, database, query
 from trialfleet.local.postgres import find_binaries
 from trialfleet.storage import Storage
 from trialfleet.storage.migrations import migrations
-from trialfleet.storage.records import Counts, TrialUpdate, UpdateTrial, WriteId
+from trialfleet.storage.commands import Counts, TrialUpdate, UpdateTrial, WriteId
 from trialfleet.storage.schema import SCHEMA_VERSION
 
 HERE = Path(__file__).parent

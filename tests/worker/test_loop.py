@@ -22,7 +22,7 @@ from trialfleet.client import FleetStorage, StudyDefinition
 from trialfleet.model import errors
 from trialfleet.worker import surroundings
 from trialfleet.worker.loop import End, Outcome, run_worker
-from trialfleet.worker.watch import Watch
+from trialfleet.worker.watchdog import Watch
 
 
 class Fleet:

@@ -12,7 +12,7 @@ import pytest
 from trialfleet import names
 from trialfleet.api.objective import Metric
 from trialfleet.worker.failure import Failed
-from trialfleet.worker.metrics import Metrics
+from trialfleet.worker.program_metrics import Metrics
 
 
 def metrics(

@@ -8,7 +8,7 @@ import yaml
 
 from trialfleet import names
 from trialfleet.api.base import Model
-from trialfleet.api.schema import Schema, for_cluster, structural_schema
+from trialfleet.api.crd_schema import Schema, for_cluster, structural_schema
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 

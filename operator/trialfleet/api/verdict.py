@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from trialfleet.api.base import ACCEPTED, Finding, Model
-from trialfleet.api.schema import Schema, structural_schema
+from trialfleet.api.crd_schema import Schema, structural_schema
 from trialfleet.api.suggestions import did_you_mean, found
 
 _KEY_WORDS: Final = "a name of 1 to 128 characters"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     ContextOption,
     DataOption,

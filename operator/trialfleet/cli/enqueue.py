@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     ContextOption,
     DataOption,

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from trialfleet import names
 from trialfleet.api import manifest as manifests
-from trialfleet.api.definition import define as define_study
+from trialfleet.api.study_definition import define as define_study
 from trialfleet.api.study import Study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
 from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.failures import Failures
-from trialfleet.local.plan import cluster_only, define, make_plan
+from trialfleet.local.dry_plan import cluster_only, define, make_plan
 from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.model import errors
 

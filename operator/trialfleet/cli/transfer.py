@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import typer
 from optuna.storages import RDBStorage
 
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     CONNECT_S,
     DEFAULT_FOLDER,

@@ -33,7 +33,7 @@ def watch(
 def attend(namespace: "Namespace", name: str) -> int:
     """Show a study until it ends; return the exit code."""
     from trialfleet.cluster.namespace import STUDIES
-    from trialfleet.cluster.progress import Happenings, condition, summarize
+    from trialfleet.cluster.study_progress import Happenings, condition, summarize
     from trialfleet.local.progress import Shown, make_view
 
     view = None

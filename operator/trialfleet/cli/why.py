@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from trialfleet import names
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     ContextOption,
     DataOption,
@@ -42,7 +42,7 @@ def why(
     with where.open_namespace() as cluster:
         if cluster is not None:
             from trialfleet.cluster import connect
-            from trialfleet.cluster.why import examine
+            from trialfleet.cluster.diagnosis import examine
 
             found = connect.find_study(cluster, study)
             now = datetime.datetime.now(datetime.UTC)

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from trialfleet import names
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.model.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import assignment, log, process
-from trialfleet.worker.watch import GRACE_S
+from trialfleet.worker.watchdog import GRACE_S
 
 _TRACEBACK_LINES = 20
 

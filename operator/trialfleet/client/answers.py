@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from trialfleet.client.trials import decode_batch
+from trialfleet.client.trial_batches import decode_batch
 from trialfleet.model.definition import differing
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

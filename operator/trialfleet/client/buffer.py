@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client.records import ITEM_BYTES, Definition, attribute_bytes, encode_attributes
+from trialfleet.client.conversion import ITEM_BYTES, Definition, attribute_bytes, encode_attributes
 from trialfleet.client.session import Session
 from trialfleet.model.errors import InvalidInput, SessionGivenUp, TrialFinished
 from trialfleet.wire.v1 import trialfleet_pb2 as pb

@@ -10,7 +10,7 @@ from typing import Final
 from trialfleet.client.history import Histories
 from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
-from trialfleet.client.studies import Studies
+from trialfleet.client.study_calls import Studies
 from trialfleet.model.errors import StorageUnavailable
 from trialfleet.wire import background, methods
 from trialfleet.wire.connection import CALL_S, Connection

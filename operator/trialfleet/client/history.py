@@ -12,8 +12,8 @@ from typing import Final
 
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client.records import Definition
-from trialfleet.client.trials import Definitions, decode_batch, decode_finished
+from trialfleet.client.conversion import Definition
+from trialfleet.client.trial_batches import Definitions, decode_batch, decode_finished
 from trialfleet.model.errors import NotFound
 from trialfleet.wire import background, methods
 from trialfleet.wire.connection import Connection

@@ -6,9 +6,9 @@ from optuna.trial import TrialState
 
 from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Reading, StudyHistory
-from trialfleet.client.records import decode_definitions
+from trialfleet.client.conversion import decode_definitions
 from trialfleet.client.session import Session
-from trialfleet.client.trials import decode_batch
+from trialfleet.client.trial_batches import decode_batch
 from trialfleet.model.errors import NotFound
 from trialfleet.wire import methods
 from trialfleet.wire.v1 import trialfleet_pb2 as pb

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client.buffer import RunningTrial, Unsent
 from trialfleet.client.history import Histories, Reading, StudyHistory
-from trialfleet.client.records import (
+from trialfleet.client.conversion import (
     Definition,
     attribute_bytes,
     check_name,
@@ -23,7 +23,7 @@ from trialfleet.client.records import (
 )
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
 from trialfleet.client.session import Session, Sessions
-from trialfleet.client.trials import decode_batch
+from trialfleet.client.trial_batches import decode_batch
 from trialfleet.model.errors import (
     InvalidInput,
     NotFound,

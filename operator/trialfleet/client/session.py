@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import Message
 from optuna.study import StudyDirection
 
-from trialfleet.client.records import decode_directions
+from trialfleet.client.conversion import decode_directions
 from trialfleet.model.errors import SessionGivenUp, StorageUnavailable, TrialfleetError
 from trialfleet.wire import background, methods
 from trialfleet.wire.connection import CALL_S, Connection

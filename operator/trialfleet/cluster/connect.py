@@ -11,7 +11,7 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.cluster.namespace import PODS, SECRETS, STORAGES, STUDIES, Namespace, Object
-from trialfleet.cluster.pods import is_ready
+from trialfleet.cluster.pod_states import is_ready
 from trialfleet.cluster.tunnel import Tunnel
 from trialfleet.model import errors
 

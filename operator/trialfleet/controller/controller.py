@@ -14,7 +14,7 @@ from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.memory import Memory
-from trialfleet.controller.metrics import Metrics
+from trialfleet.controller.operator_metrics import Metrics
 from trialfleet.controller.observe import (
     has_ended,
     observe_storage,
@@ -30,12 +30,12 @@ from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
 from trialfleet.controller.policies.leftovers import note_of_volume
-from trialfleet.controller.proxies import Proxies
+from trialfleet.controller.proxy_connections import Proxies
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
-from trialfleet.controller.study_status import BEST
+from trialfleet.controller.status import BEST
 from trialfleet.controller.wakeups import Wakeups
 from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable

@@ -3,10 +3,10 @@
 from typing import Any
 
 from trialfleet.api.base import ConfigMapKey
-from trialfleet.client.studies import Studies
+from trialfleet.client.study_calls import Studies
 from trialfleet.controller import reasons
 from trialfleet.controller.cluster import Cluster
-from trialfleet.controller.definition import define, parse_points
+from trialfleet.controller.ensured_study import define, parse_points
 from trialfleet.controller.kinds import CONFIG_MAP
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import StudyObserved

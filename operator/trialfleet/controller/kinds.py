@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller.build.postgres import CNPG_API
+from trialfleet.controller.build.postgres_server import CNPG_API
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from trialfleet.api.verdict import Rejected, check
 from trialfleet.client.answers import Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.build.pods import proxy_addresses
+from trialfleet.controller.build.pod_parts import proxy_addresses
 from trialfleet.controller.conditions import conditions_of, find, is_true, parse_time
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.memory import Memory

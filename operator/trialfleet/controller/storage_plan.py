@@ -8,10 +8,10 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.controller import reasons
-from trialfleet.controller.build import access, network, postgres, proxies
+from trialfleet.controller.build import access, network, postgres_server, proxies
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
-from trialfleet.controller.build.pods import service_address
+from trialfleet.controller.build.pod_parts import service_address
 from trialfleet.controller.conditions import Wanted, find, one_line, parse_time, settle
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import Options
@@ -51,7 +51,7 @@ def plan_storage(
         trouble = Trouble(
             reasons.CRD_MISSING,
             "spec.postgres.cloudNativePG: the cluster has no CloudNativePG (no resource Cluster of "
-            f"{postgres.CNPG_API}); install it, or use managed or external",
+            f"{postgres_server.CNPG_API}); install it, or use managed or external",
         )
         return _with_status(observed, Plan(), trouble, now)
     subject, spec = observed.subject, storage.spec
@@ -92,11 +92,11 @@ def _objects(
     owner, spec = observed.subject.owner, storage.spec
     objects: list[Object] = []
     if spec.postgres.managed is not None:
-        stateful_set = postgres.build_stateful_set(owner, spec, options, secret, asleep=asleep)
+        stateful_set = postgres_server.build_stateful_set(owner, spec, options, secret, asleep=asleep)
         live = observed.live.get(f"StatefulSet/{stateful_set['metadata']['name']}")
-        objects += [postgres.build_service(owner), _keeping_fixed(stateful_set, live)]
+        objects += [postgres_server.build_service(owner), _keeping_fixed(stateful_set, live)]
     elif spec.postgres.cloud_native_pg is not None:
-        objects.append(postgres.build_cnpg_cluster(owner, spec.postgres.cloud_native_pg))
+        objects.append(postgres_server.build_cnpg_cluster(owner, spec.postgres.cloud_native_pg))
     objects += proxies.build_services(owner, spec)
     if identity:
         objects.append(proxies.build_identity(owner, identity))

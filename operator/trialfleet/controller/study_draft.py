@@ -11,7 +11,7 @@ from trialfleet.controller.conditions import Wanted, find, one_line
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Note, Removal
 from trialfleet.controller.pod_view import Trouble
-from trialfleet.controller.study_status import failures, improvement
+from trialfleet.controller.status import failures, improvement
 
 _STALLED_EVERY: Final = datetime.timedelta(minutes=5)
 

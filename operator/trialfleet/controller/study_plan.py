@@ -8,16 +8,16 @@ from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import find, settle, timestamp
-from trialfleet.controller.definition import definition_of
+from trialfleet.controller.ensured_study import definition_of
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Plan, Removal
 from trialfleet.controller.pod_view import Trouble
-from trialfleet.controller.policies import deaths, ending, startup, troubles, workers
+from trialfleet.controller.policies import deaths, finish, startup, troubles, workers
 from trialfleet.controller.policies.expiry import plan_expiry
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
-from trialfleet.controller.study_status import only_failures, progress_fields, with_failure
+from trialfleet.controller.status import only_failures, progress_fields, with_failure
 
 POLL: Final = datetime.timedelta(seconds=2)
 """Between two looks at the trials of a study that runs."""
@@ -112,7 +112,7 @@ def _stay_over(observed: StudyObserved, draft: Draft, begun: startup.Startup) ->
         draft.objects += begun.objects[:1]
     # The Jobs of a failure stay, for their logs.
     kept = {job.uid for job in observed.jobs if job.failure}
-    draft.remove(one for one in ending.remove_jobs(observed) if one.uid not in kept)
+    draft.remove(one for one in finish.remove_jobs(observed) if one.uid not in kept)
     draft.prepared = True if observed.subject.has(reasons.PREPARED) else None
     draft.collated = True if observed.subject.has(reasons.COLLATED) else None
     ended = complete.reason if complete is not None and complete.status == "True" else ""
@@ -199,7 +199,7 @@ def _run(
         _end(observed, draft, options, keys, names.ENDED_STOPPED)
         return
     # Of an earlier end: it has to run again after the next one.
-    draft.remove(ending.remove_jobs(observed, names.COMPONENT_COLLATE))
+    draft.remove(finish.remove_jobs(observed, names.COMPONENT_COLLATE))
     draft.phase = "Running"
     draft.desired = decided.desired
     draft.objects += decided.objects
@@ -221,10 +221,10 @@ def _run(
 
 
 def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, reason: str) -> None:
-    decided = ending.plan_ending(observed, options, startup.reach_of(observed, keys))
+    decided = finish.plan_ending(observed, options, startup.reach_of(observed, keys))
     draft.objects += decided.objects
     draft.remove(decided.removals)
-    if decided.stage is ending.Stage.DRAIN:
+    if decided.stage is finish.Stage.DRAIN:
         draft.phase = "Running"
         draft.desired = _present(observed)
         draft.running = (True, reasons.DRAINING, f"the last trials run ({reason})")
@@ -237,7 +237,7 @@ def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, re
         draft.collated = decided.collated
     if decided.failed is not None:
         draft.phase, draft.failed = "Failed", decided.failed
-    elif decided.stage is ending.Stage.COLLATE:
+    elif decided.stage is finish.Stage.COLLATE:
         draft.phase = "Collating"
         draft.running = (False, reasons.COLLATING, "collate runs")
     elif reason == names.ENDED_FAILED_TRIALS:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final
 
-from trialfleet.local.plan import WORKER_GRACE_S
+from trialfleet.local.dry_plan import WORKER_GRACE_S
 from trialfleet.local.progress import View
 from trialfleet.local.supervisor import Fleet
 

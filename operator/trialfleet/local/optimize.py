@@ -27,11 +27,11 @@ from trialfleet.client import FleetStorage, StudyDefinition, Summary
 from trialfleet.local import arguments, optimize_worker, pickling
 from trialfleet.local.crew import Workforce
 from trialfleet.local.failures import is_lost
-from trialfleet.local.plan import proxy_command, share_of_cores
+from trialfleet.local.dry_plan import proxy_command, share_of_cores
 from trialfleet.local.progress import Shown, View, make_view, progress_console
 from trialfleet.local.supervisor import Fleet, Plan
-from trialfleet.local.turns import Turns
-from trialfleet.local.writing import print_line
+from trialfleet.local.callback_order import Turns
+from trialfleet.local.text_output import print_line
 from trialfleet.model import errors
 
 Objective = Callable[[Trial], float | Sequence[float]]

@@ -17,11 +17,11 @@ import cloudpickle
 from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.local import pickling
-from trialfleet.local.turns import Turn
+from trialfleet.local.callback_order import Turn
 from trialfleet.model import errors
 from trialfleet.worker import failure, forks, log
 from trialfleet.worker.loop import End, run_worker
-from trialfleet.worker.watch import Watch
+from trialfleet.worker.watchdog import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

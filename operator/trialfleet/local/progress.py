@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.segment import Segment
 from rich.text import Text
 
-from trialfleet.local.writing import Lossy
+from trialfleet.local.text_output import Lossy
 
 if TYPE_CHECKING:
     from trialfleet.client import Summary

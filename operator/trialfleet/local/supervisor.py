@@ -14,7 +14,7 @@ from trialfleet import names
 from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
-from trialfleet.local.proxy import Proxy
+from trialfleet.local.proxy_process import Proxy
 from trialfleet.model import errors
 
 if TYPE_CHECKING:

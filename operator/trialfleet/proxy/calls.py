@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from trialfleet.model.errors import TrialfleetError, grpc_code
-from trialfleet.proxy.logs import event
-from trialfleet.proxy.metrics import Metrics
+from trialfleet.proxy.log_events import event
+from trialfleet.proxy.proxy_metrics import Metrics
 from trialfleet.wire.fields import encode_field, tag
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, Tria
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.pruning import StepValues, should_prune
 from trialfleet.storage import Storage
-from trialfleet.storage.records import UpdateTrial
+from trialfleet.storage.commands import UpdateTrial
 from trialfleet.wire.pruners import decode_pruner
 
 _STUDIES: Final = 64

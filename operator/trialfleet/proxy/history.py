@@ -18,7 +18,7 @@ from trialfleet.proxy.batches import Definitions, encode_batch, encode_trial
 from trialfleet.proxy.flights import SharedFlight
 from trialfleet.proxy.scanning import scan
 from trialfleet.storage import Storage
-from trialfleet.storage.records import TrialRecord
+from trialfleet.storage.commands import TrialRecord
 from trialfleet.wire.fields import tag, varint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

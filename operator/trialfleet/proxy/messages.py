@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from trialfleet.model import definition
 from trialfleet.model.errors import InvalidInput, NotFound
 from trialfleet.proxy.batches import moment
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Counts,
     EnsureStudy,

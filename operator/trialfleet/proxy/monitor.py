@@ -10,9 +10,9 @@ from trialfleet import names
 from trialfleet.model.errors import DataLost, StorageUnavailable, TrialfleetError
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
-from trialfleet.proxy.logs import event
+from trialfleet.proxy.log_events import event
 from trialfleet.storage import Storage
-from trialfleet.storage.records import GivenUp, GiveUp
+from trialfleet.storage.commands import GivenUp, GiveUp
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from trialfleet.proxy import messages
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.scanning import scan
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.proxy.logs import event
+from trialfleet.proxy.log_events import event
 
 _log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from trialfleet.proxy.calls import Calls
 from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
-from trialfleet.proxy.logs import event
-from trialfleet.proxy.metrics import Metrics
+from trialfleet.proxy.log_events import event
+from trialfleet.proxy.proxy_metrics import Metrics
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
 from trialfleet.proxy.ports import Address, listen

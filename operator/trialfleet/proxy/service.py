@@ -17,7 +17,7 @@ from trialfleet.proxy.batches import encode_batch, microseconds
 from trialfleet.proxy.decisions import Decisions
 from trialfleet.proxy.history import Bound, Cursor, Histories, View
 from trialfleet.storage import Storage
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     CreateStudy,
     CreateTrial,

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, Final, NamedTuple
 
 from trialfleet.model.errors import Overloaded, StorageUnavailable
-from trialfleet.storage.records import Command
+from trialfleet.storage.commands import Command
 from trialfleet.storage.writer import Writer
 
 _log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Sequence
 
 from trialfleet import names
-from trialfleet.storage.records import Budget, Counts
+from trialfleet.storage.commands import Budget, Counts
 
 
 def end_reason(

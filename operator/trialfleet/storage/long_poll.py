@@ -7,7 +7,7 @@ from typing import Final
 
 from trialfleet.model.errors import TrialfleetError
 from trialfleet.storage.reading import Standing
-from trialfleet.storage.records import Ended, Wait
+from trialfleet.storage.commands import Ended, Wait
 
 _MIN_INTERVAL_S: Final = 0.05
 """Between two looks, however often somebody commits."""

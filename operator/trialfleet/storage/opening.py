@@ -11,7 +11,7 @@ from trialfleet import names
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.reading import Standing, locked_standings, read_trials, require_study
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CreateTrial,
     Ended,
     OpenTrial,
@@ -21,7 +21,7 @@ from trialfleet.storage.records import (
     WriteId,
 )
 from trialfleet.storage.transaction import Statement, Transaction
-from trialfleet.storage.writing import TrialWrites
+from trialfleet.storage.trial_rows import TrialWrites
 
 # Against the lock that Optuna's RDBStorage takes when it numbers a trial, which is FOR UPDATE.
 # This weaker one lets rows that refer to the study be written meanwhile.

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model.errors import NotFound
 from trialfleet.storage.ending import end_reason
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Budget,
     Counts,
     Failure,

@@ -14,7 +14,7 @@ from trialfleet.model.definition import differing
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
 from trialfleet.storage.opening import insert_trial, lock_studies
 from trialfleet.storage.reading import read_trials
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     GivenUp,
     GiveUp,
@@ -25,7 +25,7 @@ from trialfleet.storage.records import (
     WriteId,
 )
 from trialfleet.storage.transaction import Transaction
-from trialfleet.storage.writing import TrialWrites
+from trialfleet.storage.trial_rows import TrialWrites
 
 T = TypeVar("T")
 

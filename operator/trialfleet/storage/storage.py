@@ -18,7 +18,7 @@ from trialfleet.storage.committer import Committer
 from trialfleet.storage.long_poll import LongPoll
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.purging import purge
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     Command,
     DeleteStudy,
     Ended,

@@ -14,9 +14,9 @@ from trialfleet.model.errors import (
     TrialfleetError,
 )
 from trialfleet.storage.params import Distributions
-from trialfleet.storage.records import UpdateTrial, WriteTrial
+from trialfleet.storage.commands import UpdateTrial, WriteTrial
 from trialfleet.storage.transaction import Statement, Transaction
-from trialfleet.storage.writing import TrialWrites
+from trialfleet.storage.trial_rows import TrialWrites
 
 # The rows are locked in the order of their ids: no two batches wait for each other in a ring.
 _LOCK: Final = Statement(

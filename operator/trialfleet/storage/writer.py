@@ -12,7 +12,7 @@ from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable, 
 from trialfleet.storage.connecting import is_gone
 from trialfleet.storage.opening import create_trial, lock_openings, open_trials
 from trialfleet.storage.params import Distributions
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CloseSession,
     Command,
     CreateStudy,
@@ -38,7 +38,7 @@ from trialfleet.storage.sessions import (
     keep_alive,
     open_session,
 )
-from trialfleet.storage.studies import (
+from trialfleet.storage.study_writes import (
     create_study,
     delete_study,
     ensure_study,

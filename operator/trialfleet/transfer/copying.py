@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.records import StudyRecord, TrialRecord
+from trialfleet.storage.commands import StudyRecord, TrialRecord
 
 SLICE: Final = 250
 """Trials that are in memory at once."""

@@ -12,8 +12,8 @@ from optuna.study import StudyDirection
 
 from trialfleet.model.errors import InvalidInput
 from trialfleet.storage.checking import recompute
-from trialfleet.storage.records import Param, StudyRecord, TrialRecord
-from trialfleet.storage.writing import stored_intermediate, stored_value
+from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
+from trialfleet.storage.trial_rows import stored_intermediate, stored_value
 from trialfleet.transfer.copying import SLICE, Add, Found
 from trialfleet.transfer.rows import insert
 

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.records import Param, StudyRecord, TrialRecord
+from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
 from trialfleet.transfer.copying import SLICE, Add, Found
 
 

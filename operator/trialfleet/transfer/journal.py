@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.records import StudyRecord, TrialRecord
+from trialfleet.storage.commands import StudyRecord, TrialRecord
 from trialfleet.transfer.copying import SLICE, Add, Found
 from trialfleet.transfer.replay import Replay, Spool
 

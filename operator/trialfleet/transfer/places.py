@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from trialfleet.model.errors import InvalidInput, SchemaMismatch, StorageUnavailable
-from trialfleet.storage.records import StudyRecord, TrialRecord
+from trialfleet.storage.commands import StudyRecord, TrialRecord
 from trialfleet.transfer.copying import Source, Target
 from trialfleet.transfer.database import DatabaseTarget, snapshot
 from trialfleet.transfer.journal import JournalSource, JournalTarget

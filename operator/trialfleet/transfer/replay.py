@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.records import Param, StudyRecord, TrialRecord
+from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
 
 _BATCH: Final = 1000
 

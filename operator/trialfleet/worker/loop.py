@@ -21,9 +21,9 @@ from trialfleet.model.errors import InvalidInput, SessionGivenUp, StudyEnded, de
 from trialfleet.worker import failure, forks, surroundings
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
-from trialfleet.worker.study import STORAGE_ERRORS, WorkerStudy
+from trialfleet.worker.worker_study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
-from trialfleet.worker.watch import Watch
+from trialfleet.worker.watchdog import Watch
 
 _log = logging.getLogger(__name__)
 

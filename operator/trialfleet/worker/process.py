@@ -17,7 +17,7 @@ from trialfleet.model.errors import NotFound
 from trialfleet.worker import forks
 from trialfleet.worker.assignment import Assignment
 from trialfleet.worker.loop import End, Outcome, run_worker
-from trialfleet.worker.watch import GRACE_S, Watch
+from trialfleet.worker.watchdog import GRACE_S, Watch
 
 PATIENCE_S: Final = 600.0
 """For a proxy to answer; then the worker ends and whoever runs it may start another."""

@@ -5,7 +5,7 @@ Workers get none: what an objective needs of the network, only its author knows.
 
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
-from trialfleet.controller.build import postgres, proxies
+from trialfleet.controller.build import postgres_server, proxies
 from trialfleet.controller.build.objects import Object, Owner
 
 
@@ -24,7 +24,7 @@ def _postgres(owner: Owner) -> Object:
         names.postgres_name(owner.name),
         names.COMPONENT_POSTGRES,
         spec={
-            "podSelector": {"matchLabels": postgres.selector(owner)},
+            "podSelector": {"matchLabels": postgres_server.selector(owner)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {

@@ -6,7 +6,7 @@ from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller.build import access
 from trialfleet.controller.build.objects import Object, Owner, without_empty
-from trialfleet.controller.build.pods import (
+from trialfleet.controller.build.pod_parts import (
     POD_ADDRESS,
     POD_ADDRESS_VARIABLE,
     SECRET_MOUNT,
@@ -15,7 +15,7 @@ from trialfleet.controller.build.pods import (
     resources,
     secret_volume,
 )
-from trialfleet.controller.build.postgres import cnpg_trust, url_source
+from trialfleet.controller.build.postgres_server import cnpg_trust, url_source
 from trialfleet.controller.options import Options
 
 WORKERS_PER_REPLICA: Final = 100

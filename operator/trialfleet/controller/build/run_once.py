@@ -6,14 +6,14 @@ from typing import Final
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.controller.build.objects import Object, Owner
-from trialfleet.controller.build.pods import SECRET_MOUNT, own_container
+from trialfleet.controller.build.pod_parts import SECRET_MOUNT, own_container
 from trialfleet.controller.build.template import (
     completed,
     dump_template,
     environment,
     labels_of_pods,
 )
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.options import Options
 
 _RESULTS: Final = "/var/lib/trialfleet/results"

@@ -8,7 +8,7 @@ from trialfleet import names
 from trialfleet.api.base import Model
 from trialfleet.controller.build import access
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.build.pods import (
+from trialfleet.controller.build.pod_parts import (
     SECRET_MOUNT,
     USER,
     container_security,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.build import access, own_storage, run_once, workers
+from trialfleet.controller.build import access, own_storage, run_once, worker_job
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Removal
 from trialfleet.controller.pod_view import Trouble
@@ -58,7 +58,7 @@ def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) ->
     objects = []
     if study.spec.storage_name is None:
         objects.append(own_storage.build_own_storage(subject.owner, study))
-    objects.append(workers.build_config(subject.owner, study))
+    objects.append(worker_job.build_config(subject.owner, study))
     storage = observed.storage
     if storage is None or not storage.ready:
         trouble = _storage_trouble(observed)

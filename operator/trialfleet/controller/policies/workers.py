@@ -17,10 +17,10 @@ from typing import Final
 
 from trialfleet import names
 from trialfleet.controller import reasons
-from trialfleet.controller.build import workers as build
+from trialfleet.controller.build import worker_job as build
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.template import dump_template
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options

@@ -22,7 +22,7 @@ from trialfleet.worker import failure, program
 from trialfleet.worker.failure import Failed, Failure
 from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
-from trialfleet.worker.metrics import Metrics
+from trialfleet.worker.program_metrics import Metrics
 
 _ARGS: Final = "spec.objective.command.args"
 

@@ -10,7 +10,7 @@ from optuna.study._frozen import FrozenStudy
 
 from trialfleet import names
 from trialfleet.client.answers import Ensured, GivenUp, StudyDefinition, Summary
-from trialfleet.client.records import decode_study
+from trialfleet.client.conversion import decode_study
 from trialfleet.model.errors import NotFound
 from trialfleet.wire import methods
 from trialfleet.wire.connection import CALL_S, Connection

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from optuna.trial import TrialState
 
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     ContextOption,
     DataOption,

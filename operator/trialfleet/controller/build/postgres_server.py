@@ -10,7 +10,7 @@ from trialfleet import names
 from trialfleet.api.study_storage import CloudNativePG, ManagedPostgres, StudyStorageSpec, Volume
 from trialfleet.controller.build import access
 from trialfleet.controller.build.objects import Object, Owner, without_empty
-from trialfleet.controller.build.pods import (
+from trialfleet.controller.build.pod_parts import (
     SECRET_MOUNT,
     container_security,
     own_pod,

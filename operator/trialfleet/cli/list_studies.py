@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from rich.table import Table
 
-from trialfleet.cli.credentials import CaFileOption, TokenFileOption
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.cli.sources import (
     ContextOption,
     DataOption,

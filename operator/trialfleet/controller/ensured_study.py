@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trialfleet.api import definition
+from trialfleet.api import study_definition
 from trialfleet.api.study import Study
 from trialfleet.client.answers import Goal, StudyDefinition
 from trialfleet.model.errors import InvalidInput
@@ -38,7 +38,7 @@ def define(
         retries=spec.retries,
         enqueue=[*(spec.trials or ()), *points],
         metric_names=[objective.name for objective in spec.objectives],
-        definition=definition.define(spec, source),
+        definition=study_definition.define(spec, source),
         adopt=adopt,
     )
 
@@ -48,7 +48,7 @@ def definition_of(study: Study) -> str:
     python = study.spec.objective.python
     if python is not None and python.config_map is not None:
         return ""
-    return definition.define(study.spec)
+    return study_definition.define(study.spec)
 
 
 def parse_points(text: str, where: str) -> list[dict[str, Any]]:

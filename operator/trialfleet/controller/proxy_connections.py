@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from trialfleet import names
-from trialfleet.client.studies import Studies
+from trialfleet.client.study_calls import Studies
 from trialfleet.controller.build import access
 from trialfleet.controller.observe import proxy_pods, uses_tls
 from trialfleet.controller.secrecy import Keys

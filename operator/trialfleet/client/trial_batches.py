@@ -9,7 +9,7 @@ from typing import Any, Final
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client.records import (
+from trialfleet.client.conversion import (
     Definition,
     decode_attributes,
     decode_definitions,

@@ -8,14 +8,14 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.controller.build.objects import Object, Owner, digest, hashed
-from trialfleet.controller.build.pods import own_container
+from trialfleet.controller.build.pod_parts import own_container
 from trialfleet.controller.build.template import (
     completed,
     dump_template,
     environment,
     labels_of_pods,
 )
-from trialfleet.controller.definition import definition_of
+from trialfleet.controller.ensured_study import definition_of
 from trialfleet.controller.options import Options
 from trialfleet.model import errors
 

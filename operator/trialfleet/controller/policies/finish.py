@@ -7,7 +7,7 @@ from trialfleet import names
 from trialfleet.controller import reasons
 from trialfleet.controller.build import run_once
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.build.workers import Reach
+from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import Options
 from trialfleet.controller.plan import Removal

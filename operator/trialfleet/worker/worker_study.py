@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet.client import FleetStorage
-from trialfleet.client.trials import deep_copies
+from trialfleet.client.trial_batches import deep_copies
 from trialfleet.model.errors import SchemaMismatch, SessionGivenUp, StorageUnavailable
 from trialfleet.wire.pruners import encode_pruner
 from trialfleet.worker import failure, forks

@@ -11,7 +11,7 @@ from trialfleet import names
 from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
 from trialfleet.storage.opening import insert_trial
 from trialfleet.storage.reading import read_studies, require_study
-from trialfleet.storage.records import (
+from trialfleet.storage.commands import (
     CreateStudy,
     DeleteStudy,
     EnsureStudy,

@@ -18,7 +18,7 @@ from trialfleet import names
 from trialfleet.client import forking
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
 from trialfleet.client.core import Core
-from trialfleet.client.records import (
+from trialfleet.client.conversion import (
     check_name,
     encode_attribute,
     encode_attributes,
@@ -26,7 +26,7 @@ from trialfleet.client.records import (
     floats,
 )
 from trialfleet.client.translation import optuna_errors
-from trialfleet.client.trials import decode_batch, deep_copies
+from trialfleet.client.trial_batches import decode_batch, deep_copies
 from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound, StorageUnavailable
 from trialfleet.wire import methods
 from trialfleet.wire.background import run
@@ -207,7 +207,7 @@ class FleetStorage(BaseStorage):
     def give_up(
         self, *, worker: str, reason: str, message: str = "", failed: bool = False
     ) -> GivenUp:
-        """Say that a worker is dead: see :meth:`trialfleet.client.studies.Studies.give_up`."""
+        """Say that a worker is dead: see :meth:`trialfleet.client.study_calls.Studies.give_up`."""
         given_up = self._core.studies.give_up(
             worker=worker, reason=reason, message=message, failed=failed
         )

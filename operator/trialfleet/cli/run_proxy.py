@@ -9,7 +9,7 @@ import typer
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput
-from trialfleet.proxy import logs
+from trialfleet.proxy import log_events
 from trialfleet.proxy.ports import Address
 from trialfleet.proxy.server import Options, serve
 
@@ -90,8 +90,8 @@ def proxy(
         ),
     ] = "",
     log_format: Annotated[
-        logs.Format, typer.Option(help="How log lines look, on standard error.")
-    ] = logs.Format.TEXT,
+        log_events.Format, typer.Option(help="How log lines look, on standard error.")
+    ] = log_events.Format.TEXT,
     grace: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="What calls in flight get when it stops."),
@@ -138,7 +138,7 @@ def proxy(
         sweep_interval_s=session_sweep,
         max_calls=max_calls,
     )
-    logs.configure(log_format)
+    log_events.configure(log_format)
     _allow_connections()
     asyncio.run(serve(storage, options, _announce))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trialfleet import names
-from trialfleet.cluster import pods
+from trialfleet.cluster import pod_states
 from trialfleet.cluster.advice import advise
 from trialfleet.cluster.connect import storage_name
 from trialfleet.cluster.namespace import EVENTS, PODS, STORAGES, Namespace, Object
@@ -136,8 +136,8 @@ def _pod_lines(namespace: Namespace, found: Sequence[Object]) -> Iterator[str]:
     ill: dict[str, list[Object]] = {}
     for pod in found:
         component = pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "pod")
-        if pods.is_well(pod):
-            phase = "ready" if pods.is_ready(pod) else pod["status"]["phase"].lower()
+        if pod_states.is_well(pod):
+            phase = "ready" if pod_states.is_ready(pod) else pod["status"]["phase"].lower()
             kind = f"{component} {phase}"
             well[kind] = well.get(kind, 0) + 1
         else:
@@ -148,7 +148,7 @@ def _pod_lines(namespace: Namespace, found: Sequence[Object]) -> Iterator[str]:
         # The newest have the freshest words.
         some.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
         for pod in some[:_PODS_SHOWN]:
-            yield from pods.describe(namespace, pod)
+            yield from pod_states.describe(namespace, pod)
         if len(some) > _PODS_SHOWN:
             yield f"and {len(some) - _PODS_SHOWN} more of component {component}"
 
