@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from trialfleet.api.study_definition import define
 from trialfleet.api.study import StudySpec
+from trialfleet.api.study_definition import define
 from trialfleet.model.definition import LONGEST, differing
 
 SOURCE = "def objective(trial): return 1"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chart.rendering import Object, of_kind, only, render
 from trialfleet import names
-from trialfleet.api.study_storage import ManagedPostgres, Postgres, StudyStorageSpec
+from trialfleet.api.study_storage import ManagedPostgres, PostgresSettings, StudyStorageSpec
 from trialfleet.controller.build.network import build_policies
 from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.template import labels_of_pods
@@ -56,7 +56,7 @@ OUTSIDE = Pod("", {})
 def policies() -> list[Object]:
     """Return all policies of the cluster."""
     chart = render({"networkPolicy": {"studyNamespaces": [TEAM]}}, namespace=SYSTEM)
-    spec = StudyStorageSpec(postgres=Postgres(managed=ManagedPostgres()))
+    spec = StudyStorageSpec(postgres=PostgresSettings(managed=ManagedPostgres()))
     return [DENY, *of_kind(chart, "NetworkPolicy"), *build_policies(STORAGE, spec)]
 
 

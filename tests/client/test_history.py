@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client.history import StudyHistory
-from trialfleet.client.trial_batches import Definitions, decode_finished
+from trialfleet.client.trial_batches import DecodedDefinitions, decode_finished
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _X = pb.Definition(name="x", distribution_json=distribution_to_json(FloatDistribution(0, 1)))
@@ -171,7 +171,7 @@ def test_the_garbage_collector_is_away_only_while_many_trials_are_decoded(
 ) -> None:
     enabled: list[bool] = []
 
-    def decode_and_look(batch: pb.TrialBatch, definitions: Definitions) -> list[FrozenTrial]:
+    def decode_and_look(batch: pb.TrialBatch, definitions: DecodedDefinitions) -> list[FrozenTrial]:
         enabled.append(gc.isenabled())
         return decode_finished(batch, definitions)
 
@@ -197,7 +197,7 @@ def test_a_process_that_is_forked_meanwhile_has_its_garbage_collector(
 ) -> None:
     children: list[int] = []
 
-    def decode_and_fork(batch: pb.TrialBatch, definitions: Definitions) -> list[FrozenTrial]:
+    def decode_and_fork(batch: pb.TrialBatch, definitions: DecodedDefinitions) -> list[FrozenTrial]:
         if not (child := os.fork()):
             os._exit(0 if gc.isenabled() else 1)
         children.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

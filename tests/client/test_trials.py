@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.client.trial_batches import Definitions, FinishedTrial, decode_batch
+from trialfleet.client.trial_batches import DecodedDefinitions, FinishedTrial, decode_batch
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _PARAMS: dict[str, tuple[object, BaseDistribution]] = {
@@ -45,14 +45,14 @@ _MESSAGE = pb.Trial(
 
 
 @pytest.fixture
-def definitions() -> Definitions:
-    known = Definitions()
+def definitions() -> DecodedDefinitions:
+    known = DecodedDefinitions()
     known.add(0, _DEFINITIONS)
     return known
 
 
 @pytest.fixture
-def finished(definitions: Definitions) -> FinishedTrial:
+def finished(definitions: DecodedDefinitions) -> FinishedTrial:
     return FinishedTrial(_MESSAGE.SerializeToString(), definitions)
 
 
@@ -65,7 +65,7 @@ def expected() -> FrozenTrial:
 
 
 def test_each_thing_is_that_of_the_whole_trial(
-    definitions: Definitions, expected: FrozenTrial
+    definitions: DecodedDefinitions, expected: FrozenTrial
 ) -> None:
     names = [
         name for name in dir(expected) if isinstance(getattr(type(expected), name, None), property)
@@ -83,7 +83,7 @@ def test_each_thing_is_that_of_the_whole_trial(
 
 @pytest.mark.parametrize("looked_at", [False, True])
 def test_it_is_equal_to_the_whole_trial(
-    finished: FinishedTrial, expected: FrozenTrial, definitions: Definitions, looked_at: bool
+    finished: FinishedTrial, expected: FrozenTrial, definitions: DecodedDefinitions, looked_at: bool
 ) -> None:
     if looked_at:
         assert finished.intermediate_values == {0: 0.5, 5: 1.5}
@@ -100,7 +100,7 @@ def test_it_is_equal_to_the_whole_trial(
         hash(finished)
 
 
-def test_it_is_equal_to_itself_whatever_was_reported(definitions: Definitions) -> None:
+def test_it_is_equal_to_itself_whatever_was_reported(definitions: DecodedDefinitions) -> None:
     reported = pb.Trial(state=pb.COMPLETE, steps=[0], intermediate_values=[math.nan])
     finished = FinishedTrial(reported.SerializeToString(), definitions)
     assert finished == finished
@@ -125,7 +125,9 @@ def test_a_copy_is_whole(
     assert vars(copied) == vars(expected)
 
 
-def test_a_deep_copy_shares_nothing(finished: FinishedTrial, definitions: Definitions) -> None:
+def test_a_deep_copy_shares_nothing(
+    finished: FinishedTrial, definitions: DecodedDefinitions
+) -> None:
     copied = copy.deepcopy(finished)
     assert copied.params is not finished.params
     assert copied.distributions is not finished.distributions
@@ -145,7 +147,7 @@ def test_what_optuna_calls_another_way_is_decoded_with_the_rest(
     assert finished.params == {name: value for name, (value, _) in _PARAMS.items()}
 
 
-def test_threads_that_look_at_once_see_the_same(definitions: Definitions) -> None:
+def test_threads_that_look_at_once_see_the_same(definitions: DecodedDefinitions) -> None:
     for _ in range(100):
         finished = FinishedTrial(_MESSAGE.SerializeToString(), definitions)
         seen: list[dict[int, float]] = []
@@ -167,7 +169,7 @@ def test_threads_that_look_at_once_see_the_same(definitions: Definitions) -> Non
         assert len({id(each) for each in seen}) == 1
 
 
-def test_a_trial_without_anything(definitions: Definitions) -> None:
+def test_a_trial_without_anything(definitions: DecodedDefinitions) -> None:
     finished = FinishedTrial(pb.Trial(state=pb.FAIL).SerializeToString(), definitions)
     assert (finished.number, finished._trial_id, finished.state) == (0, 0, TrialState.FAIL)
     assert (finished.values, finished.params, finished.distributions) == (None, {}, {})
@@ -179,7 +181,7 @@ def test_a_trial_without_anything(definitions: Definitions) -> None:
 @pytest.mark.parametrize("layouts", [0, 1, 1000])
 def test_trials_that_point_to_definitions(monkeypatch: pytest.MonkeyPatch, layouts: int) -> None:
     monkeypatch.setattr("trialfleet.client.trial_batches._MAX_LAYOUTS", layouts)
-    definitions = Definitions()
+    definitions = DecodedDefinitions()
     for first, definition in enumerate(_DEFINITIONS):
         added = definitions.add(first, [definition])
         assert [each.name for each in added] == [definition.name]

@@ -21,13 +21,13 @@ from trialfleet.controller.observed import (
     Subject,
     WorkloadView,
 )
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import PodView
 from trialfleet.controller.secrecy import Keys
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
-OPTIONS = Options(image="operator:1", worker_image="worker:1")
+OPTIONS = OperatorOptions(image="operator:1", worker_image="worker:1")
 KEYS = Keys(b"0" * 32)
 PROXIES = "s-tf-node.ns.svc:13000,s-tf-proxy.ns.svc:13000"
 

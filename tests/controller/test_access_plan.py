@@ -33,7 +33,7 @@ def test_the_secret_is_made_once() -> None:
 
 def test_the_token_opens_this_study_only() -> None:
     (secret,) = plan(seen()).once
-    key = access.token_key(KEYS, access.Storage("ns", "s"))
+    key = access.token_key(KEYS, access.StorageNames("ns", "s"))
     assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
 
 

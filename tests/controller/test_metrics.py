@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from trialfleet.controller.operator_metrics import Metrics
+from trialfleet.controller.operator_metrics import OperatorMetrics
 
 
 def study(namespace: str, phase: str = "") -> dict[str, object]:
@@ -13,7 +13,7 @@ def study(namespace: str, phase: str = "") -> dict[str, object]:
 
 def test_reconciles_studies_and_requests() -> None:
     studies = [study("a", "Running"), study("a", "Running"), study("b")]
-    metrics = Metrics(lambda: studies, lambda: {"200": 5, "409": 1})
+    metrics = OperatorMetrics(lambda: studies, lambda: {"200": 5, "409": 1})
     with metrics.reconcile("Study"):
         pass
     with pytest.raises(KeyError), metrics.reconcile("StudyStorage"):

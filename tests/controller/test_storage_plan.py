@@ -42,7 +42,7 @@ POSTGRES = ["Service/s-tpg", "StatefulSet/s-tpg"]
 PLAIN = {"security": {"tls": False}}
 EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}, **PLAIN}
 
-WHERE = access.Storage("ns", "s")
+WHERE = access.StorageNames("ns", "s")
 
 
 def secret_of(spec: dict[str, Any], now: datetime.datetime = NOW) -> str:

@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from optuna.storages._grpc.auto_generated.api_pb2_grpc import StorageServiceStub
 
 from trialfleet.proxy.ports import Address
-from trialfleet.proxy.server import Options, Proxy
+from trialfleet.proxy.server import Proxy, ProxyOptions
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
@@ -36,7 +36,7 @@ class Running:
         self.connected = threading.Event()
         self._ready: Future[Proxy] = Future()
         self._url = url
-        self._options = Options(**{"listen": LOCALHOST, **options})
+        self._options = ProxyOptions(**{"listen": LOCALHOST, **options})
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
         self.proxy = self._ready.result(TIMEOUT_S)

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.batches import Definitions, encode_trial
-from trialfleet.proxy.history import View
+from trialfleet.proxy.history import HistoryView
 from trialfleet.proxy.pruning import StepValues, should_prune
 from trialfleet.storage.commands import TrialRecord
 from trialfleet.wire.pruners import decode_pruner, encode_pruner
@@ -62,9 +62,9 @@ class Log:
         record = TrialRecord(1, len(self.entries), state, [0.0], intermediate_values=steps)
         self.entries.append(encode_trial(record, self._definitions))
 
-    def view(self) -> View:
+    def view(self) -> HistoryView:
         entries = list(self.entries)
-        return View(self.epoch, entries, [], None, len(entries), None)  # type: ignore[arg-type]
+        return HistoryView(self.epoch, entries, [], None, len(entries), None)  # type: ignore[arg-type]
 
 
 def values_of(chance: random.Random) -> dict[int, float]:

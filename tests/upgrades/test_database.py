@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from tests.storage.fleet import Worker, check, database, query
 from trialfleet.local.postgres import find_binaries
 from trialfleet.storage import Storage
-from trialfleet.storage.migrations import migrations
 from trialfleet.storage.commands import Counts, TrialUpdate, UpdateTrial, WriteId
+from trialfleet.storage.migrations import migrations
 from trialfleet.storage.schema import SCHEMA_VERSION
 
 HERE = Path(__file__).parent

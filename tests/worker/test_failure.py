@@ -7,7 +7,7 @@ from trialfleet.worker import failure
 from trialfleet.worker.interrupts import TrialTimedOut
 
 
-def _raised(error: BaseException) -> failure.Failure:
+def _raised(error: BaseException) -> failure.ObjectiveFailure:
     with pytest.raises(type(error)) as caught:
         raise error
     return failure.raised(caught.value)

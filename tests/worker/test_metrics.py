@@ -12,7 +12,7 @@ import pytest
 from trialfleet import names
 from trialfleet.api.objective import Metric
 from trialfleet.worker.failure import Failed
-from trialfleet.worker.program_metrics import Metrics
+from trialfleet.worker.program_metrics import ProgramMetrics
 
 
 def metrics(
@@ -21,8 +21,8 @@ def metrics(
     checkpoints: Path | None = None,
     alone: bool = True,
     **given: Any,
-) -> Metrics:
-    return Metrics(
+) -> ProgramMetrics:
+    return ProgramMetrics(
         objectives,
         {name: Metric(**metric) for name, metric in given.items()} or None,
         folder=folder,
@@ -31,13 +31,13 @@ def metrics(
     )
 
 
-def values(found: Metrics, lines: Sequence[str] = ()) -> list[float]:
+def values(found: ProgramMetrics, lines: Sequence[str] = ()) -> list[float]:
     for line in lines:
         found.see(f"{line}\n")
     return found.values()
 
 
-def message(found: Metrics, lines: Sequence[str] = ()) -> str:
+def message(found: ProgramMetrics, lines: Sequence[str] = ()) -> str:
     with pytest.raises(Failed) as caught:
         values(found, lines)
     assert caught.value.failure.reason == names.REASON_OBJECTIVE_RETURNED

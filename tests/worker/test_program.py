@@ -15,7 +15,7 @@ import pytest
 from trialfleet.worker import program
 from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import HandBack, TrialTimedOut
-from trialfleet.worker.program import Ended
+from trialfleet.worker.program import ProgramEnd
 
 TIMEOUT_S = 60.0
 
@@ -26,7 +26,7 @@ def run(
     lines: list[str] | None = None,
     errors: list[str] | None = None,
     lengths: list[int] | None = None,
-) -> Ended:
+) -> ProgramEnd:
     return program.run(
         arguments,
         environment=dict(os.environ),
@@ -37,7 +37,7 @@ def run(
     )
 
 
-def shell(script: str, *arguments: str, lines: list[str] | None = None) -> Ended:
+def shell(script: str, *arguments: str, lines: list[str] | None = None) -> ProgramEnd:
     return run("/bin/sh", "-c", script, "sh", *arguments, lines=lines)
 
 
@@ -106,13 +106,13 @@ def test_output_is_passed_on_and_read(capfd: pytest.CaptureFixture[str]) -> None
 
     ended = shell("echo out; echo err >&2; printf 'no newline'; exit 3", lines=lines)
 
-    assert ended == Ended(3, ["err"])
+    assert ended == ProgramEnd(3, ["err"])
     assert [line.strip() for line in lines] == ["out", "no newline"]
     assert capfd.readouterr() == ("out\nno newline\n", "err\n")
 
 
 def test_a_program_has_nothing_to_read() -> None:
-    assert run("cat") == Ended(0, [])
+    assert run("cat") == ProgramEnd(0, [])
 
 
 def test_lines_end_with_carriage_returns_too() -> None:
@@ -154,7 +154,7 @@ def test_what_is_no_text_is_read_all_the_same() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_program_that_is_killed_by_a_signal(signum: signal.Signals) -> None:
-    assert shell(f"kill -{signum.value} $$") == Ended(-signum, [])
+    assert shell(f"kill -{signum.value} $$") == ProgramEnd(-signum, [])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_program_that_can_t_be_started(arguments: list[str], message: str) -> 
 def test_what_a_program_leaves_behind_is_killed(held: Held) -> None:
     started = time.monotonic()
 
-    assert shell('exec 9>"$1"; sleep 1000 9>&9 & exit 0', held.path) == Ended(0, [])
+    assert shell('exec 9>"$1"; sleep 1000 9>&9 & exit 0', held.path) == ProgramEnd(0, [])
 
     assert held.read() == b""
     assert time.monotonic() - started < 30
@@ -256,8 +256,8 @@ def test_an_interrupted_program_that_does_not_end_is_killed(
 
 
 def test_a_program_may_end_its_own_group() -> None:
-    assert shell("trap '' TERM; echo end >&2; kill -TERM 0; exit 5") == Ended(5, ["end"])
-    assert shell("kill -KILL 0") == Ended(-signal.SIGKILL, [])
+    assert shell("trap '' TERM; echo end >&2; kill -TERM 0; exit 5") == ProgramEnd(5, ["end"])
+    assert shell("kill -KILL 0") == ProgramEnd(-signal.SIGKILL, [])
 
 
 def test_nothing_is_left_open() -> None:
@@ -290,4 +290,4 @@ print("d" * int(sys.argv[1]), end="")
 def test_lines_of_standard_error_are_read_too() -> None:
     errors: list[str] = []
     ended = run("/bin/sh", "-c", "echo out; echo one >&2; echo two >&2", errors=errors)
-    assert (ended, errors) == (Ended(0, ["one", "two"]), ["one\n", "two\n"])
+    assert (ended, errors) == (ProgramEnd(0, ["one", "two"]), ["one\n", "two\n"])

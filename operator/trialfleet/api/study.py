@@ -49,7 +49,7 @@ class ObjectiveValue(Model):
         return StudyDirection[self.direction.upper()]
 
 
-class Budget(Model):
+class BudgetSpec(Model):
     """What ends a study: one or more of trials, failedTrials, timeout, or an objective's goal."""
 
     trials: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
@@ -131,7 +131,7 @@ class StudySpec(Model):
         examples=[{"name": "MedianPruner", "options": {"n_startup_trials": 5}}],
     )
     """When a trial is given up early: a class of optuna.pruners. Asked when the objective asks."""
-    budget: Budget = Budget()
+    budget: BudgetSpec = BudgetSpec()
     """What ends the study. Changes live."""
     parallelism: Annotated[int, Field(ge=0, le=10_000)] = 1
     """How many workers run at once. Changes live; the scale subresource."""

@@ -38,7 +38,7 @@ _UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PER_REPLICA: Final = "workersPerReplica has an effect with placement Shared only"
 
 
-class Volume(Model):
+class DatabaseVolume(Model):
     """A persistent volume."""
 
     size: Quantity = "10Gi"
@@ -66,7 +66,7 @@ class ManagedPostgres(Model):
         }
     )
 
-    volume: Volume | None = None
+    volume: DatabaseVolume | None = None
     """Where the data is; absent, and no emptyDir either: a volume of 10Gi of the default class."""
     empty_dir: EmptyDir | None = None
     """Keep the data in the pod only: for trying things out."""
@@ -88,7 +88,7 @@ class CloudNativePG(Model):
 
     instances: Annotated[int, Field(ge=1, le=9)] = 3
     """Servers: one primary, the others replicas."""
-    volume: Volume = Volume()
+    volume: DatabaseVolume = DatabaseVolume()
     """Where each server's data is."""
     image: Text | None = None
     """Image of PostgreSQL; absent: CloudNativePG's default."""
@@ -103,7 +103,7 @@ class ExternalPostgres(Model):
     """The Secret with the database's URL: `postgresql://user:password@host:port/database`."""
 
 
-class Postgres(Model):
+class PostgresSettings(Model):
     """Where PostgreSQL is: exactly one of managed, cloudNativePG and external."""
 
     model_config = ConfigDict(
@@ -134,7 +134,7 @@ class Postgres(Model):
         return self
 
 
-class Proxy(Model):
+class ProxySettings(Model):
     """The gRPC servers between workers and PostgreSQL."""
 
     model_config = ConfigDict(
@@ -204,12 +204,12 @@ class Idle(Model):
 class StudyStorageSpec(Model):
     """Where PostgreSQL is, and how it is reached."""
 
-    postgres: Postgres = Postgres(managed=ManagedPostgres())
+    postgres: PostgresSettings = PostgresSettings(managed=ManagedPostgres())
     """Where PostgreSQL is; absent: managed by Trialfleet."""
     retention: Literal["Retain", "Delete"] = "Retain"
     """What becomes of the data when the StudyStorage is deleted. Trialfleet never deletes data of
     an external PostgreSQL."""
-    proxy: Proxy = Proxy()
+    proxy: ProxySettings = ProxySettings()
     """The gRPC servers between workers and PostgreSQL."""
     security: Security = Security()
     """Authentication and encryption."""

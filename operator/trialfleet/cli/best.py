@@ -15,7 +15,7 @@ from trialfleet.cli.sources import (
     Where,
 )
 from trialfleet.cli.trial_output import (
-    Output,
+    OutputFormat,
     best_trials,
     metric_names,
     standard_output,
@@ -32,7 +32,9 @@ def best(
     ca_file: CaFileOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
-    output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
+    output: Annotated[
+        OutputFormat, typer.Option(help="How the trials are written.")
+    ] = OutputFormat.TABLE,
     limit: Annotated[int, typer.Option(min=1, help="So many trials at most.")] = 5,
 ) -> None:
     """Show a study's best trials; with several objectives, those on the Pareto front."""

@@ -11,12 +11,14 @@ from trialfleet.local.postgres import has_data
 
 if TYPE_CHECKING:
     from trialfleet.client import StudyDefinition
-    from trialfleet.local.supervisor import Plan
+    from trialfleet.local.supervisor import RunPlan
 
 _ADDRESS = "127.0.0.1:PORT"
 
 
-def describe(study: Study, definition: "StudyDefinition", plan: "Plan", *, as_json: bool) -> None:
+def describe(
+    study: Study, definition: "StudyDefinition", plan: "RunPlan", *, as_json: bool
+) -> None:
     """Write to standard output what ``plan`` would run; start and write nothing else."""
     described = _description(study, definition, plan)
     if as_json:
@@ -31,7 +33,7 @@ def describe(study: Study, definition: "StudyDefinition", plan: "Plan", *, as_js
             print(f"{name}: {_text(value)}")
 
 
-def _description(study: Study, definition: "StudyDefinition", plan: "Plan") -> dict[str, Any]:
+def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -> dict[str, Any]:
     spec = study.spec
     workforce = plan.workforce(_ADDRESS)
     return {
@@ -56,7 +58,7 @@ def _description(study: Study, definition: "StudyDefinition", plan: "Plan") -> d
     }
 
 
-def _postgres(plan: "Plan") -> str:
+def _postgres(plan: "RunPlan") -> str:
     if plan.storage is not None:
         return f"not started: {hide_password(plan.storage)}"
     made = "goes on with the data that are there" if has_data(plan.folder) else "makes new data"

@@ -20,7 +20,13 @@ from trialfleet.cli.sources import (
     count_trials,
     open_study,
 )
-from trialfleet.cli.trial_output import Output, cell, metric_names, standard_output, write_json
+from trialfleet.cli.trial_output import (
+    OutputFormat,
+    cell,
+    metric_names,
+    standard_output,
+    write_json,
+)
 from trialfleet.model.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -37,7 +43,9 @@ def studies(
     ca_file: CaFileOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
-    output: Annotated[Output, typer.Option(help="How the studies are written.")] = Output.TABLE,
+    output: Annotated[
+        OutputFormat, typer.Option(help="How the studies are written.")
+    ] = OutputFormat.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many studies.")] = None,
     delete: Annotated[
         str | None,
@@ -62,9 +70,9 @@ def studies(
                 ]
     rows = rows if limit is None else rows[-limit:]
     console = standard_output()
-    if output is Output.JSON:
+    if output is OutputFormat.JSON:
         write_json(console.file, rows)
-    elif output is Output.CSV:
+    elif output is OutputFormat.CSV:
         writer = csv.writer(console.file, lineterminator="\n")
         writer.writerow(["name", "objectives", *_STATES])
         writer.writerows([[r["name"], _objectives(r), *r["trials"].values()] for r in rows])

@@ -16,7 +16,7 @@ from trialfleet.cli.sources import (
     StudyArgument,
     Where,
 )
-from trialfleet.cli.trial_output import Output, metric_names, standard_output, write_trials
+from trialfleet.cli.trial_output import OutputFormat, metric_names, standard_output, write_trials
 
 
 class State(enum.StrEnum):
@@ -38,7 +38,9 @@ def trials(
     ca_file: CaFileOption = None,
     namespace: NamespaceOption = None,
     context: ContextOption = None,
-    output: Annotated[Output, typer.Option(help="How the trials are written.")] = Output.TABLE,
+    output: Annotated[
+        OutputFormat, typer.Option(help="How the trials are written.")
+    ] = OutputFormat.TABLE,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last so many trials.")] = None,
     state: Annotated[
         list[State] | None, typer.Option(help="Only trials in this state; may be repeated.")

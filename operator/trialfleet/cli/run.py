@@ -12,17 +12,17 @@ from rich.console import Console
 
 from trialfleet import names
 from trialfleet.api import manifest as manifests
-from trialfleet.api.study_definition import define as define_study
 from trialfleet.api.study import Study
+from trialfleet.api.study_definition import define as define_study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
 from trialfleet.local.attending import Interrupts, attend
-from trialfleet.local.failures import Failures
 from trialfleet.local.dry_plan import cluster_only, define, make_plan
+from trialfleet.local.failures import Failures
 from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.model import errors
 
 if TYPE_CHECKING:
-    from trialfleet.local.supervisor import Fleet, Plan
+    from trialfleet.local.supervisor import Fleet, RunPlan
 
 BEST: int = 5
 
@@ -36,7 +36,7 @@ _ENDED = {
 }
 
 
-class Output(enum.StrEnum):
+class RunOutput(enum.StrEnum):
     """How the result is written to standard output."""
 
     TABLE = "table"
@@ -50,8 +50,8 @@ class _Run:
     study: Study
     trials: int | None
     """The budget, if it has an end of that kind."""
-    plan: "Plan"
-    output: Output
+    plan: "RunPlan"
+    output: RunOutput
     plot: Path | None
     again: str
     """The command line that goes on with it."""
@@ -84,7 +84,7 @@ def run(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
-    output: Annotated[Output, typer.Option(help="How the result is written.")] = Output.TABLE,
+    output: Annotated[RunOutput, typer.Option(help="How the result is written.")] = RunOutput.TABLE,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Save a picture of the history: .png, .svg or .html."),
@@ -125,7 +125,7 @@ def run(
     if dry_run:
         from trialfleet.cli.dry_run import describe
 
-        describe(study, define(study, trials), plan, as_json=output is Output.JSON)
+        describe(study, define(study, trials), plan, as_json=output is RunOutput.JSON)
         return
     interrupts = Interrupts()
     with interrupts.handled():
@@ -238,7 +238,7 @@ def _finish(
     for line in failures.summary():
         console.print(line, markup=False, soft_wrap=True)
     standard = standard_output()
-    if this.output is Output.JSON:
+    if this.output is RunOutput.JSON:
         result: dict[str, Any] = {
             "study": this.study.metadata.name,
             "ended": summary.ended or None,

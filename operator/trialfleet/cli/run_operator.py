@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 from trialfleet.api.pods import Resources
 from trialfleet.controller import operator as process
-from trialfleet.controller.options import IMAGE, POSTGRES_IMAGE, WORKER_IMAGE, Options
+from trialfleet.controller.options import IMAGE, POSTGRES_IMAGE, WORKER_IMAGE, OperatorOptions
 from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy.ports import Address
 
 _NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class Level(enum.StrEnum):
+class OperatorLogLevel(enum.StrEnum):
     """Which lines are logged."""
 
     DEBUG = "debug"
@@ -115,8 +115,8 @@ def operator(
         typer.Option(metavar="HOST:PORT", help="Serve Prometheus' metrics; nowhere if absent."),
     ] = "",
     log_level: Annotated[
-        Level, typer.Option(help="Which lines are logged, on standard error.")
-    ] = Level.INFO,
+        OperatorLogLevel, typer.Option(help="Which lines are logged, on standard error.")
+    ] = OperatorLogLevel.INFO,
 ) -> None:
     """Run studies in a cluster: make what they need, watch over it, tell how far they are.
 
@@ -128,7 +128,7 @@ def operator(
     # They tell of every call of a handler, and of every probe.
     for chatty in ("kopf", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
-    options = Options(
+    options = OperatorOptions(
         namespace=namespace,
         excluded=frozenset(exclude_namespace or ()),
         image=image,

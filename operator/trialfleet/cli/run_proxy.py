@@ -11,7 +11,7 @@ from trialfleet import names
 from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy import log_events
 from trialfleet.proxy.ports import Address
-from trialfleet.proxy.server import Options, serve
+from trialfleet.proxy.server import ProxyOptions, serve
 
 
 def _announce(address: Address) -> None:
@@ -124,7 +124,7 @@ def proxy(
         )
     if (tls_cert is None) != (tls_key is None):
         raise InvalidInput("tls-cert: accepted: together with tls-key, or neither")
-    options = Options(
+    options = ProxyOptions(
         listen=Address.parse(listen, "listen"),
         metrics=_address(metrics, "metrics"),
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),

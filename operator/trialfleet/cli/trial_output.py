@@ -36,7 +36,7 @@ class _Column(NamedTuple):
     fold: bool = False
 
 
-class Output(enum.StrEnum):
+class OutputFormat(enum.StrEnum):
     """How results are written to standard output."""
 
     TABLE = "table"
@@ -73,12 +73,12 @@ def metric_names(study: optuna.Study) -> list[str]:
 
 
 def write_trials(
-    console: Console, trials: Sequence[FrozenTrial], metrics: Sequence[str], output: Output
+    console: Console, trials: Sequence[FrozenTrial], metrics: Sequence[str], output: OutputFormat
 ) -> None:
     """Write trials to a console's file, as a table, as CSV with a header, or as a JSON list."""
-    if output is Output.JSON:
+    if output is OutputFormat.JSON:
         write_json(console.file, [as_json(trial, metrics) for trial in trials])
-    elif output is Output.CSV:
+    elif output is OutputFormat.CSV:
         write_csv(console.file, trials, metrics)
     elif len(trials) > LONGEST_TABLE:
         _write_lines(console, trials, metrics)

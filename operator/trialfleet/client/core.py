@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Final
 
-from trialfleet.client.history import Histories
+from trialfleet.client.history import HistoryCache
 from trialfleet.client.running import RunningTrials
 from trialfleet.client.session import Sessions
 from trialfleet.client.study_calls import Studies
@@ -73,7 +73,7 @@ class Core:
         # A flush that hangs must not outlast the session.
         self._flush_s = min(CALL_S, time_to_live_s / 4)
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
-        self.histories = Histories(self.connection)
+        self.histories = HistoryCache(self.connection)
         self.running = RunningTrials(self.connection, self.sessions, self.lasting, self.histories)
         self._lock = threading.Lock()
         self._keeping: asyncio.Task[None] | None = None

@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 from trialfleet import names
 from trialfleet.client import forking
 from trialfleet.client.answers import GivenUp, StudyDefinition, Summary
-from trialfleet.client.core import Core
 from trialfleet.client.conversion import (
     check_name,
     encode_attribute,
@@ -25,6 +24,7 @@ from trialfleet.client.conversion import (
     encode_new_trial,
     floats,
 )
+from trialfleet.client.core import Core
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trial_batches import decode_batch, deep_copies
 from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound, StorageUnavailable

@@ -13,7 +13,7 @@ from typing import Final
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client.conversion import Definition
-from trialfleet.client.trial_batches import Definitions, decode_batch, decode_finished
+from trialfleet.client.trial_batches import DecodedDefinitions, decode_batch, decode_finished
 from trialfleet.model.errors import NotFound
 from trialfleet.wire import background, methods
 from trialfleet.wire.connection import Connection
@@ -126,7 +126,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.cursor = pb.Cursor()
-        self.definitions = Definitions()
+        self.definitions = DecodedDefinitions()
         self.finished: list[FrozenTrial] = []  # in the order seen
         self.ordered = OrderedTrials()
         self.ticket = 0
@@ -285,7 +285,7 @@ class StudyHistory:
             self._log.add_trials(log.finished)
 
 
-class Histories:
+class HistoryCache:
     """The histories of all studies that this process deals with. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:

@@ -5,8 +5,8 @@ from time import monotonic
 from optuna.trial import TrialState
 
 from trialfleet.client.buffer import RunningTrial, Unsent
-from trialfleet.client.history import Reading, StudyHistory
 from trialfleet.client.conversion import decode_definitions
+from trialfleet.client.history import Reading, StudyHistory
 from trialfleet.client.session import Session
 from trialfleet.client.trial_batches import decode_batch
 from trialfleet.model.errors import NotFound

@@ -11,7 +11,6 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.client.buffer import RunningTrial, Unsent
-from trialfleet.client.history import Histories, Reading, StudyHistory
 from trialfleet.client.conversion import (
     Definition,
     attribute_bytes,
@@ -21,6 +20,7 @@ from trialfleet.client.conversion import (
     new_trial,
     room,
 )
+from trialfleet.client.history import HistoryCache, Reading, StudyHistory
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
 from trialfleet.client.session import Session, Sessions
 from trialfleet.client.trial_batches import decode_batch
@@ -54,7 +54,7 @@ class RunningTrials:
         connection: Connection,
         sessions: Sessions,
         lasting: Sessions,
-        histories: Histories,
+        histories: HistoryCache,
     ) -> None:
         """Take the sessions of trials that are asked for, and of those that are created."""
         self._connection = connection

@@ -57,7 +57,7 @@ class _Layout:
         return params
 
 
-class Definitions:
+class DecodedDefinitions:
     """The definitions that trials point into. Belongs to one thread at a time."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class FinishedTrial(FrozenTrial):
     ``distributions`` with other trials. Copies are plain ones of Optuna's.
     """
 
-    def __init__(self, encoded: bytes, definitions: Definitions) -> None:
+    def __init__(self, encoded: bytes, definitions: DecodedDefinitions) -> None:
         message = pb.Trial.FromString(encoded)
         # By slices: they are lists, which are read in a third of the time.
         layout = definitions.layout(message.definitions[:])
@@ -134,14 +134,14 @@ class FinishedTrial(FrozenTrial):
         return copy.copy, (self.plain(),)
 
 
-def decode_finished(batch: pb.TrialBatch, definitions: Definitions) -> list[FrozenTrial]:
+def decode_finished(batch: pb.TrialBatch, definitions: DecodedDefinitions) -> list[FrozenTrial]:
     """Return the trials of a batch of a history, whose definitions are known."""
     return [FinishedTrial(encoded, definitions) for encoded in batch.trials]
 
 
 def decode_batch(batch: pb.TrialBatch) -> list[FrozenTrial]:
     """Return the trials of a self-contained batch, which may be modified."""
-    definitions = Definitions()
+    definitions = DecodedDefinitions()
     definitions.add(0, batch.definitions)
     trials = []
     for encoded in batch.trials:

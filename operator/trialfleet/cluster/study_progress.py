@@ -8,8 +8,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client import Summary
 from trialfleet.client.answers import Counts
-from trialfleet.cluster.namespace import EVENTS, Namespace
 from trialfleet.cluster.diagnosis import event_time
+from trialfleet.cluster.namespace import EVENTS, Namespace
 
 _TOLD: Final = ("TrialLost", "TrialFailed")
 """Events of no weight that are told."""

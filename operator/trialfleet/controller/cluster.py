@@ -15,7 +15,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from trialfleet import names
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.kinds import Kind, kind_of
+from trialfleet.controller.kinds import ResourceKind, kind_of
 
 _JSON: Final = "application/json"
 _MERGE: Final = "application/merge-patch+json"
@@ -73,7 +73,7 @@ class Cluster:
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
         return headers.get("authorization", "").partition(" ")[2]
 
-    async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+    async def get(self, kind: ResourceKind, namespace: str, name: str) -> Object | None:
         """Return an object, or None if it is not there."""
         try:
             return await self._call("GET", kind.path(namespace, name))
@@ -82,7 +82,7 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str, label: str) -> list[Object]:
+    async def list(self, kind: ResourceKind, namespace: str, label: str) -> list[Object]:
         """Return the objects that have a label; of all namespaces, if none is given."""
         found = await self._call("GET", kind.path(namespace), {"labelSelector": label})
         return cast(list[Object], found.get("items", []))
@@ -109,7 +109,7 @@ class Cluster:
         return await self._apply(wanted, uid=uid)
 
     async def apply_status(
-        self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any]
+        self, kind: ResourceKind, namespace: str, name: str, status: Mapping[str, Any]
     ) -> Object:
         """Replace what the operator said of an object before; return the object."""
         body: Object = {
@@ -135,14 +135,14 @@ class Cluster:
             raise
 
     async def annotate(
-        self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]
+        self, kind: ResourceKind, namespace: str, name: str, annotations: Mapping[str, str]
     ) -> Object:
         """Set annotations of an object; return it."""
         body: Object = {"metadata": {"annotations": dict(annotations)}}
         return await self._call("PATCH", kind.path(namespace, name), None, body, _MERGE)
 
     async def delete(
-        self, kind: Kind, namespace: str, name: str, uid: str, *, force: bool = False
+        self, kind: ResourceKind, namespace: str, name: str, uid: str, *, force: bool = False
     ) -> None:
         """Delete an object and all that it owns, if it is still the one with the uid."""
         body: Object = {
@@ -160,7 +160,7 @@ class Cluster:
             if error.code not in (404, 409):
                 raise
 
-    async def serves(self, kind: Kind) -> bool:
+    async def serves(self, kind: ResourceKind) -> bool:
         """Whether the API server knows a kind."""
         try:
             found = await self._call("GET", f"/apis/{kind.api_version}")
@@ -209,6 +209,6 @@ def _decode(data: bytes) -> Object:
     return answer if isinstance(answer, dict) else {}
 
 
-def _place(wanted: Object) -> tuple[Kind, str, str]:
+def _place(wanted: Object) -> tuple[ResourceKind, str, str]:
     metadata = wanted["metadata"]
     return kind_of(wanted["apiVersion"], wanted["kind"]), metadata["namespace"], metadata["name"]

@@ -14,7 +14,6 @@ from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.ensuring import ensure
 from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
 from trialfleet.controller.memory import Memory
-from trialfleet.controller.operator_metrics import Metrics
 from trialfleet.controller.observe import (
     has_ended,
     observe_storage,
@@ -25,17 +24,18 @@ from trialfleet.controller.observe import (
     subject_of,
 )
 from trialfleet.controller.observed import StudyObserved, Subject
-from trialfleet.controller.options import Options
+from trialfleet.controller.operator_metrics import OperatorMetrics
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
 from trialfleet.controller.policies.leftovers import note_of_volume
 from trialfleet.controller.proxy_connections import Proxies
 from trialfleet.controller.secrecy import Keys
+from trialfleet.controller.status import BEST
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
-from trialfleet.controller.status import BEST
 from trialfleet.controller.wakeups import Wakeups
 from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable
@@ -50,13 +50,13 @@ _CNPG_S: Final = 30.0
 class Controller:
     """Of one operator process, on one event loop."""
 
-    def __init__(self, cluster: Cluster, keys: Keys, options: Options) -> None:
+    def __init__(self, cluster: Cluster, keys: Keys, options: OperatorOptions) -> None:
         self._cluster = cluster
         self._keys = keys
         self._options = options
         self.store = Store()
         self._applier = Applier(cluster, self.store)
-        self.metrics = Metrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
+        self.metrics = OperatorMetrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
         self.wakeups = Wakeups(self._reconcile)
         self._memories: dict[Key, Memory] = {}
         self._proxies = Proxies(self.store, keys)

@@ -8,7 +8,7 @@ from trialfleet.controller.build.postgres_server import CNPG_API
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ResourceKind:
     """A kind of object, and where the API server has it."""
 
     api_version: str
@@ -34,16 +34,16 @@ class Kind:
         return "/".join(parts)
 
 
-STUDY: Final = Kind(names.API_VERSION, "Study", "studies")
-STORAGE: Final = Kind(names.API_VERSION, "StudyStorage", "studystorages")
-POD: Final = Kind("v1", "Pod", "pods")
-EVENT: Final = Kind("v1", "Event", "events")
-SECRET: Final = Kind("v1", "Secret", "secrets")
-CONFIG_MAP: Final = Kind("v1", "ConfigMap", "configmaps")
-CLAIM: Final = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
-JOB: Final = Kind("batch/v1", "Job", "jobs")
+STUDY: Final = ResourceKind(names.API_VERSION, "Study", "studies")
+STORAGE: Final = ResourceKind(names.API_VERSION, "StudyStorage", "studystorages")
+POD: Final = ResourceKind("v1", "Pod", "pods")
+EVENT: Final = ResourceKind("v1", "Event", "events")
+SECRET: Final = ResourceKind("v1", "Secret", "secrets")
+CONFIG_MAP: Final = ResourceKind("v1", "ConfigMap", "configmaps")
+CLAIM: Final = ResourceKind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+JOB: Final = ResourceKind("batch/v1", "Job", "jobs")
 
-CNPG: Final = Kind(CNPG_API, "Cluster", "clusters")
+CNPG: Final = ResourceKind(CNPG_API, "Cluster", "clusters")
 
 OURS: Final = (STUDY, STORAGE)
 
@@ -51,11 +51,11 @@ CHILDREN: Final = (
     POD,
     CONFIG_MAP,
     JOB,
-    Kind("v1", "Service", "services"),
-    Kind("apps/v1", "StatefulSet", "statefulsets"),
-    Kind("apps/v1", "DaemonSet", "daemonsets"),
-    Kind("apps/v1", "Deployment", "deployments"),
-    Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    ResourceKind("v1", "Service", "services"),
+    ResourceKind("apps/v1", "StatefulSet", "statefulsets"),
+    ResourceKind("apps/v1", "DaemonSet", "daemonsets"),
+    ResourceKind("apps/v1", "Deployment", "deployments"),
+    ResourceKind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
     CNPG,
 )
 """Watched where they have a label of ours. Secrets are not: to watch them is to read them."""
@@ -65,6 +65,6 @@ _ALL: Final = {
 }
 
 
-def kind_of(api_version: str, kind: str) -> Kind:
+def kind_of(api_version: str, kind: str) -> ResourceKind:
     """Return a kind that the operator knows; raises ``KeyError`` for another."""
     return _ALL[api_version, kind]

@@ -12,8 +12,8 @@ from trialfleet import names
 from trialfleet.controller import keys
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
-from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, Kind
-from trialfleet.controller.options import Options
+from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, ResourceKind
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.wire.metrics_page import MetricsPage
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _VERIFY_AFTER_S: Final = 3.0
 
 
 async def run(
-    options: Options, *, liveness: str | None = None, metrics: tuple[str, int] | None = None
+    options: OperatorOptions, *, liveness: str | None = None, metrics: tuple[str, int] | None = None
 ) -> None:
     """Run the operator until it is cancelled or told to stop by a signal.
 
@@ -67,7 +67,7 @@ class Watcher:
         self._begun: set[str] = set()
         self._verifying: asyncio.Task[None] | None = None
 
-    def registry(self, cluster: Cluster, options: Options) -> kopf.OperatorRegistry:
+    def registry(self, cluster: Cluster, options: OperatorOptions) -> kopf.OperatorRegistry:
         """Return kopf's registry of the handlers."""
         registry = kopf.OperatorRegistry()
 
@@ -92,7 +92,7 @@ class Watcher:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._verifying
 
-    def _watch(self, registry: kopf.OperatorRegistry, kind: Kind) -> None:
+    def _watch(self, registry: kopf.OperatorRegistry, kind: ResourceKind) -> None:
         place = (
             (kind.group, kind.version, kind.plural) if kind.group else (kind.version, kind.plural)
         )
@@ -155,7 +155,7 @@ async def _connection(cluster: Cluster) -> kopf.ConnectionInfo:
     )
 
 
-def _settings(options: Options) -> kopf.OperatorSettings:
+def _settings(options: OperatorOptions) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     # With rights in one namespace only, there are no definitions and no namespaces to look at.

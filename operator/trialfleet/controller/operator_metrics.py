@@ -17,7 +17,7 @@ _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 _PREFIX: Final = "trialfleet_operator_"
 
 
-class Metrics:
+class OperatorMetrics:
     """The figures of one operator, in a registry of their own. Belongs to one event loop."""
 
     def __init__(

@@ -10,7 +10,7 @@ WORKER_IMAGE: Final = "ghcr.io/trialfleet/worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class OperatorOptions:
     """What the operator is told when it starts."""
 
     namespace: str = ""

@@ -73,7 +73,7 @@ class Proxies:
 
     def _credentials(self, obj: Mapping[str, Any]) -> Credentials:
         """Return by what the proxies of a storage are known, and what opens all of its studies."""
-        where = access.Storage(obj["metadata"]["namespace"], obj["metadata"]["name"])
+        where = access.StorageNames(obj["metadata"]["namespace"], obj["metadata"]["name"])
         now = datetime.datetime.now(datetime.UTC)
         return Credentials(
             authorities=access.authority(self._keys, where, now).certificate_pem,

@@ -14,7 +14,7 @@ from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pod_parts import service_address
 from trialfleet.controller.conditions import Wanted, find, one_line, parse_time, settle
 from trialfleet.controller.observed import StorageObserved
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Note, Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import data_loss, troubles
@@ -38,7 +38,7 @@ _AWAY: Final = datetime.timedelta(seconds=3)
 
 
 def plan_storage(
-    observed: StorageObserved, options: Options, keys: Keys, now: datetime.datetime
+    observed: StorageObserved, options: OperatorOptions, keys: Keys, now: datetime.datetime
 ) -> Plan:
     """Decide what should be there for a storage, and what its status says."""
     storage = observed.storage
@@ -55,7 +55,7 @@ def plan_storage(
         )
         return _with_status(observed, Plan(), trouble, now)
     subject, spec = observed.subject, storage.spec
-    where = access.Storage(subject.namespace, subject.name)
+    where = access.StorageNames(subject.namespace, subject.name)
     secret = access.build_storage_secret(subject.owner, keys, where, spec, now)
     name = "" if secret is None else secret["metadata"]["name"]
     judged = data_loss.judge(observed, now)
@@ -83,7 +83,7 @@ def plan_storage(
 def _objects(
     observed: StorageObserved,
     storage: StudyStorage,
-    options: Options,
+    options: OperatorOptions,
     *,
     secret: str,
     identity: str,
@@ -92,7 +92,9 @@ def _objects(
     owner, spec = observed.subject.owner, storage.spec
     objects: list[Object] = []
     if spec.postgres.managed is not None:
-        stateful_set = postgres_server.build_stateful_set(owner, spec, options, secret, asleep=asleep)
+        stateful_set = postgres_server.build_stateful_set(
+            owner, spec, options, secret, asleep=asleep
+        )
         live = observed.live.get(f"StatefulSet/{stateful_set['metadata']['name']}")
         objects += [postgres_server.build_service(owner), _keeping_fixed(stateful_set, live)]
     elif spec.postgres.cloud_native_pg is not None:

@@ -10,14 +10,14 @@ from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import find, settle, timestamp
 from trialfleet.controller.ensured_study import definition_of
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import deaths, finish, startup, troubles, workers
 from trialfleet.controller.policies.expiry import plan_expiry
 from trialfleet.controller.secrecy import Keys
-from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
 from trialfleet.controller.status import only_failures, progress_fields, with_failure
+from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
 
 POLL: Final = datetime.timedelta(seconds=2)
 """Between two looks at the trials of a study that runs."""
@@ -27,7 +27,7 @@ _UNDER_WAY: Final = ("Pending", "Preparing", "Running", "Collating")
 
 
 def plan_study(
-    observed: StudyObserved, options: Options, keys: Keys, now: datetime.datetime
+    observed: StudyObserved, options: OperatorOptions, keys: Keys, now: datetime.datetime
 ) -> Plan:
     """Decide what should be there for a study, and what its status says."""
     draft = Draft()
@@ -61,15 +61,15 @@ def _was_over(observed: StudyObserved) -> bool:
 def _decide(
     observed: StudyObserved,
     draft: Draft,
-    options: Options,
+    options: OperatorOptions,
     keys: Keys,
     now: datetime.datetime,
 ) -> None:
     begun = startup.plan_startup(observed, keys, now)
-    unknown = begun.stage is startup.Stage.ENSURE or observed.summary is None
+    unknown = begun.stage is startup.StartStage.ENSURE or observed.summary is None
     if is_over(observed) or (_was_over(observed) and unknown and begun.trouble is None):
         # With a newer spec it may go on, but until that is known nothing is to change.
-        draft.ensure = begun.stage is startup.Stage.ENSURE and not is_over(observed)
+        draft.ensure = begun.stage is startup.StartStage.ENSURE and not is_over(observed)
         draft.undecided = not is_over(observed)
         if draft.undecided:
             draft.waits.append(POLL)
@@ -79,22 +79,22 @@ def _decide(
     draft.once = begun.once
     draft.remove(begun.removals)
     draft.trouble, draft.failed = begun.trouble, begun.failed
-    draft.ensure = begun.stage is startup.Stage.ENSURE
+    draft.ensure = begun.stage is startup.StartStage.ENSURE
     assert observed.study is not None
     if observed.study.spec.prepare is not None:
         draft.prepared = begun.prepared or observed.subject.has(reasons.PREPARED)
-    known = begun.stage is startup.Stage.READY and observed.summary is not None
+    known = begun.stage is startup.StartStage.READY and observed.summary is not None
     if known and observed.summary is not None and observed.summary.ended:
         _end(observed, draft, options, keys, observed.summary.ended)
     elif observed.study.spec.suspend:
         _suspend(observed, draft)
-    elif begun.stage in (startup.Stage.STORAGE, startup.Stage.ENSURE):
+    elif begun.stage in (startup.StartStage.STORAGE, startup.StartStage.ENSURE):
         _wait_for_storage(observed, draft)
         _start_early(observed, draft, begun, options, keys)
     elif begun.failed is not None:
         draft.phase = "Failed"
         draft.running = (False, begun.failed.reason, "")
-    elif begun.stage is startup.Stage.PREPARE:
+    elif begun.stage is startup.StartStage.PREPARE:
         draft.phase = "Preparing"
         draft.running = (False, reasons.PREPARING, "prepare runs")
     elif observed.summary is None:
@@ -138,7 +138,7 @@ def _start_early(
     observed: StudyObserved,
     draft: Draft,
     begun: startup.Startup,
-    options: Options,
+    options: OperatorOptions,
     keys: Keys,
 ) -> None:
     """Have workers scheduled, pulled and imported while the storage comes up.
@@ -153,7 +153,7 @@ def _start_early(
         draft.remove(workers.remove_workers(observed).removals)
         draft.desired = 0
         return
-    comes = begun.stage is startup.Stage.STORAGE and observed.storage is not None
+    comes = begun.stage is startup.StartStage.STORAGE and observed.storage is not None
     prepared = study.spec.prepare is None or observed.subject.has(reasons.PREPARED)
     if not (comes and prepared and study.spec.parallelism and definition_of(study)):
         return
@@ -189,7 +189,7 @@ def _suspend(observed: StudyObserved, draft: Draft) -> None:
 def _run(
     observed: StudyObserved,
     draft: Draft,
-    options: Options,
+    options: OperatorOptions,
     keys: Keys,
     now: datetime.datetime,
 ) -> None:
@@ -220,11 +220,13 @@ def _run(
         draft.running = (False, reasons.WORKERS_STARTING, "")
 
 
-def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, reason: str) -> None:
+def _end(
+    observed: StudyObserved, draft: Draft, options: OperatorOptions, keys: Keys, reason: str
+) -> None:
     decided = finish.plan_ending(observed, options, startup.reach_of(observed, keys))
     draft.objects += decided.objects
     draft.remove(decided.removals)
-    if decided.stage is finish.Stage.DRAIN:
+    if decided.stage is finish.FinishStage.DRAIN:
         draft.phase = "Running"
         draft.desired = _present(observed)
         draft.running = (True, reasons.DRAINING, f"the last trials run ({reason})")
@@ -237,7 +239,7 @@ def _end(observed: StudyObserved, draft: Draft, options: Options, keys: Keys, re
         draft.collated = decided.collated
     if decided.failed is not None:
         draft.phase, draft.failed = "Failed", decided.failed
-    elif decided.stage is finish.Stage.COLLATE:
+    elif decided.stage is finish.FinishStage.COLLATE:
         draft.phase = "Collating"
         draft.running = (False, reasons.COLLATING, "collate runs")
     elif reason == names.ENDED_FAILED_TRIALS:

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Final
 
 from trialfleet.local.dry_plan import WORKER_GRACE_S
-from trialfleet.local.progress import View
+from trialfleet.local.progress import ProgressView
 from trialfleet.local.supervisor import Fleet
 
 REFRESH_S: Final = 0.25
@@ -58,7 +58,7 @@ class Interrupts:
         self.count += 1
 
 
-def attend(fleet: Fleet, view: View, interrupts: Interrupts) -> bool:
+def attend(fleet: Fleet, view: ProgressView, interrupts: Interrupts) -> bool:
     """Show a fleet's progress until all its workers have ended; return whether it was stopped.
 
     Raises what ended the fleet, if it was an error.

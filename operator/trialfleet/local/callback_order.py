@@ -15,7 +15,7 @@ NAME: Final = "callbacks"
 """Of the socket."""
 
 
-class Turns:
+class CallbackOrder:
     """The caller's end: hears of trials that workers have told, and lets the workers go on.
 
     To be used by one thread.

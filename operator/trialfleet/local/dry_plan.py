@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from trialfleet import names
 from trialfleet.local.crew import Workforce
-from trialfleet.local.supervisor import Plan
+from trialfleet.local.supervisor import RunPlan
 from trialfleet.model import errors
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def make_plan(
     storage: str | None = None,
     definition: str = "",
     adopt: bool = False,
-) -> Plan:
+) -> RunPlan:
     """Return the plan of a local run; ``trials`` replaces the budget of trials.
 
     ``definition`` tells the study from others of its name; ``adopt`` takes over their trials.
@@ -82,7 +82,7 @@ def make_plan(
         }
         return Workforce(parallelism, worker_command(manifest), environment)
 
-    return Plan(
+    return RunPlan(
         define=lambda client: define(study, trials, definition=definition, adopt=adopt),
         folder=folder,
         proxy=proxy_command,

@@ -25,12 +25,12 @@ from optuna.trial import FrozenTrial, Trial
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
 from trialfleet.local import arguments, optimize_worker, pickling
+from trialfleet.local.callback_order import CallbackOrder
 from trialfleet.local.crew import Workforce
-from trialfleet.local.failures import is_lost
 from trialfleet.local.dry_plan import proxy_command, share_of_cores
-from trialfleet.local.progress import Shown, View, make_view, progress_console
-from trialfleet.local.supervisor import Fleet, Plan
-from trialfleet.local.callback_order import Turns
+from trialfleet.local.failures import is_lost
+from trialfleet.local.progress import ProgressView, Shown, make_view, progress_console
+from trialfleet.local.supervisor import Fleet, RunPlan
 from trialfleet.local.text_output import print_line
 from trialfleet.model import errors
 
@@ -53,18 +53,18 @@ class WorkerTraceback(Exception):
         return f"\n\n{self.args[0]}"
 
 
-class _Prints(View):
+class _Prints(ProgressView):
     """Shows no progress, only what workers write."""
 
     def update(self, summary: Summary, workers: int) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
 
     def line(self, text: str) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         print_line(text)
 
     def close(self) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
 
 
 class _CallersStudy(optuna.Study):
@@ -165,7 +165,7 @@ def optimize(
     caught = arguments.caught(catch)
     with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        assignment = optimize_worker.Assignment(
+        assignment = optimize_worker.OptimizeAssignment(
             run.name, objective, run.sampler, run.pruner, caught, bool(run.callbacks)
         )
         write_assignment(assignment, folder / "assignment")
@@ -187,7 +187,7 @@ class _Run:
 
     def __call__(self, folder: Path, jobs: int) -> optuna.Study:
         """Run workers until there is no more to do, and return the study."""
-        plan = Plan(
+        plan = RunPlan(
             define=self._define,
             folder=folder,
             proxy=proxy_command,
@@ -195,8 +195,8 @@ class _Run:
             storage=self.storage,
             ephemeral=True,
         )
-        turns = Turns(folder)
-        view: View = _Prints()
+        turns = CallbackOrder(folder)
+        view: ProgressView = _Prints()
         if self.show_progress_bar:
             view = make_view(Shown(self.name, self._metrics(), self.trials), progress_console())
         with (
@@ -244,7 +244,7 @@ class _Run:
     def _metrics(self) -> tuple[str, ...]:
         return ("value",) * len(self.directions)
 
-    def _attend(self, fleet: Fleet, view: View, turns: Turns) -> None:
+    def _attend(self, fleet: Fleet, view: ProgressView, turns: CallbackOrder) -> None:
         """Call callbacks and show progress until all workers have ended."""
         began = time.time()
         deadline: float | None = None
@@ -287,7 +287,7 @@ class _Run:
         self.stopped = True
 
 
-def write_assignment(assignment: optimize_worker.Assignment, file: Path) -> None:
+def write_assignment(assignment: optimize_worker.OptimizeAssignment, file: Path) -> None:
     """Pickle the objective and all that a worker needs beside it.
 
     Raises ``InvalidInput`` if that is not possible.
@@ -347,7 +347,7 @@ def raise_failure(folder: Path, error: errors.TrialfleetError) -> None:
     left = sorted(folder.glob(optimize_worker.FAILURE_GLOB), key=lambda file: file.stat().st_mtime)
     if not left:
         raise error
-    told: optimize_worker.ObjectiveFailure = pickle.loads(left[0].read_bytes())
+    told: optimize_worker.OptimizeFailure = pickle.loads(left[0].read_bytes())
     cause = WorkerTraceback(told.traceback)
     raised: BaseException = errors.TrialfleetError(f"the objective raised {told.message}")
     if told.exception:

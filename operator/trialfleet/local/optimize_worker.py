@@ -40,7 +40,7 @@ FAILURE_GLOB: Final = "failure-*"
 
 
 @dataclass(frozen=True)
-class Assignment:
+class OptimizeAssignment:
     """What the caller wants to be run."""
 
     study: str
@@ -53,7 +53,7 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class ObjectiveFailure:
+class OptimizeFailure:
     """An exception that ``catch`` does not name, on its way to the caller."""
 
     message: str
@@ -74,7 +74,7 @@ def main() -> int:
         return errors.exit_code(error)
 
 
-def load(file: Path) -> Assignment:
+def load(file: Path) -> OptimizeAssignment:
     """Read the assignment. Raises ``ObjectiveImportError``."""
     os.environ[ENV_LOADING] = "1"
     try:
@@ -90,11 +90,11 @@ def load(file: Path) -> Assignment:
         ) from error
     finally:
         del os.environ[ENV_LOADING]
-    assert isinstance(found, Assignment)
+    assert isinstance(found, OptimizeAssignment)
     return found
 
 
-def run(assignment: Assignment, folder: Path) -> int:
+def run(assignment: OptimizeAssignment, folder: Path) -> int:
     """Run trials; an exception that ends the run is left in ``folder`` for the caller."""
     storage = FleetStorage(
         os.environ[names.ENV_PROXY],
@@ -129,7 +129,7 @@ def run(assignment: Assignment, folder: Path) -> int:
 
 def leave_failure(error: BaseException, folder: Path) -> None:
     """Write an exception to a file that the caller reads."""
-    told = ObjectiveFailure(
+    told = OptimizeFailure(
         message=failure.one_line(error),
         traceback=failure.user_traceback(error),
         exception=_pickled(error),

@@ -52,7 +52,7 @@ class Shown:
     """The budget, if it has an end of that kind."""
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows a run; every method may be called by any thread."""
 
     def update(self, summary: "Summary", workers: int) -> None:
@@ -114,7 +114,7 @@ class PlainView:
         self._pending = ""
 
     def update(self, summary: "Summary", workers: int) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         now = time.monotonic()
         rate = self._rate.add(now, summary.counts.counted)
         total = "" if self._shown.trials is None else f"/{self._shown.trials}"
@@ -125,11 +125,11 @@ class PlainView:
             self._next = now + PLAIN_S
 
     def line(self, text: str) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         self._print(text)
 
     def close(self) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         self._print_pending()
 
     def _print_pending(self) -> None:
@@ -181,7 +181,7 @@ class LiveView:
         self._progress.start()
 
     def update(self, summary: "Summary", workers: int) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         counted = summary.counts.counted
         rate = self._rate.add(time.monotonic(), counted)
         state = describe(self._shown, summary, rate) or f"{workers} workers starting"
@@ -189,7 +189,7 @@ class LiveView:
         self._write()
 
     def line(self, text: str) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         with self._adding:
             self._lines.append(text)
             is_much = len(self._lines) >= _TOGETHER
@@ -197,7 +197,7 @@ class LiveView:
             self._write()
 
     def close(self) -> None:
-        """See :class:`View`."""
+        """See :class:`ProgressView`."""
         self._write()
         self._progress.stop()
 
@@ -220,7 +220,7 @@ def progress_console() -> Console:
     return Console(file=cast("IO[str]", Lossy(sys.stderr)), highlight=False)
 
 
-def make_view(shown: Shown, console: Console) -> View:
+def make_view(shown: Shown, console: Console) -> ProgressView:
     """Return the view that suits a console: live on a terminal or in a notebook, else plain."""
     live = console.is_terminal or console.is_jupyter
     return LiveView(shown, console) if live else PlainView(shown, console)

@@ -21,7 +21,7 @@ _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 
 
-class Proxy:
+class ProxyProcess:
     """Keeps one proxy up from ``start`` to ``stop``.
 
     ``command`` is called with the address to listen on and returns the proxy's command line.

@@ -14,7 +14,7 @@ from trialfleet import names
 from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
-from trialfleet.local.proxy_process import Proxy
+from trialfleet.local.proxy_process import ProxyProcess
 from trialfleet.model import errors
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ORPHAN_GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a local run consists of."""
 
     define: Callable[["FleetStorage"], "StudyDefinition"]
@@ -69,7 +69,7 @@ class Fleet:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: RunPlan,
         *,
         on_output: Callable[[str, str], None],
         on_event: Callable[[str], None],
@@ -114,7 +114,7 @@ class Fleet:
         reaper = stack.enter_context(
             Reaper(ORPHAN_GRACE_S, keep=[postgres.fileno()] if postgres else [])
         )
-        proxy = Proxy(
+        proxy = ProxyProcess(
             plan.proxy,
             reaper=reaper,
             environment={**os.environ, names.ENV_STORAGE_URL: self.url},

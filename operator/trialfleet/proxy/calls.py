@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from trialfleet.model.errors import TrialfleetError, grpc_code
 from trialfleet.proxy.log_events import event
-from trialfleet.proxy.proxy_metrics import Metrics
+from trialfleet.proxy.proxy_metrics import ProxyMetrics
 from trialfleet.wire.fields import encode_field, tag
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Calls:
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: ProxyMetrics,
         gate: Callable[[], None],
         limit_s: float,
         guard: Guard | None = None,

@@ -48,7 +48,7 @@ class Cursor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class HistoryView:
     """A study's history as one refresh found it; what follows in the log doesn't change it."""
 
     epoch: int
@@ -136,7 +136,7 @@ class _Log:
         self._bytes_of_entries = 0
         self.refresh: Final = SharedFlight(self._refresh)
         self.used_at = 0.0
-        self.view: View
+        self.view: HistoryView
         self._endings = -1
         self._viewed_at = 0.0
         self.wanting_unfinished = 0
@@ -178,7 +178,7 @@ class _Log:
         self._entries += entries
         self._marks += marks
         self._bytes_of_entries += sum(map(len, entries)) + _ENTRY_OVERHEAD * len(entries)
-        self.view = View(
+        self.view = HistoryView(
             epoch=self._epoch,
             entries=self._entries,
             definitions=self._definitions.entries,
@@ -222,7 +222,7 @@ class Histories:
 
     async def view(
         self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
-    ) -> View:
+    ) -> HistoryView:
         """Return a study's history, with all that was committed before this call.
 
         With ``finished_only`` unfinished trials may be missing, and so may trials that finished in

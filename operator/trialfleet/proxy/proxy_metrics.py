@@ -25,7 +25,7 @@ class _ReadCounter(Collector):
         return (CounterMetricFamily(self._name, self._text, value=self._read()),)
 
 
-class Metrics:
+class ProxyMetrics:
     """The figures of one proxy, in a registry of their own.
 
     Belongs to the event loop, on which the page is served too.

@@ -18,7 +18,7 @@ from optuna.pruners import BasePruner, PatientPruner, PercentilePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from trialfleet.proxy.history import View
+from trialfleet.proxy.history import HistoryView
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _SLICE: Final = 500
@@ -43,7 +43,7 @@ class StepValues:
         self._values: dict[int, array[float]] = {}
         self._nans: dict[int, int] = {}
 
-    async def update(self, view: View) -> None:
+    async def update(self, view: HistoryView) -> None:
         """Take what a study's history has gained, each trial once; any number may call at once."""
         if view.epoch != self._epoch:
             self._begin(view.epoch)  # another log: it may have other trials

@@ -23,10 +23,10 @@ from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.log_events import event
-from trialfleet.proxy.proxy_metrics import Metrics
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.proxy.optuna_service import StorageService
 from trialfleet.proxy.ports import Address, listen
+from trialfleet.proxy.proxy_metrics import ProxyMetrics
 from trialfleet.proxy.service import TrialFleet
 from trialfleet.storage import Storage
 from trialfleet.wire.metrics_page import MetricsPage
@@ -42,7 +42,7 @@ _CHANNEL: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
-    # Of one connection; all together are bounded by Options.max_calls.
+    # Of one connection; all together are bounded by ProxyOptions.max_calls.
     ("grpc.max_concurrent_streams", 1000),
     # The connection of a node that vanished ends within two minutes, and with it its calls.
     ("grpc.keepalive_time_ms", 60_000),
@@ -54,7 +54,7 @@ _CHANNEL: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ProxyOptions:
     """How a proxy runs."""
 
     listen: Address
@@ -106,7 +106,7 @@ class Proxy:
     from the constructor and on entry.
     """
 
-    def __init__(self, url: str, options: Options) -> None:
+    def __init__(self, url: str, options: ProxyOptions) -> None:
         self._options = options
         self._storage = Storage(
             url, max_waiting=options.max_waiting, identity=options.expected_identity
@@ -120,7 +120,7 @@ class Proxy:
         self._histories = Histories(
             self._storage, max_bytes=options.history_bytes, idle_s=options.history_idle_s
         )
-        self._metrics = Metrics()
+        self._metrics = ProxyMetrics()
         self._metrics_page = MetricsPage(self._metrics.registry)
         self.address = options.listen
         """Where it listens; with the port that was chosen, once entered."""
@@ -268,7 +268,7 @@ def _leave() -> None:
     os._exit(errors.EXIT_FAILED)
 
 
-async def serve(url: str, options: Options, announce: Callable[[Address], None]) -> None:
+async def serve(url: str, options: ProxyOptions, announce: Callable[[Address], None]) -> None:
     """Serve until SIGTERM or SIGINT; ``announce`` is given the address when it begins.
 
     ``url`` is the SQLAlchemy URL of a PostgreSQL database; while it is away the proxy keeps

@@ -15,7 +15,7 @@ from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.proxy import messages
 from trialfleet.proxy.batches import encode_batch, microseconds
 from trialfleet.proxy.decisions import Decisions
-from trialfleet.proxy.history import Bound, Cursor, Histories, View
+from trialfleet.proxy.history import Bound, Cursor, Histories, HistoryView
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     CloseSession,
@@ -332,7 +332,7 @@ class TrialFleet:
         view = await self._view(study_id, cursor, late_s)
         return next(view.news(cursor, _BESIDE))
 
-    async def _view(self, study_id: int, cursor: Cursor, late_s: float = 0.0) -> View:
+    async def _view(self, study_id: int, cursor: Cursor, late_s: float = 0.0) -> HistoryView:
         return await self._histories.view(
             messages.study_id(study_id), finished_only=cursor.finished_only, late_s=late_s
         )

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from trialfleet.model.errors import TrialfleetError
-from trialfleet.storage.reading import Standing
 from trialfleet.storage.commands import Ended, Wait
+from trialfleet.storage.reading import Standing
 
 _MIN_INTERVAL_S: Final = 0.05
 """Between two looks, however often somebody commits."""

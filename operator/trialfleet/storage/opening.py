@@ -9,8 +9,6 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
-from trialfleet.storage.params import Distributions
-from trialfleet.storage.reading import Standing, locked_standings, read_trials, require_study
 from trialfleet.storage.commands import (
     CreateTrial,
     Ended,
@@ -20,6 +18,8 @@ from trialfleet.storage.commands import (
     Wait,
     WriteId,
 )
+from trialfleet.storage.params import Distributions
+from trialfleet.storage.reading import Standing, locked_standings, read_trials, require_study
 from trialfleet.storage.transaction import Statement, Transaction
 from trialfleet.storage.trial_rows import TrialWrites
 

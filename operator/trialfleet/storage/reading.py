@@ -13,7 +13,6 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import NotFound
-from trialfleet.storage.ending import end_reason
 from trialfleet.storage.commands import (
     Budget,
     Counts,
@@ -24,6 +23,7 @@ from trialfleet.storage.commands import (
     Summary,
     TrialRecord,
 )
+from trialfleet.storage.ending import end_reason
 from trialfleet.storage.transaction import Statement, Transaction
 
 # Rows of both: see migrations/0006_baseline.sql.

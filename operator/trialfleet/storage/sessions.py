@@ -12,8 +12,6 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model.definition import differing
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.storage.opening import insert_trial, lock_studies
-from trialfleet.storage.reading import read_trials
 from trialfleet.storage.commands import (
     CloseSession,
     GivenUp,
@@ -24,6 +22,8 @@ from trialfleet.storage.commands import (
     TrialRecord,
     WriteId,
 )
+from trialfleet.storage.opening import insert_trial, lock_studies
+from trialfleet.storage.reading import read_trials
 from trialfleet.storage.transaction import Transaction
 from trialfleet.storage.trial_rows import TrialWrites
 

@@ -14,10 +14,6 @@ from trialfleet.model import database_url
 from trialfleet.model.errors import DataLost, NotFound, StorageUnavailable
 from trialfleet.storage import identity as identities
 from trialfleet.storage import reading
-from trialfleet.storage.committer import Committer
-from trialfleet.storage.long_poll import LongPoll
-from trialfleet.storage.params import Distributions
-from trialfleet.storage.purging import purge
 from trialfleet.storage.commands import (
     Command,
     DeleteStudy,
@@ -30,6 +26,10 @@ from trialfleet.storage.commands import (
     UpdateTrial,
     Wait,
 )
+from trialfleet.storage.committer import Committer
+from trialfleet.storage.long_poll import LongPoll
+from trialfleet.storage.params import Distributions
+from trialfleet.storage.purging import purge
 from trialfleet.storage.schema import prepare
 from trialfleet.storage.sharing import SharedReads
 from trialfleet.storage.writer import Writer

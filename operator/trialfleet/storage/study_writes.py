@@ -9,8 +9,6 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
-from trialfleet.storage.opening import insert_trial
-from trialfleet.storage.reading import read_studies, require_study
 from trialfleet.storage.commands import (
     CreateStudy,
     DeleteStudy,
@@ -20,6 +18,8 @@ from trialfleet.storage.commands import (
     StudyEnsured,
     TrialRecord,
 )
+from trialfleet.storage.opening import insert_trial
+from trialfleet.storage.reading import read_studies, require_study
 from trialfleet.storage.transaction import Transaction
 
 _INSERT_STUDY = sa.text(

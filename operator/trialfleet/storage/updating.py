@@ -13,8 +13,8 @@ from trialfleet.model.errors import (
     TrialFinished,
     TrialfleetError,
 )
-from trialfleet.storage.params import Distributions
 from trialfleet.storage.commands import UpdateTrial, WriteTrial
+from trialfleet.storage.params import Distributions
 from trialfleet.storage.transaction import Statement, Transaction
 from trialfleet.storage.trial_rows import TrialWrites
 

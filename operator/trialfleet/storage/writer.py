@@ -9,9 +9,6 @@ import psycopg2.errors
 import sqlalchemy as sa
 
 from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
-from trialfleet.storage.connecting import is_gone
-from trialfleet.storage.opening import create_trial, lock_openings, open_trials
-from trialfleet.storage.params import Distributions
 from trialfleet.storage.commands import (
     CloseSession,
     Command,
@@ -30,6 +27,9 @@ from trialfleet.storage.commands import (
     UpdateTrial,
     WriteTrial,
 )
+from trialfleet.storage.connecting import is_gone
+from trialfleet.storage.opening import create_trial, lock_openings, open_trials
+from trialfleet.storage.params import Distributions
 from trialfleet.storage.sessions import (
     begin_once,
     close_session,

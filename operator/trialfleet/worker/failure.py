@@ -21,7 +21,7 @@ _CALLERS = (_PACKAGE, "<frozen importlib", os.path.dirname(importlib.__file__) +
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ObjectiveFailure:
     """An objective's own failure."""
 
     reason: str
@@ -51,17 +51,17 @@ class Failed(Exception):
     ``was_stopped``: something outside ended it, perhaps together with its worker.
     """
 
-    def __init__(self, failure: Failure, *, was_stopped: bool = False) -> None:
+    def __init__(self, failure: ObjectiveFailure, *, was_stopped: bool = False) -> None:
         super().__init__(str(failure))
         self.failure = failure
         self.was_stopped = was_stopped
 
 
-def raised(error: BaseException) -> Failure:
+def raised(error: BaseException) -> ObjectiveFailure:
     """Describe an exception that left an objective, without the frames that called it."""
     if isinstance(error, Failed):
         return error.failure
-    return Failure(
+    return ObjectiveFailure(
         reason=names.REASON_OBJECTIVE_RAISED,
         message=one_line(error),
         place=place_of(error),
@@ -69,14 +69,14 @@ def raised(error: BaseException) -> Failure:
     )
 
 
-def timed_out(limit_s: float, error: BaseException | None) -> Failure:
+def timed_out(limit_s: float, error: BaseException | None) -> ObjectiveFailure:
     """Describe a trial that ran for longer than ``limit_s`` seconds.
 
     ``error`` is what left the objective, if anything did: the interrupt, or what became of it.
     """
     while error is not None and not isinstance(error, Interrupt):
         error = error.__cause__ or error.__context__
-    return Failure(
+    return ObjectiveFailure(
         reason=names.REASON_TRIAL_TIMEOUT,
         message=f"not done after its time limit of {limit_s:g} s",
         place="" if error is None else place_of(error),

@@ -19,11 +19,11 @@ from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.model.errors import InvalidInput, SessionGivenUp, StudyEnded, deleted
 from trialfleet.worker import failure, forks, surroundings
-from trialfleet.worker.failure import Failed, Failure
+from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
-from trialfleet.worker.worker_study import STORAGE_ERRORS, WorkerStudy
 from trialfleet.worker.values import check_values
 from trialfleet.worker.watchdog import Watch
+from trialfleet.worker.worker_study import STORAGE_ERRORS, WorkerStudy
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class _Worker:
 
     def _judge(
         self, returned: object, error: BaseException | None, interrupt: type[Interrupt] | None
-    ) -> list[float] | Failure | None:
+    ) -> list[float] | ObjectiveFailure | None:
         """Return the trial's values, why it failed, or None for a pruned one."""
         if interrupt is TrialTimedOut:
             return failure.timed_out(self.trial_timeout_s or 0.0, error)
@@ -215,13 +215,13 @@ class _Worker:
             return failure.raised(error)
         values = check_values(returned, len(self.study.directions))
         if isinstance(values, str):
-            return Failure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
+            return ObjectiveFailure(reason=names.REASON_OBJECTIVE_RETURNED, message=values)
         return values
 
     def _conclude(
         self,
         trial: FrozenTrial,
-        verdict: list[float] | Failure | None,
+        verdict: list[float] | ObjectiveFailure | None,
         started: float,
         go_on: bool,
     ) -> bool:
@@ -234,12 +234,12 @@ class _Worker:
     def _tell(
         self,
         trial: FrozenTrial,
-        verdict: list[float] | Failure | None,
+        verdict: list[float] | ObjectiveFailure | None,
         started: float,
         go_on: bool,
     ) -> bool:
         seconds = time.monotonic() - started
-        if isinstance(verdict, Failure):
+        if isinstance(verdict, ObjectiveFailure):
             for key, value in verdict.attributes.items():
                 self.storage.set_trial_system_attr(trial._trial_id, key, value)
             if not self.study.end(trial._trial_id, TrialState.FAIL, None, go_on=go_on):

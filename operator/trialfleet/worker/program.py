@@ -29,7 +29,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ProgramEnd:
     """How a program ended."""
 
     code: int
@@ -46,7 +46,7 @@ def run(
     on_line: Callable[[str], None],
     on_error: Callable[[str], None],
     on_long_line: Callable[[int], None],
-) -> Ended:
+) -> ProgramEnd:
     """Run a program to its end, in a process group of its own and with nothing to read.
 
     Its standard output and standard error go to this process's own, in whole lines. ``on_line``
@@ -86,7 +86,7 @@ def run(
             group.send(signal.SIGKILL)
             watched.attend(watched.is_gone, _LEFTOVERS_S)
             watched.finish()
-        return Ended(program.code, list(errors.lines))
+        return ProgramEnd(program.code, list(errors.lines))
 
 
 def _grace_s(called_away: BaseException) -> float:

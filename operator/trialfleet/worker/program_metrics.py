@@ -13,7 +13,7 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.objective import Metric
 from trialfleet.worker import failure, program
-from trialfleet.worker.failure import Failed, Failure
+from trialfleet.worker.failure import Failed, ObjectiveFailure
 
 FILE_BYTES: Final = 16 * 1024 * 1024
 """A larger file is not read."""
@@ -21,7 +21,7 @@ FILE_BYTES: Final = 16 * 1024 * 1024
 _SHOWN_CHARACTERS: Final = 100
 
 
-class Metrics:
+class ProgramMetrics:
     """The values of one trial.
 
     Make it before the trial's program starts: what a file held before does not count.
@@ -268,4 +268,4 @@ def _cut(text: str) -> str:
 
 def _failed(name: str, message: str) -> Failed:
     told = failure.shortened(f"no value for {name}: {message}")
-    return Failed(Failure(names.REASON_OBJECTIVE_RETURNED, told))
+    return Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, told))

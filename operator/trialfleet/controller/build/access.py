@@ -29,31 +29,31 @@ FOLDER: Final = "/run/trialfleet"
 """Where pods have what they need of a Secret."""
 
 
-class Storage(NamedTuple):
+class StorageNames(NamedTuple):
     """Which storage: by its place, so that it is the same when it was deleted and made again."""
 
     namespace: str
     name: str
 
 
-def token_key(keys: Keys, storage: Storage) -> str:
+def token_key(keys: Keys, storage: StorageNames) -> str:
     """Return the key that a storage's proxies check tokens with."""
     return keys.derive("tokens", *storage).hex()
 
 
-def authority(keys: Keys, storage: Storage, now: datetime.datetime) -> Authority:
+def authority(keys: Keys, storage: StorageNames, now: datetime.datetime) -> Authority:
     """Return the authority of a storage."""
     key = certificates.derive_key(keys.derive("authority", *storage))
     return certificates.make_authority("/".join(storage), key, now)
 
 
-def server_name(storage: Storage) -> str:
+def server_name(storage: StorageNames) -> str:
     """Return a name that is in the certificates of all proxies of a storage."""
     return names.proxy_host(storage.name, storage.namespace)
 
 
 def build_storage_secret(
-    owner: Owner, keys: Keys, storage: Storage, spec: StudyStorageSpec, now: datetime.datetime
+    owner: Owner, keys: Keys, storage: StorageNames, spec: StudyStorageSpec, now: datetime.datetime
 ) -> Object | None:
     """Return the Secret for a storage's PostgreSQL and proxies; None if they need none."""
     data: dict[str, str] = {}
@@ -71,14 +71,14 @@ def build_storage_secret(
     return _secret(owner, names.storage_secret(storage.name, digest(data)[:8]), data)
 
 
-def access_secret_name(keys: Keys, study: str, storage: Storage) -> str:
+def access_secret_name(keys: Keys, study: str, storage: StorageNames) -> str:
     """Return the name of the Secret by which the pods of a study reach its storage."""
     identity = keys.derive("identity", *storage).hex()
     return names.access_secret(study, digest([identity, study])[:8])
 
 
 def build_access_secret(
-    owner: Owner, keys: Keys, storage: Storage, now: datetime.datetime
+    owner: Owner, keys: Keys, storage: StorageNames, now: datetime.datetime
 ) -> Object:
     """Return the Secret with a study's token, and the authority to know the proxies by."""
     data = {
@@ -89,7 +89,7 @@ def build_access_secret(
 
 
 def _certificates(
-    keys: Keys, storage: Storage, spec: StudyStorageSpec, now: datetime.datetime
+    keys: Keys, storage: StorageNames, spec: StudyStorageSpec, now: datetime.datetime
 ) -> dict[str, str]:
     signer = authority(keys, storage, now)
 
@@ -125,7 +125,7 @@ def _rules(*, tls: bool) -> str:
     return f"local all all trust\n{kind} all all all scram-sha-256\n"
 
 
-def _url(storage: Storage, password: str, *, tls: bool) -> str:
+def _url(storage: StorageNames, password: str, *, tls: bool) -> str:
     host = f"{names.postgres_service(storage.name)}.{storage.namespace}.svc"
     url = f"postgresql+psycopg2://{names.APP}:{password}@{host}:{names.POSTGRES_PORT}/{names.APP}"
     return f"{url}?sslmode=verify-full&sslrootcert={FOLDER}/{CA}" if tls else url

@@ -7,7 +7,7 @@ from trialfleet import names
 from trialfleet.api.pods import Resources
 from trialfleet.controller.build.access import FOLDER
 from trialfleet.controller.build.objects import Object
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 
 USER: Final = 65532
 """The user that our images run as; any will do."""
@@ -66,7 +66,7 @@ def container_security(*, read_only: bool = True) -> Object:
 
 
 def own_container(
-    name: str, args: Sequence[str], options: Options, image: str | None, **more: Any
+    name: str, args: Sequence[str], options: OperatorOptions, image: str | None, **more: Any
 ) -> Object:
     """Return a container that runs the command ``trialfleet``."""
     container: Object = {
@@ -83,7 +83,7 @@ def own_container(
     return container
 
 
-def own_pod(containers: Sequence[Object], options: Options, **more: Any) -> Object:
+def own_pod(containers: Sequence[Object], options: OperatorOptions, **more: Any) -> Object:
     """Return the spec of a pod of ours."""
     spec: Object = {
         "automountServiceAccountToken": False,

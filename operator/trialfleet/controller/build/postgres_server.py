@@ -7,7 +7,12 @@ one that has its interface: https://github.com/docker-library/docs/blob/master/p
 from typing import Final
 
 from trialfleet import names
-from trialfleet.api.study_storage import CloudNativePG, ManagedPostgres, StudyStorageSpec, Volume
+from trialfleet.api.study_storage import (
+    CloudNativePG,
+    DatabaseVolume,
+    ManagedPostgres,
+    StudyStorageSpec,
+)
 from trialfleet.controller.build import access
 from trialfleet.controller.build.objects import Object, Owner, without_empty
 from trialfleet.controller.build.pod_parts import (
@@ -18,7 +23,7 @@ from trialfleet.controller.build.pod_parts import (
     resources,
     secret_volume,
 )
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 
 CNPG_API: Final = "postgresql.cnpg.io/v1"
 
@@ -73,7 +78,7 @@ def build_service(owner: Owner) -> Object:
 
 
 def build_stateful_set(
-    owner: Owner, spec: StudyStorageSpec, options: Options, secret: str, *, asleep: bool
+    owner: Owner, spec: StudyStorageSpec, options: OperatorOptions, secret: str, *, asleep: bool
 ) -> Object:
     """Return the StatefulSet of one server, or none; ``secret`` is the name of the storage's."""
     managed = spec.postgres.managed or ManagedPostgres()
@@ -103,7 +108,7 @@ def build_stateful_set(
         # A new pod has no data: not even a new image is worth that.
         stateful_set["updateStrategy"] = {"type": "OnDelete"}
     else:
-        stateful_set["volumeClaimTemplates"] = [_claim(managed.volume or Volume())]
+        stateful_set["volumeClaimTemplates"] = [_claim(managed.volume or DatabaseVolume())]
         stateful_set["persistentVolumeClaimRetentionPolicy"] = {
             "whenDeleted": spec.retention,
             "whenScaled": "Retain",
@@ -179,7 +184,7 @@ def _held(*, tls: bool) -> tuple[str, ...]:
     return (access.PASSWORD, access.POSTGRES_RULES, *certificate)
 
 
-def _server(managed: ManagedPostgres, options: Options, *, tls: bool) -> Object:
+def _server(managed: ManagedPostgres, options: OperatorOptions, *, tls: bool) -> Object:
     settings = {
         "max_connections": _CONNECTIONS,
         "hba_file": f"{access.FOLDER}/{access.POSTGRES_RULES}",
@@ -218,14 +223,14 @@ def _server(managed: ManagedPostgres, options: Options, *, tls: bool) -> Object:
     }
 
 
-def _password_setter(managed: ManagedPostgres, options: Options) -> Object:
+def _password_setter(managed: ManagedPostgres, options: OperatorOptions) -> Object:
     return {
         **_container("password", managed, options),
         "command": ["sh", "-euc", _SET_PASSWORD],
     }
 
 
-def _container(name: str, managed: ManagedPostgres, options: Options) -> Object:
+def _container(name: str, managed: ManagedPostgres, options: OperatorOptions) -> Object:
     container: Object = {
         "name": name,
         "image": managed.image or options.postgres_image,
@@ -252,7 +257,7 @@ def _container(name: str, managed: ManagedPostgres, options: Options) -> Object:
     return container
 
 
-def _claim(volume: Volume) -> Object:
+def _claim(volume: DatabaseVolume) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

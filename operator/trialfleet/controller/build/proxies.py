@@ -16,7 +16,7 @@ from trialfleet.controller.build.pod_parts import (
     secret_volume,
 )
 from trialfleet.controller.build.postgres_server import cnpg_trust, url_source
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 
 WORKERS_PER_REPLICA: Final = 100
 
@@ -37,7 +37,7 @@ that comes to another one at once has waited for nothing."""
 
 
 def build_workload(
-    owner: Owner, spec: StudyStorageSpec, options: Options, *, workers: int, secret: str
+    owner: Owner, spec: StudyStorageSpec, options: OperatorOptions, *, workers: int, secret: str
 ) -> Object:
     """Return the DaemonSet, or the Deployment for ``workers`` workers.
 
@@ -135,7 +135,7 @@ def _listening(spec: StudyStorageSpec) -> tuple[list[str], list[Object], int]:
     return args, listed, health
 
 
-def _pod(owner: Owner, spec: StudyStorageSpec, options: Options, secret: str) -> Object:
+def _pod(owner: Owner, spec: StudyStorageSpec, options: OperatorOptions, secret: str) -> Object:
     proxy = spec.proxy
     grace_s = int(proxy.grace_period.total_seconds())
     url_secret, url_key = url_source(owner.name, spec, secret)

@@ -14,7 +14,7 @@ from trialfleet.controller.build.template import (
     labels_of_pods,
 )
 from trialfleet.controller.build.worker_job import Reach
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 
 _RESULTS: Final = "/var/lib/trialfleet/results"
 
@@ -39,7 +39,7 @@ def build_prepare(owner: Owner, study: Study, *, reach: Reach, generation: int) 
 
 
 def build_collate(
-    owner: Owner, study: Study, *, reach: Reach, generation: int, options: Options
+    owner: Owner, study: Study, *, reach: Reach, generation: int, options: OperatorOptions
 ) -> Object:
     """Return the Job that runs after the last trial: all trials are in files when it starts."""
     template = _template(owner, dump_template(study.spec.collate), names.COMPONENT_COLLATE, reach)

@@ -16,7 +16,7 @@ from trialfleet.controller.build.template import (
     labels_of_pods,
 )
 from trialfleet.controller.ensured_study import definition_of
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.model import errors
 
 _STUDY_FILE: Final = "study.json"
@@ -93,7 +93,7 @@ def build_job(
     parallelism: int,
     reach: Reach,
     generation: int,
-    options: Options,
+    options: OperatorOptions,
 ) -> Object:
     """Return the Job of a study's workers.
 
@@ -185,7 +185,7 @@ def _failure_rules() -> list[Object]:
 
 
 def _pod_template(
-    owner: Owner, study: Study, template: Object, reach: Reach, options: Options
+    owner: Owner, study: Study, template: Object, reach: Reach, options: OperatorOptions
 ) -> Object:
     template = copy.deepcopy(template)
     spec = template.setdefault("spec", {})
@@ -222,7 +222,7 @@ def _pod_template(
     )
 
 
-def _complete_worker(container: Object, grace_s: int, options: Options) -> None:
+def _complete_worker(container: Object, grace_s: int, options: OperatorOptions) -> None:
     ours = own_container(
         names.WORKER_CONTAINER,
         [

@@ -9,12 +9,12 @@ from trialfleet.controller.build import run_once
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Removal
 from trialfleet.controller.pod_view import Trouble
 
 
-class Stage(enum.Enum):
+class FinishStage(enum.Enum):
     """How far the end of a study is."""
 
     DRAIN = enum.auto()
@@ -27,24 +27,24 @@ class Stage(enum.Enum):
 class Ending:
     """What is to be done about a study whose budget allows no further trial."""
 
-    stage: Stage
+    stage: FinishStage
     objects: tuple[Object, ...] = ()
     removals: tuple[Removal, ...] = ()
     collated: bool = False
     failed: Trouble | None = None
 
 
-def plan_ending(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
+def plan_ending(observed: StudyObserved, options: OperatorOptions, reach: Reach) -> Ending:
     """Decide what a study needs after its end."""
     study, summary = observed.study, observed.summary
     assert study is not None and summary is not None
     if summary.counts.running:
         # Workers leave by themselves, each when its trial is done.
-        return Ending(Stage.DRAIN)
+        return Ending(FinishStage.DRAIN)
     if study.spec.collate is None:
-        return Ending(Stage.DONE, removals=remove_jobs(observed))
+        return Ending(FinishStage.DONE, removals=remove_jobs(observed))
     if observed.subject.has(reasons.COLLATED):
-        return Ending(Stage.DONE, removals=remove_jobs(observed), collated=True)
+        return Ending(FinishStage.DONE, removals=remove_jobs(observed), collated=True)
     return _collate(observed, options, reach)
 
 
@@ -57,7 +57,7 @@ def remove_jobs(observed: StudyObserved, *components: str) -> tuple[Removal, ...
     )
 
 
-def _collate(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
+def _collate(observed: StudyObserved, options: OperatorOptions, reach: Reach) -> Ending:
     study, subject = observed.study, observed.subject
     assert study is not None
     others = remove_jobs(observed, names.COMPONENT_WORKER, names.COMPONENT_PREPARE)
@@ -68,18 +68,18 @@ def _collate(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
         if job.generation < subject.generation and job.finished:
             # Of an earlier end: the study has gone on since.
             removal = Removal("batch/v1", "Job", job.name, job.uid)
-            return Ending(Stage.COLLATE, removals=(*others, removal))
+            return Ending(FinishStage.COLLATE, removals=(*others, removal))
         if job.complete:
-            return Ending(Stage.DONE, removals=remove_jobs(observed), collated=True)
+            return Ending(FinishStage.DONE, removals=remove_jobs(observed), collated=True)
         if job.failure:
             message = f"collate has failed: {job.failure}"
             return Ending(
-                Stage.COLLATE,
+                FinishStage.COLLATE,
                 removals=others,
                 failed=Trouble(reasons.COLLATE_FAILED, message),
             )
     if jobs:
-        return Ending(Stage.COLLATE, removals=others)
+        return Ending(FinishStage.COLLATE, removals=others)
     made = run_once.build_collate(
         subject.owner,
         study,
@@ -87,4 +87,4 @@ def _collate(observed: StudyObserved, options: Options, reach: Reach) -> Ending:
         generation=subject.generation,
         options=options,
     )
-    return Ending(Stage.COLLATE, (made,), others)
+    return Ending(FinishStage.COLLATE, (made,), others)

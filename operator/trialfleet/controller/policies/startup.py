@@ -15,7 +15,7 @@ from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.secrecy import Keys
 
 
-class Stage(enum.Enum):
+class StartStage(enum.Enum):
     """How far the startup of a study is."""
 
     STORAGE = enum.auto()
@@ -30,7 +30,7 @@ class Stage(enum.Enum):
 class Startup:
     """What is to be done before a study can run."""
 
-    stage: Stage
+    stage: StartStage
     objects: tuple[Object, ...] = ()
     once: tuple[Object, ...] = ()
     removals: tuple[Removal, ...] = ()
@@ -46,7 +46,7 @@ def reach_of(observed: StudyObserved, keys: Keys) -> Reach:
     assert storage is not None
     secret = None
     if storage.tls:
-        where = access.Storage(observed.subject.namespace, storage.name)
+        where = access.StorageNames(observed.subject.namespace, storage.name)
         secret = access.access_secret_name(keys, observed.subject.name, where)
     return Reach(storage.name, storage.proxies, secret)
 
@@ -63,15 +63,15 @@ def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) ->
     if storage is None or not storage.ready:
         trouble = _storage_trouble(observed)
         once = () if storage is None else _secret(observed, keys, now)
-        return Startup(Stage.STORAGE, tuple(objects), once, trouble=trouble)
+        return Startup(StartStage.STORAGE, tuple(objects), once, trouble=trouble)
     begun = Startup(
-        Stage.READY,
+        StartStage.READY,
         tuple(objects),
         _secret(observed, keys, now),
         prepared=study.spec.prepare is not None,
     )
     if not observed.ensured:
-        return replace(begun, stage=Stage.ENSURE, prepared=False, trouble=observed.blocked)
+        return replace(begun, stage=StartStage.ENSURE, prepared=False, trouble=observed.blocked)
     if study.spec.prepare is None or subject.has(reasons.PREPARED):
         return begun
     return _prepare(observed, begun, reach_of(observed, keys))
@@ -81,7 +81,7 @@ def _secret(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> tupl
     name, storage = reach_of(observed, keys).secret, observed.storage
     if name is None or storage is None or name in observed.created:
         return ()
-    where = access.Storage(observed.subject.namespace, storage.name)
+    where = access.StorageNames(observed.subject.namespace, storage.name)
     return (access.build_access_secret(observed.subject.owner, keys, where, now),)
 
 
@@ -104,7 +104,7 @@ def _storage_trouble(observed: StudyObserved) -> Trouble | None:
 def _prepare(observed: StudyObserved, begun: Startup, reach: Reach) -> Startup:
     study, subject = observed.study, observed.subject
     assert study is not None
-    waiting = replace(begun, stage=Stage.PREPARE, prepared=False)
+    waiting = replace(begun, stage=StartStage.PREPARE, prepared=False)
     jobs = [job for job in observed.jobs_for(names.COMPONENT_PREPARE) if not job.deleting]
     stale = [job for job in jobs if job.failure and job.generation < subject.generation]
     if stale:

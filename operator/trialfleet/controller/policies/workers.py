@@ -23,7 +23,7 @@ from trialfleet.controller.build.template import dump_template
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.options import Options
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Removal
 from trialfleet.controller.pod_view import PodView, Trouble
 from trialfleet.model.ends import EndKind
@@ -51,7 +51,7 @@ class Workers:
 
 
 def plan_workers(
-    observed: StudyObserved, options: Options, reach: Reach, now: datetime.datetime
+    observed: StudyObserved, options: OperatorOptions, reach: Reach, now: datetime.datetime
 ) -> Workers:
     """Decide the Jobs of a study that is to run."""
     study = observed.study
@@ -88,7 +88,7 @@ def plan_workers(
     )
 
 
-def plan_first(observed: StudyObserved, options: Options, reach: Reach) -> Workers:
+def plan_first(observed: StudyObserved, options: OperatorOptions, reach: Reach) -> Workers:
     """Decide the first Job of a study, before anything is known of its trials."""
     desired = _desired(observed, 0)
     return Workers(desired, (_new_job(observed, [], desired, reach, options),))
@@ -183,7 +183,11 @@ def _retired(job: JobView) -> Object:
 
 
 def _new_job(
-    observed: StudyObserved, jobs: list[JobView], parallelism: int, reach: Reach, options: Options
+    observed: StudyObserved,
+    jobs: list[JobView],
+    parallelism: int,
+    reach: Reach,
+    options: OperatorOptions,
 ) -> Object:
     assert observed.study is not None
     return build.build_job(

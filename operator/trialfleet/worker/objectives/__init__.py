@@ -13,7 +13,7 @@ from trialfleet.worker.objectives import command, python
 Function = Callable[[Trial], object]
 
 
-class Kind(Protocol):
+class ObjectiveKind(Protocol):
     """Makes a function of an objective of one kind.
 
     Raises ``ObjectiveImportError`` if the user's own code can't be loaded, and ``InvalidInput``
@@ -25,7 +25,7 @@ class Kind(Protocol):
         """Relative paths begin in the manifest's folder."""
 
 
-_KINDS: Final[Mapping[str, Kind]] = {"python": python.load, "command": command.load}
+_KINDS: Final[Mapping[str, ObjectiveKind]] = {"python": python.load, "command": command.load}
 
 
 def load(spec: StudySpec, manifest: Manifest) -> Function:

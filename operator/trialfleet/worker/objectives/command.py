@@ -19,10 +19,10 @@ from trialfleet.api.objective import CommandObjective, fill, placeholders
 from trialfleet.api.study import StudySpec
 from trialfleet.model.errors import ObjectiveImportError
 from trialfleet.worker import failure, program
-from trialfleet.worker.failure import Failed, Failure
+from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
-from trialfleet.worker.program_metrics import Metrics
+from trialfleet.worker.program_metrics import ProgramMetrics
 
 _ARGS: Final = "spec.objective.command.args"
 
@@ -68,7 +68,7 @@ class Command:
         """Return the values of the objectives in their order."""
         parameters = trial.params
         checkpoints = os.environ.get(names.ENV_CHECKPOINT_DIR)
-        metrics = Metrics(
+        metrics = ProgramMetrics(
             self.objectives,
             self.command.metrics,
             folder=self.folder,
@@ -87,7 +87,7 @@ class Command:
             )
         except NotStarted as error:
             message = f"{arguments[0]} can't be started: {error}"
-            raise Failed(Failure(names.REASON_OBJECTIVE_RAISED, message)) from error
+            raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RAISED, message)) from error
         except Interrupt as interrupt:
             # Where this worker was when it was interrupted says nothing about the program.
             raise interrupt.with_traceback(None) from None
@@ -109,18 +109,18 @@ class Command:
             own = {name: fill(value, values) for name, value in added.items()}
         except KeyError as missing:
             message = f"$({missing.args[0]}) has no value: this worker has no checkpoint folder"
-            raise Failed(Failure(names.REASON_OBJECTIVE_RAISED, message)) from None
+            raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RAISED, message)) from None
         return arguments, {**os.environ, **own, **given}
 
 
-def _failure(ended: program.Ended) -> Failure:
+def _failure(ended: program.ProgramEnd) -> ObjectiveFailure:
     if ended.code < 0:
         message = f"the program was killed by {_signal_name(-ended.code)}"
     else:
         message = f"the program ended with exit code {ended.code}"
     if ended.errors:
         message += f": {ended.errors[-1].strip()}"
-    return Failure(
+    return ObjectiveFailure(
         reason=names.REASON_CRASHED,
         message=failure.shortened(message),
         traceback=failure.bounded("\n".join(ended.errors)),
