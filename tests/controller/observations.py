@@ -8,7 +8,7 @@ from tests.controller.kube import Object
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
-from trialfleet.client.answers import Counts, Summary
+from trialfleet.client.answers import Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build import worker_job as build
 from trialfleet.controller.build.objects import Owner
@@ -25,6 +25,7 @@ from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import PodView
 from trialfleet.controller.secrecy import Keys
+from trialfleet.model.study import Counts
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)
 OPTIONS = OperatorOptions(image="operator:1", worker_image="worker:1")

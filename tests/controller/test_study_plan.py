@@ -24,7 +24,6 @@ from tests.controller.observations import (
     summary,
 )
 from trialfleet import names
-from trialfleet.client.answers import Counts, Failure
 from trialfleet.controller import reasons
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.ensured_study import define
@@ -33,6 +32,7 @@ from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.study_plan import is_over, plan_study
 from trialfleet.model.ends import EndKind, WorkerEnd
+from trialfleet.model.study import Counts, Failure
 
 
 def plan(seen: StudyObserved, now: datetime.datetime = NOW) -> Plan:

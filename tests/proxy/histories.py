@@ -10,15 +10,10 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tests.proxy.running import trials_of
+from trialfleet.model.trial import Param, TrialRecord
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import (
-    CreateStudy,
-    CreateTrial,
-    Param,
-    TrialCreated,
-    TrialRecord,
-)
+from trialfleet.storage.commands import CreateStudy, CreateTrial, TrialCreated
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 NONE = Cursor(0, 0, 0)

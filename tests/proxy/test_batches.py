@@ -7,6 +7,7 @@ from google.protobuf.internal.encoder import _VarintBytes  # type: ignore[attr-d
 from optuna.trial import TrialState
 
 from tests.proxy.running import trials_of
+from trialfleet.model.trial import Param, TrialRecord
 from trialfleet.proxy.batches import (
     Definitions,
     encode_batch,
@@ -14,7 +15,6 @@ from trialfleet.proxy.batches import (
     microseconds,
     moment,
 )
-from trialfleet.storage.commands import Param, TrialRecord
 from trialfleet.wire.fields import varint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

@@ -22,17 +22,11 @@ from tests.proxy.histories import (
 )
 from tests.proxy.running import trials_of
 from trialfleet.model.errors import StorageUnavailable
+from trialfleet.model.session import WriteId
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.proxy.history import Bound, Cursor, Histories
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import (
-    OpenSession,
-    OpenTrial,
-    TrialRecord,
-    TrialUpdate,
-    UpdateTrial,
-    WriteId,
-    WriteTrial,
-)
+from trialfleet.storage.commands import OpenSession, OpenTrial, UpdateTrial, WriteTrial
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 

@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.message import Message
 from optuna.distributions import FloatDistribution, distribution_to_json
 
+from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy import messages
-from trialfleet.storage.commands import Budget, Goal
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 FLOAT = distribution_to_json(FloatDistribution(0, 1))

@@ -22,10 +22,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.model.errors import InvalidInput
+from trialfleet.model.trial import TrialRecord
 from trialfleet.proxy.batches import Definitions, encode_trial
 from trialfleet.proxy.history import HistoryView
 from trialfleet.proxy.pruning import StepValues, should_prune
-from trialfleet.storage.commands import TrialRecord
 from trialfleet.wire.pruners import decode_pruner, encode_pruner
 
 with warnings.catch_warnings():

@@ -10,19 +10,13 @@ from optuna.study import StudyDirection
 
 from tests.proxy.running import Running, Session, eventually
 from trialfleet import names
+from trialfleet.model.budget import Budget
+from trialfleet.model.session import WriteId
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.monitor import Monitor, SweepTimer
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import (
-    Budget,
-    Command,
-    EnsureStudy,
-    KeepAlive,
-    OpenSession,
-    OpenTrial,
-    WriteId,
-)
+from trialfleet.storage.commands import Command, EnsureStudy, KeepAlive, OpenSession, OpenTrial
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 

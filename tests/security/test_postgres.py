@@ -11,8 +11,9 @@ from optuna.study import StudyDirection
 
 from tests.security.encrypting import encrypted
 from trialfleet.model import errors
+from trialfleet.model.budget import Budget
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import Budget, EnsureStudy
+from trialfleet.storage.commands import EnsureStudy
 from trialfleet.wire import certificates
 
 NOW = datetime.datetime.now(datetime.UTC)

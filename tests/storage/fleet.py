@@ -16,20 +16,12 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from trialfleet.model.budget import Budget
+from trialfleet.model.session import WriteId
+from trialfleet.model.study import Counts
+from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import (
-    Budget,
-    Command,
-    Counts,
-    EnsureStudy,
-    OpenSession,
-    OpenTrial,
-    Param,
-    TrialRecord,
-    TrialUpdate,
-    UpdateTrial,
-    WriteId,
-)
+from trialfleet.storage.commands import Command, EnsureStudy, OpenSession, OpenTrial, UpdateTrial
 from trialfleet.storage.writer import Writer
 
 STUDY = "s"

@@ -9,20 +9,11 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, create, held, param, storages, together
+from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.errors import InvalidInput, SessionGivenUp, StorageUnavailable
-from trialfleet.storage.commands import (
-    Budget,
-    Command,
-    Ended,
-    GivenUp,
-    GiveUp,
-    Goal,
-    Param,
-    TrialRecord,
-    TrialUpdate,
-    UpdateTrial,
-    WriteTrial,
-)
+from trialfleet.model.session import GivenUp
+from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
+from trialfleet.storage.commands import Command, Ended, GiveUp, UpdateTrial, WriteTrial
 from trialfleet.storage.transaction import Transaction
 
 LOCK_STUDIES = "SELECT 1 FROM studies FOR UPDATE"

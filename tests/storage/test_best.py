@@ -24,8 +24,9 @@ from tests.storage.fleet import (
     storages,
     together,
 )
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import CreateTrial, Summary, TrialRecord
+from trialfleet.storage.commands import CreateTrial, Summary
 
 INF, NAN = math.inf, math.nan
 SPECIAL = [INF, -INF, 0.0, -0.0, 1e308, -1e308, 5e-324]

@@ -25,19 +25,12 @@ from tests.storage.fleet import (
     write,
 )
 from trialfleet import names
+from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.errors import SessionGivenUp, StudyEnded
+from trialfleet.model.study import Counts
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import (
-    Budget,
-    Command,
-    Counts,
-    CreateTrial,
-    Ended,
-    GiveUp,
-    Goal,
-    TrialRecord,
-    Wait,
-)
+from trialfleet.storage.commands import Command, CreateTrial, Ended, GiveUp, Wait
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

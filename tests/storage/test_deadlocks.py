@@ -21,10 +21,11 @@ from tests.storage.fleet import (
     storages,
 )
 from trialfleet import names
+from trialfleet.model.budget import Budget
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyExists, TrialFinished
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
-    Budget,
     CloseSession,
     CreateStudy,
     CreateTrial,
@@ -33,8 +34,6 @@ from trialfleet.storage.commands import (
     GiveUp,
     KeepAlive,
     SetStudyAttribute,
-    TrialRecord,
-    TrialUpdate,
     Wait,
     WriteTrial,
 )

@@ -7,9 +7,10 @@ import optuna
 import pytest
 
 from tests.storage.fleet import MINIMIZE, STUDY, Worker, check, create, stock, storages
+from trialfleet.model.budget import Budget
 from trialfleet.model.errors import NotFound
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import Budget, EnsureStudy, OpenSession, StudyEnsured
+from trialfleet.storage.commands import EnsureStudy, OpenSession, StudyEnsured
 
 FIRST = "objectives=1 objective=1 searchSpace=1"
 SECOND = "objectives=1 objective=2 searchSpace=1"

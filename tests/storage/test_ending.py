@@ -5,8 +5,8 @@ import datetime
 import pytest
 
 from trialfleet import names
-from trialfleet.storage.commands import Budget, Counts, Goal
-from trialfleet.storage.ending import end_reason
+from trialfleet.model.budget import Budget, Goal, end_reason
+from trialfleet.model.study import Counts
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 INF = float("inf")

@@ -7,8 +7,9 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import STUDY, Worker, create, param, storages, write
 from trialfleet import names
+from trialfleet.model.study import Failure
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import CloseSession, Failure, GiveUp
+from trialfleet.storage.commands import CloseSession, GiveUp
 
 
 async def fail(worker: Worker, reason: str, message: str) -> int:

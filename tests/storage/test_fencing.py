@@ -9,17 +9,16 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, create, held, param, query, storages, together
 from trialfleet.model.errors import SessionGivenUp
+from trialfleet.model.session import GivenUp
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     CloseSession,
     Command,
     CreateTrial,
-    GivenUp,
     GiveUp,
     KeepAlive,
     SetStudyAttribute,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 

@@ -27,17 +27,15 @@ from tests.storage.fleet import (
     query,
     storages,
 )
+from trialfleet.model.budget import Budget, Goal
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import reading
 from trialfleet.storage.commands import (
-    Budget,
     Command,
     CreateTrial,
     GiveUp,
-    Goal,
     KeepAlive,
     SetStudyAttribute,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 from trialfleet.storage.writer import Writer

@@ -21,15 +21,15 @@ from tests.storage.fleet import (
     write,
 )
 from trialfleet.model.errors import InvalidInput, Overloaded, SessionGivenUp, StorageUnavailable
+from trialfleet.model.study import Counts
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     Command,
-    Counts,
     CreateStudy,
     DeleteStudy,
     KeepAlive,
     SetStudyAttribute,
-    TrialRecord,
 )
 from trialfleet.storage.writer import _MOST_IN_VAIN, Writer
 

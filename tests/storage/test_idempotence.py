@@ -23,6 +23,7 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     CloseSession,
@@ -32,8 +33,6 @@ from trialfleet.storage.commands import (
     DeleteStudy,
     OpenSession,
     SetStudyAttribute,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 

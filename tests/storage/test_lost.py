@@ -23,17 +23,16 @@ from tests.storage.fleet import (
 )
 from trialfleet import names
 from trialfleet.model.errors import SessionGivenUp
+from trialfleet.model.session import GivenUp
+from trialfleet.model.study import Counts
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     CloseSession,
-    Counts,
     CreateTrial,
     DeleteStudy,
-    GivenUp,
     GiveUp,
     KeepAlive,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 

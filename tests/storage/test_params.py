@@ -27,7 +27,8 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.storage.commands import CreateTrial, GiveUp, Param, TrialRecord
+from trialfleet.model.trial import Param, TrialRecord
+from trialfleet.storage.commands import CreateTrial, GiveUp
 from trialfleet.storage.writer import Writer
 
 INT = distribution_to_json(IntDistribution(0, 9))

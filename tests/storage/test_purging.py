@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 from tests.storage.fleet import Worker, check, create, param, query, write
 from trialfleet import names
 from trialfleet.model.errors import SessionGivenUp
+from trialfleet.model.study import Counts
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import CloseSession, Counts, GiveUp
+from trialfleet.storage.commands import CloseSession, GiveUp
 
 LEFT = "SELECT (SELECT count(*) FROM trialfleet_runs), (SELECT count(*) FROM trialfleet_returns), "
 LEFT += "(SELECT count(*) FROM trialfleet_sessions)"

@@ -11,8 +11,8 @@ from optuna.trial import TrialState, create_trial
 
 from tests.storage.fleet import check, counts_of, held, query, recount, stock, write
 from trialfleet.model.errors import InvalidInput, SchemaMismatch, StorageUnavailable
+from trialfleet.model.study import Counts
 from trialfleet.storage import Storage, schema
-from trialfleet.storage.commands import Counts
 from trialfleet.storage.schema import _PREPARE_LOCK
 
 HEAD = "v3.2.0.a"

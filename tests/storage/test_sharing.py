@@ -7,7 +7,7 @@ import pytest
 
 from tests.storage.fleet import Worker, create, held, storages
 from trialfleet.model.errors import StorageUnavailable
-from trialfleet.storage.commands import Counts
+from trialfleet.model.study import Counts
 from trialfleet.storage.sharing import SharedReads
 
 

@@ -6,16 +6,10 @@ import pytest
 
 from tests.storage.fleet import Worker, check, create, storages
 from trialfleet import names
+from trialfleet.model.budget import Budget
 from trialfleet.model.errors import NotFound, StudyEnded
-from trialfleet.storage.commands import (
-    Budget,
-    CreateTrial,
-    Ended,
-    GiveUp,
-    StopStudy,
-    TrialRecord,
-    Wait,
-)
+from trialfleet.model.trial import TrialRecord
+from trialfleet.storage.commands import CreateTrial, Ended, GiveUp, StopStudy, Wait
 
 
 def test_a_stopped_study_opens_no_new_trial(url: str) -> None:

@@ -14,9 +14,11 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import Held, Worker, check, create, held, query, storages
 from trialfleet.local.postgres import Postgres
+from trialfleet.model.budget import Budget
 from trialfleet.model.errors import StorageUnavailable
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import Budget, Ended, GiveUp, KeepAlive, TrialRecord, Wait
+from trialfleet.storage.commands import Ended, GiveUp, KeepAlive, Wait
 
 
 @pytest.fixture

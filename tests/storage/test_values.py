@@ -25,16 +25,14 @@ from tests.storage.fleet import (
     together,
 )
 from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import (
     Command,
     CreateStudy,
     CreateTrial,
     OpenSession,
-    Param,
     SetStudyAttribute,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 

@@ -11,8 +11,11 @@ from optuna.trial import TrialState
 
 from tests.storage.fleet import Worker, check, database, query
 from trialfleet.local.postgres import find_binaries
+from trialfleet.model.session import WriteId
+from trialfleet.model.study import Counts
+from trialfleet.model.trial import TrialUpdate
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import Counts, TrialUpdate, UpdateTrial, WriteId
+from trialfleet.storage.commands import UpdateTrial
 from trialfleet.storage.migrations import migrations
 from trialfleet.storage.schema import SCHEMA_VERSION
 

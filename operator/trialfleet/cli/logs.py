@@ -22,7 +22,7 @@ def logs(
 ) -> None:
     """Write what a study's workers on a cluster have printed, each line with its pod."""
     from trialfleet.cluster import connect
-    from trialfleet.cluster import logs as reading
+    from trialfleet.cluster import pod_logs as reading
 
     with open_cluster(namespace, context) as cluster:
         name = connect.find_study(cluster, study)["metadata"]["name"]

@@ -28,7 +28,7 @@ def submit(
     It is applied on the server's side, by the field manager 'trialfleet'. Ctrl-C ends the watching,
     not the study.
     """
-    from trialfleet.cluster import submit as submitting
+    from trialfleet.cluster import submission as submitting
 
     for notice in manifests.read(file).notices:
         print(f"{notice} (notice)", file=sys.stderr)

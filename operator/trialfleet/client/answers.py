@@ -3,22 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from trialfleet.client.trial_batches import decode_batch
+from trialfleet.model.budget import Goal
 from trialfleet.model.definition import differing
+from trialfleet.model.study import Counts, Failure
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
-
-
-class Goal(NamedTuple):
-    """The study ends when a trial's value for the objective is as good as ``value``."""
-
-    objective: int
-    """Index of the objective, from 0."""
-    value: float
 
 
 @dataclass(frozen=True)
@@ -87,35 +81,8 @@ class Ensured:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many trials of a study are in each state; a lost trial is not a failed one."""
-
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-    running: int = 0
-    waiting: int = 0
-    lost: int = 0
-
-    @property
-    def counted(self) -> int:
-        """Trials that the budget counts."""
-        return self.complete + self.pruned + self.failed
-
-
-class Failure(NamedTuple):
-    """A failed trial."""
-
-    number: int
-    reason: str
-    """One word in CamelCase; empty where none is known."""
-    message: str
-    """For people, one line."""
-
-
-@dataclass(frozen=True)
 class Summary:
-    """A study in a few numbers."""
+    """A study in a few numbers: the client's end of what the storage gives."""
 
     counts: Counts
     best: list[FrozenTrial]
@@ -164,7 +131,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """What became of a dead worker's sessions and trials."""
+    """What became of a dead worker's sessions and trials: the client's end of what storage gives."""
 
     sessions: int
     """Sessions that this call ended."""

@@ -7,9 +7,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trialfleet.client import Summary
-from trialfleet.client.answers import Counts
 from trialfleet.cluster.diagnosis import event_time
 from trialfleet.cluster.namespace import EVENTS, Namespace
+from trialfleet.model.study import Counts
 
 _TOLD: Final = ("TrialLost", "TrialFailed")
 """Events of no weight that are told."""

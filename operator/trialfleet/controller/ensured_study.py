@@ -6,7 +6,8 @@ from typing import Any
 
 from trialfleet.api import study_definition
 from trialfleet.api.study import Study
-from trialfleet.client.answers import Goal, StudyDefinition
+from trialfleet.client.answers import StudyDefinition
+from trialfleet.model.budget import Goal
 from trialfleet.model.errors import InvalidInput
 
 

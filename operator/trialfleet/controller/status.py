@@ -9,12 +9,13 @@ from optuna.trial import FrozenTrial
 
 from trialfleet import names
 from trialfleet.api.study import Study
-from trialfleet.client.answers import Failure, Summary
+from trialfleet.client.answers import Summary
 from trialfleet.controller import reasons
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Note
+from trialfleet.model.study import Failure
 
 BEST: Final = 5
 """Trials of a Pareto front's head that the status shows."""

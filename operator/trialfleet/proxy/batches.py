@@ -11,7 +11,7 @@ from typing import Final
 
 from optuna.trial import TrialState
 
-from trialfleet.storage.commands import TrialRecord
+from trialfleet.model.trial import TrialRecord
 from trialfleet.wire.fields import tag, varint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

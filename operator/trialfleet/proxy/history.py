@@ -14,11 +14,11 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from trialfleet.model.errors import NotFound
+from trialfleet.model.trial import TrialRecord
 from trialfleet.proxy.batches import Definitions, encode_batch, encode_trial
 from trialfleet.proxy.flights import SharedFlight
 from trialfleet.proxy.scanning import scan
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import TrialRecord
 from trialfleet.wire.fields import tag, varint
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 

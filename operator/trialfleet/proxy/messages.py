@@ -16,21 +16,13 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.model import definition
+from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.model.session import WriteId
+from trialfleet.model.study import Counts, StudyRecord
+from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
 from trialfleet.proxy.batches import moment
-from trialfleet.storage.commands import (
-    Budget,
-    Counts,
-    EnsureStudy,
-    GiveUp,
-    Goal,
-    OpenSession,
-    Param,
-    StudyRecord,
-    TrialRecord,
-    TrialUpdate,
-    WriteId,
-)
+from trialfleet.storage.commands import EnsureStudy, GiveUp, OpenSession
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 SESSION_BYTES: Final = 16

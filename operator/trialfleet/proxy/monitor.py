@@ -8,11 +8,12 @@ from typing import Final
 
 from trialfleet import names
 from trialfleet.model.errors import DataLost, StorageUnavailable, TrialfleetError
+from trialfleet.model.session import GivenUp
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.log_events import event
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import GivenUp, GiveUp
+from trialfleet.storage.commands import GiveUp
 
 _log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
 from trialfleet.proxy import messages
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.scanning import scan
@@ -21,12 +23,8 @@ from trialfleet.storage.commands import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
-    Param,
     SetStudyAttribute,
-    StudyRecord,
     TrialCreated,
-    TrialRecord,
-    TrialUpdate,
     WriteTrial,
 )
 from trialfleet.wire.fields import tag, varint

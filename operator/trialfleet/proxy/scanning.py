@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Final
 
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import TrialRecord
 
 _READ_TRIALS: Final = 1000
 """Trials of one query: their records take some 2 KiB each until they are encoded."""

@@ -12,6 +12,8 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput, SessionGivenUp
+from trialfleet.model.session import GivenUp
+from trialfleet.model.trial import TrialRecord
 from trialfleet.proxy import messages
 from trialfleet.proxy.batches import encode_batch, microseconds
 from trialfleet.proxy.decisions import Decisions
@@ -23,7 +25,6 @@ from trialfleet.storage.commands import (
     CreateTrial,
     DeleteStudy,
     Ended,
-    GivenUp,
     KeepAlive,
     OpenTrial,
     SessionOpened,
@@ -31,7 +32,6 @@ from trialfleet.storage.commands import (
     StopStudy,
     StudyEnsured,
     TrialCreated,
-    TrialRecord,
     UpdateTrial,
     Wait,
     WriteTrial,

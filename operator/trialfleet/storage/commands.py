@@ -14,104 +14,10 @@ from typing import NamedTuple
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-
-class WriteId(NamedTuple):
-    """Identity of a write: sent again with the same identity, it is applied once."""
-
-    session: bytes
-    """16 bytes."""
-    sequence: int
-    """Grows with every write of the session, from 1.
-
-    Writes that open a trial or write to a trial of the session's own may overtake each other;
-    an older one of the same trial is then dropped. All others must be sent one after the other:
-    one that arrives after a later one is refused.
-    """
-
-
-class Param(NamedTuple):
-    """One parameter of a trial."""
-
-    name: str
-    value: float
-    """In the internal representation of the distribution."""
-    distribution_json: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRecord:
-    """A trial as it is stored; as a template, ``trial_id`` and ``number`` are ignored."""
-
-    trial_id: int
-    number: int
-    state: TrialState
-    values: Sequence[float] | None = None
-    started: datetime.datetime | None = None
-    completed: datetime.datetime | None = None
-    params: Sequence[Param] = ()
-    user_attrs: Sequence[tuple[str, str]] = ()
-    system_attrs: Sequence[tuple[str, str]] = ()
-    intermediate_values: Sequence[tuple[int, float]] = ()
-    """Pairs of step and value; the value may be NaN or infinite."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialUpdate:
-    """What a trial gained since the last write of its owner."""
-
-    trial_id: int
-    params: Sequence[Param] = ()
-    user_attrs: Sequence[tuple[str, str]] = ()
-    system_attrs: Sequence[tuple[str, str]] = ()
-    intermediate_values: Sequence[tuple[int, float]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StudyRecord:
-    """A study as Optuna sees it."""
-
-    study_id: int
-    name: str
-    directions: Sequence[StudyDirection]
-    user_attrs: Sequence[tuple[str, str]] = ()
-    system_attrs: Sequence[tuple[str, str]] = ()
-
-
-class Goal(NamedTuple):
-    """The study ends when a trial's value for the objective is as good as ``value``."""
-
-    objective: int
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What ends a study; an absent field sets no end."""
-
-    trials: int | None = None
-    """Counted trials: COMPLETE, PRUNED, and FAIL by the objective's own error."""
-    failed_trials: int | None = None
-    timeout_s: float | None = None
-    """Seconds from the first trial opened."""
-    goals: Sequence[Goal] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many trials of a study are in each state; a lost trial is not a failed one."""
-
-    complete: int = 0
-    pruned: int = 0
-    failed: int = 0
-    running: int = 0
-    waiting: int = 0
-    lost: int = 0
-
-    @property
-    def counted(self) -> int:
-        """Trials that the budget counts."""
-        return self.complete + self.pruned + self.failed
-
+from trialfleet.model.budget import Budget
+from trialfleet.model.session import WriteId
+from trialfleet.model.study import Counts, Failure
+from trialfleet.model.trial import TrialRecord, TrialUpdate
 
 # -- commands: each is applied in one transaction, many share one --------------------------
 
@@ -256,18 +162,6 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """Answer of :class:`GiveUp`: how many sessions were fenced, and the numbers of trials."""
-
-    sessions: int = 0
-    opened: int = 0
-    """Sessions that the worker ever had, those that ended before too; of a named one only."""
-    lost: Sequence[int] = ()
-    requeued: Sequence[int] = ()
-    failed: Sequence[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class OpenTrial:
     """Open the next trial for a session -> a :class:`TrialRecord`, ``Wait`` or ``Ended``.
 
@@ -361,15 +255,6 @@ Command = (
 
 
 # -- answers of reads -------------------------------------------------------------------
-
-
-class Failure(NamedTuple):
-    """The newest failed trial."""
-
-    number: int
-    reason: str
-    """One word in CamelCase; empty if whoever ended it gave none."""
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

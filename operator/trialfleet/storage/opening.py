@@ -9,15 +9,9 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyEnded, TrialfleetError
-from trialfleet.storage.commands import (
-    CreateTrial,
-    Ended,
-    OpenTrial,
-    TrialCreated,
-    TrialRecord,
-    Wait,
-    WriteId,
-)
+from trialfleet.model.session import WriteId
+from trialfleet.model.trial import TrialRecord
+from trialfleet.storage.commands import CreateTrial, Ended, OpenTrial, TrialCreated, Wait
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.reading import Standing, locked_standings, read_trials, require_study
 from trialfleet.storage.transaction import Statement, Transaction

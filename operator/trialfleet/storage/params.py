@@ -12,7 +12,7 @@ from optuna.distributions import (
 )
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.commands import Param
+from trialfleet.model.trial import Param
 from trialfleet.storage.transaction import Transaction
 
 _KNOWN: Final = sa.text(

@@ -12,18 +12,11 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet import names
+from trialfleet.model.budget import Budget, Goal, end_reason
 from trialfleet.model.errors import NotFound
-from trialfleet.storage.commands import (
-    Budget,
-    Counts,
-    Failure,
-    Goal,
-    Param,
-    StudyRecord,
-    Summary,
-    TrialRecord,
-)
-from trialfleet.storage.ending import end_reason
+from trialfleet.model.study import Counts, Failure, StudyRecord
+from trialfleet.model.trial import Param, TrialRecord
+from trialfleet.storage.commands import Summary
 from trialfleet.storage.transaction import Statement, Transaction
 
 # Rows of both: see migrations/0006_baseline.sql.

@@ -12,16 +12,9 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model.definition import differing
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.storage.commands import (
-    CloseSession,
-    GivenUp,
-    GiveUp,
-    KeepAlive,
-    OpenSession,
-    SessionOpened,
-    TrialRecord,
-    WriteId,
-)
+from trialfleet.model.session import GivenUp, WriteId
+from trialfleet.model.trial import TrialRecord
+from trialfleet.storage.commands import CloseSession, GiveUp, KeepAlive, OpenSession, SessionOpened
 from trialfleet.storage.opening import insert_trial, lock_studies
 from trialfleet.storage.reading import read_trials
 from trialfleet.storage.transaction import Transaction

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from trialfleet.model import database_url
 from trialfleet.model.errors import DataLost, NotFound, StorageUnavailable
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import identity as identities
 from trialfleet.storage import reading
 from trialfleet.storage.commands import (
@@ -20,9 +22,7 @@ from trialfleet.storage.commands import (
     Ended,
     KeepAlive,
     OpenTrial,
-    StudyRecord,
     Summary,
-    TrialRecord,
     UpdateTrial,
     Wait,
 )

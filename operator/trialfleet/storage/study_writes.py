@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput, NotFound, StudyExists
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage.commands import (
     CreateStudy,
     DeleteStudy,
@@ -16,7 +17,6 @@ from trialfleet.storage.commands import (
     SetStudyAttribute,
     StopStudy,
     StudyEnsured,
-    TrialRecord,
 )
 from trialfleet.storage.opening import insert_trial
 from trialfleet.storage.reading import read_studies, require_study

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from optuna.trial import TrialState
 
-from trialfleet.storage.commands import Param, TrialUpdate
+from trialfleet.model.trial import Param, TrialUpdate
 from trialfleet.storage.transaction import Statement, Transaction
 
 _PARAMS: Final = Statement(

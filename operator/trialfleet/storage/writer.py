@@ -9,6 +9,7 @@ import psycopg2.errors
 import sqlalchemy as sa
 
 from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable, TrialfleetError
+from trialfleet.model.trial import TrialRecord
 from trialfleet.storage.commands import (
     CloseSession,
     Command,
@@ -23,7 +24,6 @@ from trialfleet.storage.commands import (
     SetStudyAttribute,
     StopStudy,
     TrialCreated,
-    TrialRecord,
     UpdateTrial,
     WriteTrial,
 )

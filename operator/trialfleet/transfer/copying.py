@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 
 from trialfleet import names
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.commands import StudyRecord, TrialRecord
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import TrialRecord
 
 SLICE: Final = 250
 """Trials that are in memory at once."""

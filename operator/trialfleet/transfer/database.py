@@ -11,8 +11,9 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 
 from trialfleet.model.errors import InvalidInput
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import Param, TrialRecord
 from trialfleet.storage.checking import recompute
-from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
 from trialfleet.storage.trial_rows import stored_intermediate, stored_value
 from trialfleet.transfer.copying import SLICE, Add, Found
 from trialfleet.transfer.rows import insert

@@ -15,7 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import Param, TrialRecord
 from trialfleet.transfer.copying import SLICE, Add, Found
 
 

@@ -12,7 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.commands import StudyRecord, TrialRecord
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import TrialRecord
 from trialfleet.transfer.copying import SLICE, Add, Found
 from trialfleet.transfer.replay import Replay, Spool
 

@@ -10,7 +10,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from trialfleet.model.errors import InvalidInput, SchemaMismatch, StorageUnavailable
-from trialfleet.storage.commands import StudyRecord, TrialRecord
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import TrialRecord
 from trialfleet.transfer.copying import Source, Target
 from trialfleet.transfer.database import DatabaseTarget, snapshot
 from trialfleet.transfer.journal import JournalSource, JournalTarget

@@ -23,7 +23,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.model.errors import InvalidInput
-from trialfleet.storage.commands import Param, StudyRecord, TrialRecord
+from trialfleet.model.study import StudyRecord
+from trialfleet.model.trial import Param, TrialRecord
 
 _BATCH: Final = 1000
 

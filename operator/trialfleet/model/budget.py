@@ -1,10 +1,31 @@
-"""When a study ends: a pure decision from its budget and its counts."""
+"""What ends a study: its budget, and the one rule that says whether it has ended."""
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from trialfleet import names
-from trialfleet.storage.commands import Budget, Counts
+from trialfleet.model.study import Counts
+
+
+class Goal(NamedTuple):
+    """The study ends when a trial's value for the objective is as good as ``value``."""
+
+    objective: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What ends a study; an absent field sets no end."""
+
+    trials: int | None = None
+    """Counted trials: COMPLETE, PRUNED, and FAIL by the objective's own error."""
+    failed_trials: int | None = None
+    timeout_s: float | None = None
+    """Seconds from the first trial opened."""
+    goals: Sequence[Goal] = ()
 
 
 def end_reason(
