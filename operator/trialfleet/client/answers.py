@@ -82,7 +82,7 @@ class Ensured:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study in a few numbers: the client's end of what the storage gives."""
+    """A study in a few numbers: at the client's end of the wire."""
 
     counts: Counts
     best: list[FrozenTrial]
@@ -131,7 +131,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """What became of a dead worker's sessions and trials: the client's end of what storage gives."""
+    """What became of a dead worker's sessions and trials: at the client's end of the wire."""
 
     sessions: int
     """Sessions that this call ended."""

@@ -109,8 +109,6 @@ class OpenSession:
     study: str
     """Name of the study, or empty for a session bound to none."""
     time_to_live_s: float
-    sequential: bool = False
-    """Whether it runs its trials one after the other, in the order in which it opened them."""
     definition: str = ""
     """Of the study, where the worker is for no other; empty for any."""
 
@@ -123,8 +121,6 @@ class SessionOpened(NamedTuple):
     """Sessions that the study had before this one."""
     directions: Sequence[StudyDirection]
     """Of the study."""
-    may_run_ahead: bool
-    """Whether a trial's end has no say in whether another one begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +140,6 @@ class CloseSession:
 @dataclass(frozen=True, slots=True)
 class GiveUp:
     """Fence a dead worker's sessions, fail and requeue its trials -> :class:`GivenUp`.
-
-    Those that a sequential session had not begun wait again.
 
     Exactly one of ``session`` and ``worker`` is given. Without either, every session whose
     keep-alive had run out at ``as_of`` is given up.

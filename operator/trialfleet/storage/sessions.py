@@ -163,7 +163,6 @@ def _opened(transaction: Transaction, study_id: int | None, ordinal: int) -> Ses
         study_id,
         ordinal,
         [StudyDirection[direction] for direction in directions],
-        may_run_ahead=False,
     )
 
 
