@@ -50,7 +50,7 @@ def test_made_anew_with_another_objective_it_does_not_show_the_old_ones_results(
         "delete the trials",
     )
     status = env.status("other")
-    assert status["phase"] == "Pending"
+    assert status["phase"] == "Stalled"
     assert not {"best", "bestValue", "progress"} & status.keys()
     assert not env.kube.list("jobs", study="other")
     # One way out: to say that they count.

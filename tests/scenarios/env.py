@@ -43,7 +43,7 @@ class Env:
     image: str | None = None
     """An image with Python, for pods of a user's own."""
     patience_s: float = 60.0
-    pod_start_s: float = 4.0
+    pod_start_s: float = 8.0
     """What a worker's pod takes from the end of the one before it to its first trial, at most."""
 
     def study(self, name: str, source: str = "", seconds: float = 0.1, **spec: Any) -> Object:

@@ -83,6 +83,7 @@ def test_too_many_failed_trials_fail_a_study(env: Env) -> None:
     for text in (failed["message"], study["status"]["lastFailure"], study["status"]["message"]):
         assert "ValueError: no" in text
     env.wait_no_pods("bad")
+    wait_for("an Event", lambda: "TrialFailed" in env.reasons("bad"), 10)
     assert env.reasons("bad").count("TrialFailed") == 1
 
 
