@@ -125,7 +125,11 @@ ENDED_STOPPED: Final = "Stopped"
 # -- defaults --------------------------------------------------------------------------
 
 SESSION_TIME_TO_LIVE_S: Final = 60.0
-MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""As gRPC has it where nobody says otherwise, and with it Optuna's own proxy."""
+
+HISTORY_PART_BYTES: Final = 2 * 1024 * 1024
+"""Of a part of a study's history; one trial may be larger."""
 
 # -- labels and annotations of objects in a cluster ------------------------------------------
 

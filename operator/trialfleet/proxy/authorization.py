@@ -33,6 +33,9 @@ _OPEN_TO_ALL: Final = "/grpc.health.v1.Health/"
 _shown: Final[ContextVar[str | None]] = ContextVar("authorization", default=None)
 """What the caller of the current call shows."""
 
+_caller: Final[ContextVar[str]] = ContextVar("caller", default="")
+"""The study whose token the caller of the current call showed when it began."""
+
 K = TypeVar("K")
 
 
@@ -61,6 +64,10 @@ class Authorization(grpc.aio.ServerInterceptor):
             raise Unauthenticated("found a token that is unknown here, accepted: a study's own")
         return grant
 
+    def caller(self) -> str:
+        """Return whose share of the proxy the current call uses."""
+        return _caller.get()
+
     async def intercept_service(
         self,
         continuation: Callable[
@@ -75,7 +82,7 @@ class Authorization(grpc.aio.ServerInterceptor):
             )
             _shown.set(None if shown is None else str(shown))
             try:
-                self.authenticate()
+                _caller.set(self.authenticate().study or "")
             except Unauthenticated as error:
                 return _refusing(str(error))
         return await continuation(handler_call_details)

@@ -96,3 +96,26 @@ def encode_batch(records: Iterable[TrialRecord]) -> bytes:
     definitions = Definitions()
     trials = [encode_trial(record, definitions) for record in records]
     return b"".join((*definitions.entries, *trials))
+
+
+class Page:
+    """A batch that takes trials until it has a size; the first one whatever its size."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._definitions = Definitions()
+        self._trials: list[bytes] = []
+
+    def add(self, records: Iterable[TrialRecord]) -> bool:
+        """Add trials as long as they fit; return whether all did."""
+        for record in records:
+            encoded = encode_trial(record, self._definitions)
+            self._left -= len(encoded)
+            if self._left < 0 and self._trials:
+                return False
+            self._trials.append(encoded)
+        return True
+
+    def batch(self) -> bytes:
+        """Return the batch, which is self-contained."""
+        return b"".join((*self._definitions.entries, *self._trials))

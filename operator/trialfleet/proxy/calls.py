@@ -1,8 +1,9 @@
 """How every call is answered: deadline, status code, metrics."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -11,7 +12,10 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from trialfleet.model.errors import TrialfleetError, grpc_code
+from trialfleet import names
+from trialfleet.model.errors import Overloaded, TrialfleetError, grpc_code
+from trialfleet.proxy import bounds
+from trialfleet.proxy.bounds import Room, Rooms
 from trialfleet.proxy.log_events import event
 from trialfleet.proxy.proxy_metrics import ProxyMetrics
 from trialfleet.wire.fields import encode_field, tag
@@ -59,6 +63,9 @@ def status(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
 class Guard(Protocol):
     """Checks every call before anything is done for it."""
 
+    def caller(self) -> str:
+        """Return whose share of the proxy the current call uses."""
+
     def check(self, method: str) -> Callable[[Any], Awaitable[None]]:
         """Return what raises if the caller may not call a method with a request.
 
@@ -85,9 +92,11 @@ class Calls:
         metrics: ProxyMetrics,
         gate: Callable[[], None],
         limit_s: float,
+        rooms: Rooms,
         guard: Guard | None = None,
     ) -> None:
         self._metrics = metrics
+        self._rooms = rooms
         self._gate = gate
         self._limit_s = limit_s
         self._guard = guard
@@ -115,31 +124,73 @@ class Calls:
     def _method(self, method: MethodDescriptor, implementation: object) -> Any:
         decode = GetMessageClass(method.input_type).FromString
         function = getattr(implementation, method.name)
+        part_bytes = names.HISTORY_PART_BYTES
+        answer: _Answer
         if not method.server_streaming:
             answer = self._answer(method, function)
 
-            async def unary(message: bytes, context: Any) -> bytes:
+            async def unary(_: Any, context: Any) -> None:
                 try:
                     limited = context.time_remaining() is not None
-                    return serialize(await answer(_decoded(decode, message), limited))
+                    with self._holding() as hold:
+                        message = await self._receive(context)
+                        hold(self._rooms.handled, len(message))
+                        reply = serialize(await answer(_decoded(decode, message), limited))
+                        hold(self._rooms.replies, len(reply))
+                        await _send(context, reply)
                 except Refused as refused:
                     await context.abort(refused.code, refused.details)
-                    raise
 
-            return grpc.unary_unary_rpc_method_handler(unary)
+            return grpc.stream_stream_rpc_method_handler(unary)
 
-        async def parts(message: bytes, context: Any) -> None:
+        async def parts(_: Any, context: Any) -> None:
             async def write(request: Message) -> None:
-                async for part in function(request):
-                    await context.write(serialize(part))
+                # The place is taken before a part is made.
+                with self._holding() as hold:
+                    await self._rooms.replies.wait(self._caller(), part_bytes)
+                    hold(self._rooms.replies, part_bytes)
+                    async for part in function(request):
+                        await _send(context, serialize(part))
 
             try:
                 limited = context.time_remaining() is not None
+                message = await self._receive(context)
                 await self._answer(method, write)(_decoded(decode, message), limited)
             except Refused as refused:
                 await context.abort(refused.code, refused.details)
 
-        return grpc.unary_stream_rpc_method_handler(parts)
+        return grpc.stream_stream_rpc_method_handler(parts)
+
+    def _caller(self) -> str:
+        return "" if self._guard is None else self._guard.caller()
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[Callable[[Room, int], None]]:
+        """Give what holds messages of the current call in a room, until the end."""
+        caller = self._caller()
+        with contextlib.ExitStack() as held:
+
+            def hold(room: Room, size: int) -> None:
+                try:
+                    held.enter_context(room.hold(caller, size))
+                except Overloaded as error:
+                    raise Refused(grpc_code(error), str(error)) from error
+
+            yield hold
+
+    async def _receive(self, context: Any) -> bytes:
+        """Return the only message of a call. Raises ``Refused`` if there is none in time.
+
+        What a call has sent is in memory from when somebody reads it: so few are read at a time.
+        """
+        size, arriving = names.MAX_MESSAGE_BYTES, self._rooms.arriving
+        try:
+            await arriving.wait(self._caller(), size)
+        except Overloaded as error:
+            raise Refused(grpc_code(error), str(error)) from error
+        with self._holding() as hold:
+            hold(arriving, size)
+            return await first_message(context)
 
     def _stream(self, method: MethodDescriptor, implementation: object) -> Any:
         """Return the handler of a stream of calls of other methods.
@@ -158,7 +209,7 @@ class Calls:
             answer = self._answer(other, getattr(implementation, other.name))
             answers[field.name] = answer, tag(reply, field.name)
 
-        async def handle(message: bytes) -> bytes:
+        async def handle(message: bytes, hold: Callable[[Room, int], None]) -> bytes:
             number = 0
             try:
                 asked = _decoded(request.FromString, message)
@@ -167,7 +218,9 @@ class Calls:
                 if name is None:
                     raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"{choice.name}: found none")
                 answer, opening = answers[name]
+                hold(self._rooms.handled, len(message))
                 answered = serialize(await answer(getattr(asked, name), False))
+                hold(self._rooms.replies, len(answered))
                 return encode_field(opening, answered) + serialize(reply(number=number))
             except Refused as refused:
                 code, details = refused.code.value[0], refused.details
@@ -176,19 +229,27 @@ class Calls:
         async def stream(_: Any, context: Any) -> None:
             writing = asyncio.Lock()
             under_way: set[asyncio.Task[None]] = set()
+            owner = asyncio.current_task()
+            assert owner is not None
 
             async def make(message: bytes) -> None:
-                answered = await handle(message)
-                async with writing:
-                    await context.write(answered)
+                with self._holding() as hold:
+                    answered = await handle(message, hold)
+                    async with writing:
+                        try:
+                            await _send(context, answered)
+                        except (grpc.aio.BaseError, asyncio.CancelledError):
+                            owner.cancel()  # the caller is gone, or does not read
 
             try:
-                while (message := await self._read(context)) is not None:
+                message = await self._read(context, first=True)
+                while message is not None:
                     task = asyncio.create_task(make(message))
                     under_way.add(task)
                     task.add_done_callback(under_way.discard)
                     if len(under_way) >= _MOST_AT_ONCE:
                         await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    message = await self._read(context)
                 if under_way:
                     await asyncio.wait(under_way)
             finally:
@@ -199,13 +260,15 @@ class Calls:
 
         return grpc.stream_stream_rpc_method_handler(stream)
 
-    async def _read(self, context: Any) -> bytes | None:
+    async def _read(self, context: Any, *, first: bool = False) -> bytes | None:
         """Return the next request of a stream; None if there are no more, or the proxy stops."""
         task = asyncio.current_task()
         assert task is not None
         self._reading.add(task)
         try:
-            message: bytes = _END if self._stopping else await context.read()
+            if self._stopping:
+                return None
+            message: bytes = await (first_message(context) if first else context.read())
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -253,6 +316,27 @@ class Calls:
                 observe(code, perf_counter() - started)
 
         return answer
+
+
+async def first_message(context: Any) -> bytes:
+    """Return the first message of a call. Raises ``Refused``."""
+    try:
+        async with asyncio.timeout(bounds.PATIENCE_S):
+            message: bytes = await context.read()
+    except TimeoutError as error:
+        raise Refused(
+            grpc.StatusCode.DEADLINE_EXCEEDED, f"found no message within {bounds.PATIENCE_S:g} s"
+        ) from error
+    return message
+
+
+async def _send(context: Any, reply: bytes) -> None:
+    """Send a reply. The call ends without a word if its caller does not read what was sent."""
+    try:
+        async with asyncio.timeout(bounds.PATIENCE_S):
+            await context.write(reply)
+    except TimeoutError as error:
+        raise asyncio.CancelledError from error
 
 
 def _decoded(decode: Callable[[bytes], Any], message: bytes) -> Any:

@@ -4,6 +4,8 @@ import datetime
 import enum
 import json
 import logging
+from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 _EXTRA: Final = "fields"
@@ -46,10 +48,29 @@ def _quoted(value: object) -> str:
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
+class _Rare(logging.Filter):
+    """Lets gRPC say something once a minute, in a line: what callers send is its concern."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("grpc"):
+            return True
+        if self._clock() < self._next:
+            return False
+        self._next = self._clock() + 60
+        record.exc_info = record.exc_text = None
+        return True
+
+
 def configure(form: Format) -> None:
     """Send this process's logs to standard error: of Trialfleet from INFO, else from WARNING."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(form))
+    handler.addFilter(_Rare())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("trialfleet").setLevel(logging.INFO)
 

@@ -18,6 +18,7 @@ from trialfleet import names
 from trialfleet.model import errors
 from trialfleet.model.errors import InvalidInput, StorageUnavailable
 from trialfleet.proxy.authorization import Authorization
+from trialfleet.proxy.bounds import PATIENCE_S, Rooms
 from trialfleet.proxy.calls import Calls
 from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
@@ -37,13 +38,21 @@ _log = logging.getLogger(__name__)
 _OURS: Final = trialfleet_pb2.DESCRIPTOR.services_by_name["TrialFleet"]
 _OPTUNAS: Final = api_pb2.DESCRIPTOR.services_by_name["StorageService"]
 
+_HEALTH_BYTES: Final = 1024
+"""Of a message where nothing but health checks is answered."""
+
 _CHANNEL: Final = (
     # Two proxies on one port would share its connections.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     # Of one connection; all together are bounded by ProxyOptions.max_calls.
-    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.max_concurrent_streams", 100),
+    # Each takes some 70 KiB, encrypted.
+    ("grpc.max_allowed_incoming_connections", 1000),
+    ("grpc.server_handshake_timeout_ms", int(PATIENCE_S * 1000)),
+    ("grpc.http2.settings_timeout", int(PATIENCE_S * 1000)),
+    # Without a call; a worker's stream is one.
+    ("grpc.max_connection_idle_ms", int(PATIENCE_S * 1000)),
     # The connection of a node that vanished ends within two minutes, and with it its calls.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -128,7 +137,10 @@ class Proxy:
         self.health_address = options.health
         self.metrics_address = options.metrics
         self._servers: list[grpc.aio.Server] = []
-        self._calls = Calls(self._metrics, self._gate, options.call_limit_s, self._authorization)
+        self._rooms = Rooms()
+        self._calls = Calls(
+            self._metrics, self._gate, options.call_limit_s, self._rooms, self._authorization
+        )
 
     async def __aenter__(self) -> Self:
         options = self._options
@@ -185,7 +197,7 @@ class Proxy:
         options = self._options
         ours = self._calls.handlers(_OURS, TrialFleet(self._storage, self._histories))
         # A stock client can't show a token: nothing checks what it calls.
-        optunas = Calls(self._metrics, self._gate, options.call_limit_s).handlers(
+        optunas = Calls(self._metrics, self._gate, options.call_limit_s, self._rooms).handlers(
             _OPTUNAS, StorageService(self._storage, self._histories)
         )
         services = [ours] if self._authorization is not None else [ours, optunas]
@@ -210,10 +222,17 @@ class Proxy:
         server = grpc.aio.server(
             handlers=services,
             interceptors=[] if authorization is None else [authorization],
-            options=_CHANNEL,
-            maximum_concurrent_rpcs=self._options.max_calls,
+            options=[
+                *_CHANNEL,
+                (
+                    "grpc.max_receive_message_length",
+                    names.MAX_MESSAGE_BYTES if services else _HEALTH_BYTES,
+                ),
+            ],
+            # Health checks are bounded for themselves, and who shows no token is refused at once.
+            maximum_concurrent_rpcs=self._options.max_calls if services else None,
         )
-        await self._health.register(server)
+        await self._health.register(server, read=authorization is None)
         found = listen(server, address, option, tls)
         self._servers.append(server)
         await server.start()

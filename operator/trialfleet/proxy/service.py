@@ -5,6 +5,7 @@ Errors are raised as they are; :mod:`trialfleet.proxy.calls` turns them into sta
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -15,7 +16,7 @@ from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.model.session import GivenUp
 from trialfleet.model.trial import TrialRecord
 from trialfleet.proxy import messages
-from trialfleet.proxy.batches import encode_batch, microseconds
+from trialfleet.proxy.batches import Page, encode_batch, microseconds
 from trialfleet.proxy.decisions import Decisions
 from trialfleet.proxy.history import Bound, Cursor, Histories, HistoryView
 from trialfleet.storage import Storage
@@ -44,7 +45,10 @@ MAX_WAIT_S: Final = 10.0
 
 # An Ask's or Report's answer is to be quick; History gives what goes beyond.
 _BESIDE: Final = Bound(trials=5000, size=4 * 1024 * 1024)
-_PART: Final = Bound(trials=2000, size=2 * 1024 * 1024)
+_PART: Final = Bound(trials=2000, size=names.HISTORY_PART_BYTES)
+
+_READ_AT_ONCE: Final = 10
+"""Trials that GetTrials reads before it looks whether they fill its reply."""
 
 _MAX_DEFINITIONS: Final = 1000
 """Parameters that an Ask brings; a worker asks about others when it meets them."""
@@ -291,16 +295,21 @@ class TrialFleet:
         return pb.WriteTrialReply(updated=bool(updated))
 
     async def GetTrials(self, request: pb.GetTrialsRequest) -> bytes:
-        """Return trials by their ids or numbers."""
+        """Return trials by their ids or numbers: each once, as many as a reply holds."""
         messages.check_selection(request)
         ids = [messages.trial_id(number) for number in request.trial_ids]
-        numbers = [messages.trial_number(number) for number in request.numbers]
+        numbers = [messages.trial_number(number) for number in dict.fromkeys(request.numbers)]
         if numbers:
             study_id = messages.study_id(request.study_id)
             ids += await asyncio.gather(
                 *(self._storage.trial_id(study_id, number) for number in numbers)
             )
-        return encode_field(_GET_TRIALS, encode_batch(await self._storage.trials(ids)))
+        page = Page(_BESIDE.size)
+        ids = list(dict.fromkeys(ids))
+        for begin in range(0, len(ids), _READ_AT_ONCE):
+            if not page.add(await self._storage.trials(ids[begin : begin + _READ_AT_ONCE])):
+                break
+        return encode_field(_GET_TRIALS, page.batch())
 
     async def History(self, request: pb.HistoryRequest) -> AsyncIterator[bytes]:
         """Return what changed since a cursor, in parts."""
@@ -325,7 +334,11 @@ class TrialFleet:
             failed_reasons=found.failed_reasons,
             silent=found.silent,
         )
-        return reply.SerializeToString() + encode_field(_SUMMARY_BEST, encode_batch(found.best))
+        best = [
+            replace(trial, user_attrs=(), system_attrs=(), intermediate_values=())
+            for trial in found.best
+        ]
+        return reply.SerializeToString() + encode_field(_SUMMARY_BEST, encode_batch(best))
 
     async def _news(self, study_id: int, message: pb.Cursor, late_s: float = 0.0) -> bytes:
         cursor = _cursor(message)
