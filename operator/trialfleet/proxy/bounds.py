@@ -51,7 +51,7 @@ class Room:
         """Return when a message fits. Raises ``Overloaded`` if none does for long."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not self._fits(caller, size):
+                while size > SMALL and not self._fits(caller, size):
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:

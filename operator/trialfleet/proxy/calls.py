@@ -134,8 +134,10 @@ class Calls:
                     limited = context.time_remaining() is not None
                     with self._holding() as hold:
                         message = await self._receive(context)
+                        await self._fit(self._rooms.handled, len(message))
                         hold(self._rooms.handled, len(message))
                         reply = serialize(await answer(_decoded(decode, message), limited))
+                        await self._fit(self._rooms.replies, len(reply))
                         hold(self._rooms.replies, len(reply))
                         await _send(context, reply)
                 except Refused as refused:
@@ -163,6 +165,14 @@ class Calls:
 
     def _caller(self) -> str:
         return "" if self._guard is None else self._guard.caller()
+
+    async def _fit(self, room: Room, size: int) -> None:
+        """Wait until a message fits, if its caller may be a stock client: it does not try again."""
+        if self._guard is None:
+            try:
+                await room.wait("", size)
+            except Overloaded as error:
+                raise Refused(grpc_code(error), str(error)) from error
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Callable[[Room, int], None]]:

@@ -207,7 +207,7 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: OperatorOptions, secret:
             "failureThreshold": 2,
         },
         lifecycle={"preStop": {"sleep": {"seconds": _UNROUTED_S}}},
-        resources=resources(proxy.resources, cpu="100m", memory="256Mi"),
+        resources=resources(proxy.resources, cpu="100m", memory="512Mi"),
         volumeMounts=mounts,
     )
     tolerations = None if proxy.tolerations is None else list(proxy.tolerations)

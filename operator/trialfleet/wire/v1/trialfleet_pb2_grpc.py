@@ -289,7 +289,8 @@ class TrialFleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrials(self, request, context):
-        """Trials by id, or by study and number, as they are now, in the order asked.
+        """Trials by id, or by study and number, as they are now, in the order asked;
+        each once, and as many as 4 MiB hold, one at least: ask again for the rest.
         NOT_FOUND if one does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -306,7 +307,8 @@ class TrialFleetServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Summary(self, request, context):
-        """Counts, the best trials and why the study has ended, in constant time.
+        """Counts, the best trials and why the study has ended, in constant time. The
+        trials come without attributes and intermediate values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

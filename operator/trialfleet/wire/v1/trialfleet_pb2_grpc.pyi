@@ -151,7 +151,8 @@ class TrialFleetStub:
     methods do: FAILED_PRECONDITION if it is finished.
     """
     GetTrials: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.GetTrialsRequest, _trialfleet_pb2.GetTrialsReply]
-    """Trials by id, or by study and number, as they are now, in the order asked.
+    """Trials by id, or by study and number, as they are now, in the order asked;
+    each once, and as many as 4 MiB hold, one at least: ask again for the rest.
     NOT_FOUND if one does not exist.
     """
     History: _grpc.UnaryStreamMultiCallable[_trialfleet_pb2.HistoryRequest, _trialfleet_pb2.HistoryPart]
@@ -160,7 +161,9 @@ class TrialFleetStub:
     unfinished trials and the next cursor.
     """
     Summary: _grpc.UnaryUnaryMultiCallable[_trialfleet_pb2.SummaryRequest, _trialfleet_pb2.SummaryReply]
-    """Counts, the best trials and why the study has ended, in constant time."""
+    """Counts, the best trials and why the study has ended, in constant time. The
+    trials come without attributes and intermediate values.
+    """
 
 @_typing.type_check_only
 class TrialFleetAsyncStub(TrialFleetStub):
@@ -253,7 +256,8 @@ class TrialFleetAsyncStub(TrialFleetStub):
     methods do: FAILED_PRECONDITION if it is finished.
     """
     GetTrials: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.GetTrialsRequest, _trialfleet_pb2.GetTrialsReply]  # type: ignore[assignment]
-    """Trials by id, or by study and number, as they are now, in the order asked.
+    """Trials by id, or by study and number, as they are now, in the order asked;
+    each once, and as many as 4 MiB hold, one at least: ask again for the rest.
     NOT_FOUND if one does not exist.
     """
     History: _aio.UnaryStreamMultiCallable[_trialfleet_pb2.HistoryRequest, _trialfleet_pb2.HistoryPart]  # type: ignore[assignment]
@@ -262,7 +266,9 @@ class TrialFleetAsyncStub(TrialFleetStub):
     unfinished trials and the next cursor.
     """
     Summary: _aio.UnaryUnaryMultiCallable[_trialfleet_pb2.SummaryRequest, _trialfleet_pb2.SummaryReply]  # type: ignore[assignment]
-    """Counts, the best trials and why the study has ended, in constant time."""
+    """Counts, the best trials and why the study has ended, in constant time. The
+    trials come without attributes and intermediate values.
+    """
 
 class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -454,7 +460,8 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         request: _trialfleet_pb2.GetTrialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trialfleet_pb2.GetTrialsReply, _abc.Awaitable[_trialfleet_pb2.GetTrialsReply]]:
-        """Trials by id, or by study and number, as they are now, in the order asked.
+        """Trials by id, or by study and number, as they are now, in the order asked;
+        each once, and as many as 4 MiB hold, one at least: ask again for the rest.
         NOT_FOUND if one does not exist.
         """
 
@@ -475,6 +482,8 @@ class TrialFleetServicer(metaclass=_abc_1.ABCMeta):
         request: _trialfleet_pb2.SummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trialfleet_pb2.SummaryReply, _abc.Awaitable[_trialfleet_pb2.SummaryReply]]:
-        """Counts, the best trials and why the study has ended, in constant time."""
+        """Counts, the best trials and why the study has ended, in constant time. The
+        trials come without attributes and intermediate values.
+        """
 
 def add_TrialFleetServicer_to_server(servicer: TrialFleetServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
