@@ -42,11 +42,6 @@ needs."""
 _PLACES: Final = {
     "export": ("transfer", "export_studies"),
     "import": ("transfer", "import_studies"),
-    "operator": ("run_operator", "operator"),
-    "proxy": ("run_proxy", "proxy"),
-    "storage": ("storage_commands", "storage"),
-    "studies": ("list_studies", "studies"),
-    "trials": ("list_trials", "trials"),
 }
 """Module and function of a command that is not called as they are."""
 
