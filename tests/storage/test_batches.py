@@ -111,7 +111,7 @@ def test_what_a_worker_told_before_it_died_counts(url: str) -> None:
                     await asyncio.sleep(0)
                 lock.release()
                 await asyncio.gather(opening, telling)
-                assert await giving_up == GivenUp(sessions=1, failed=[crashed.number])
+                assert await giving_up == GivenUp(sessions=1, opened=1, failed=[crashed.number])
             states = [trial.state for trial in await storage.trials_since(study_id, -1, [])]
             assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 

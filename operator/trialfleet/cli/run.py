@@ -3,7 +3,7 @@
 import enum
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -243,7 +243,7 @@ def _finish(
             "study": this.study.metadata.name,
             "ended": summary.ended or None,
             "interrupted": stopped,
-            "trials": vars(summary.counts),
+            "trials": asdict(summary.counts),
             "best": [as_json(trial, metrics) for trial in best],
             "seconds": round(seconds, 3),
             "data": None if this.plan.storage else str(this.plan.folder),

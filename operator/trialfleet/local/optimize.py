@@ -276,7 +276,11 @@ class _Run:
         """Yield the trials that have finished since the last time; not those of earlier runs."""
         if not self.callbacks:
             return
-        for trial in fleet.client.news(fleet.study_id):
+        try:
+            news = fleet.client.news(fleet.study_id)
+        except errors.NotFound:
+            raise errors.deleted(self.name) from None
+        for trial in news:
             completed = trial.datetime_complete
             earlier = completed is not None and completed.timestamp() < began
             if not earlier and not is_lost(trial):

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
-from trialfleet.model.errors import InvalidInput, SessionGivenUp, StudyEnded, deleted
+from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded, deleted
 from trialfleet.worker import failure, forks, surroundings
 from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
@@ -133,10 +133,10 @@ class _Worker:
         try:
             while not self.watch.leaving:
                 self.watch.asking()
-                trial_id = self._next(study_id)
-                if trial_id is None:
+                trial = self._next(study_id)
+                if trial is None:
                     continue
-                self._run(self.storage.get_trial(trial_id))
+                self._run(trial)
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
@@ -149,9 +149,14 @@ class _Worker:
             return Outcome(End.STUDY_ENDED, ended.reason, self.trials)
         return Outcome(End.LEFT, trials=self.trials)
 
-    def _next(self, study_id: int) -> int | None:
+    def _next(self, study_id: int) -> FrozenTrial | None:
         trial_id, self.study.next_trial = self.study.next_trial, None
-        return self.storage.ask(study_id) if trial_id is None else trial_id
+        try:
+            if trial_id is None:
+                trial_id = self.storage.ask(study_id)
+            return None if trial_id is None else self.storage.get_trial(trial_id)
+        except (NotFound, KeyError) as gone:
+            raise deleted(self.study.study_name) from gone
 
     def _run(self, trial: FrozenTrial) -> None:
         """Run one trial and tell its result, unless the trial is this worker's no longer."""
