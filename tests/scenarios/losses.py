@@ -65,7 +65,7 @@ def test_a_crash_of_the_objective_counts_as_failed(env: Env) -> None:
     study = env.wait_condition("crashed", "Complete")
     trials = study["status"]["trials"]
     assert (trials["complete"], trials["failed"], trials["lost"]) == (5, 1, 0)
-    assert "TrialFailed" in env.reasons("crashed")
+    wait_for("an Event", lambda: "TrialFailed" in env.reasons("crashed"), env.patience_s)
 
 
 def test_an_exit_of_the_objective_counts_as_failed(env: Env) -> None:

@@ -29,6 +29,9 @@ def _stay(env: Env, made: dict[str, Object]) -> None:
             obj.pop("status", None)
             for key in ("resourceVersion", "managedFields"):
                 obj["metadata"].pop(key, None)
+            # The Deployment controller numbers what it rolls out.
+            obj["metadata"].get("annotations", {}).pop("deployment.kubernetes.io/revision", None)
+            obj["metadata"]["annotations"] = obj["metadata"].get("annotations") or {}
         assert after == before
 
 

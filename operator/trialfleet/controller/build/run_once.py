@@ -20,11 +20,19 @@ _RESULTS: Final = "/var/lib/trialfleet/results"
 
 _BACKOFF_LIMIT: Final = 3
 
-_WRITE_RESULTS: Final = "\n".join(
-    f'trialfleet trials "${names.ENV_STUDY}" --proxy "${names.ENV_PROXY}" '
-    f'--output {form} > "${names.ENV_RESULTS}/trials.{form}" || exit'
-    for form in ("json", "csv")
+# The image has Python and no shell.
+_WRITE_RESULTS: Final = f"""
+import os, subprocess, sys
+study, proxy, folder = map(
+    os.environ.get, ("{names.ENV_STUDY}", "{names.ENV_PROXY}", "{names.ENV_RESULTS}")
 )
+for form in ("json", "csv"):
+    with open(folder + "/trials." + form, "wb") as file:
+        command = ["trialfleet", "trials", study, "--proxy", proxy, "--output", form]
+        code = subprocess.call(command, stdout=file)
+    if code:
+        sys.exit(code)
+"""
 
 
 def build_prepare(owner: Owner, study: Study, *, reach: Reach, generation: int) -> Object:
@@ -59,7 +67,7 @@ def build_collate(
         volumeMounts=[mount, *([] if reach.secret is None else [SECRET_MOUNT])],
         resources={"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
     )
-    writer["command"] = ["sh", "-c", _WRITE_RESULTS]
+    writer["command"] = ["python3", "-c", _WRITE_RESULTS]
     del writer["args"]
     spec["initContainers"] = [writer, *spec.get("initContainers", ())]
     return _job(
