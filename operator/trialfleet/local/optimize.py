@@ -195,7 +195,7 @@ class _Run:
             storage=self.storage,
             ephemeral=True,
         )
-        turns = CallbackOrder(folder)
+        order = CallbackOrder(folder)
         view: ProgressView = _Prints()
         if self.show_progress_bar:
             view = make_view(Shown(self.name, self._metrics(), self.trials), progress_console())
@@ -205,8 +205,8 @@ class _Run:
                 plan, on_output=lambda worker, line: view.line(line), on_event=view.line
             ) as fleet,
         ):
-            with contextlib.closing(turns):
-                self._attend(fleet, view, turns)
+            with contextlib.closing(order):
+                self._attend(fleet, view, order)
             if fleet.crew.error is not None:
                 raise_failure(folder, fleet.crew.error)
             if self.storage is None:
@@ -244,7 +244,7 @@ class _Run:
     def _metrics(self) -> tuple[str, ...]:
         return ("value",) * len(self.directions)
 
-    def _attend(self, fleet: Fleet, view: ProgressView, turns: CallbackOrder) -> None:
+    def _attend(self, fleet: Fleet, view: ProgressView, order: CallbackOrder) -> None:
         """Call callbacks and show progress until all workers have ended."""
         began = time.time()
         deadline: float | None = None
@@ -253,7 +253,7 @@ class _Run:
         )
         told = False
         while True:
-            turns.wait(POLL_S)
+            order.wait(POLL_S)
             ended = fleet.crew.join(0)
             if fleet.crew.error is not None:
                 return
@@ -270,7 +270,7 @@ class _Run:
             if self.stopped and not told:
                 fleet.client.stop_study(fleet.study_id)
                 told = True
-            turns.go_on()
+            order.go_on()
 
     def _finished(self, fleet: Fleet, began: float) -> Iterator[FrozenTrial]:
         """Yield the trials that have finished since the last time; not those of earlier runs."""
