@@ -49,7 +49,8 @@ def test_large_messages_at_once(doors: Doors, known: bool) -> None:
     expected = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"} if known else {"UNAUTHENTICATED"}
     assert set(found) <= expected
     assert not worker.failures
-    assert doors.memory < LIMIT
+    # 125 without them: a message that was refused is not kept.
+    assert doors.memory < LIMIT / 2
 
 
 def test_a_message_over_the_bound(doors: Doors) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
+from traceback import clear_frames
 from typing import Any, Final, Protocol
 
 import grpc
@@ -129,18 +130,23 @@ class Calls:
         if not method.server_streaming:
             answer = self._answer(method, function)
 
+            async def respond(context: Any) -> None:
+                limited = context.time_remaining() is not None
+                with self._holding() as hold:
+                    message = await self._receive(context)
+                    await self._fit(self._rooms.handled, len(message))
+                    hold(self._rooms.handled, len(message))
+                    reply = serialize(await answer(_decoded(decode, message), limited))
+                    await self._fit(self._rooms.replies, len(reply))
+                    hold(self._rooms.replies, len(reply))
+                    await _send(context, reply)
+
             async def unary(_: Any, context: Any) -> None:
                 try:
-                    limited = context.time_remaining() is not None
-                    with self._holding() as hold:
-                        message = await self._receive(context)
-                        await self._fit(self._rooms.handled, len(message))
-                        hold(self._rooms.handled, len(message))
-                        reply = serialize(await answer(_decoded(decode, message), limited))
-                        await self._fit(self._rooms.replies, len(reply))
-                        hold(self._rooms.replies, len(reply))
-                        await _send(context, reply)
+                    await respond(context)
                 except Refused as refused:
+                    # The message is not kept until the caller has read the refusal.
+                    clear_frames(refused.__traceback__)
                     await context.abort(refused.code, refused.details)
 
             return grpc.stream_stream_rpc_method_handler(unary)
@@ -320,6 +326,9 @@ class Calls:
                 raise
             except Exception as error:
                 code, details = status(error, name)
+                # Frames refer to the error, and it to them: what they hold, the request too,
+                # would stay until the garbage collector finds it.
+                clear_frames(error.__traceback__)
                 raise Refused(code, details) from error
             finally:
                 metrics.waiting -= 1

@@ -30,6 +30,10 @@ _OPTIONS: Final[tuple[tuple[str, object], ...]] = (
     ("grpc.service_config_disable_resolution", 1),
 )
 
+_STATUS_LOST: Final = "Internal error from Core"
+"""grpc.aio's own word for a call that ended while a message was being sent: the status that the
+other end gave is lost, and asking again brings it."""
+
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -37,6 +41,8 @@ class CallFailed(Exception):
     """A call ended with a status other than OK."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        if code is grpc.StatusCode.INTERNAL and details == _STATUS_LOST:
+            code, details = grpc.StatusCode.UNAVAILABLE, "the call ended while it was written to"
         super().__init__(f"{code.name}: {details}")
         self.code = code
         self.details = details
