@@ -58,9 +58,9 @@ def main() -> None:
     """Write all files, or exit with the resolver's code."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project = settings["project"]
-    groups = ("--extra", "examples", "--extra", "samplers", "--group", "dev")
+    extras = [part for name in project["optional-dependencies"] for part in ("--extra", name)]
     resolve(RUNTIME, "pyproject.toml")
-    resolve(DEV, "pyproject.toml", *groups)
+    resolve(DEV, "pyproject.toml", *extras, "--group", "dev")
     resolve(
         *("requirements/build.txt", "-", "--constraints", DEV),
         requirements=settings["build-system"]["requires"],

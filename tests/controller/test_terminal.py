@@ -53,6 +53,11 @@ def test_the_studies_of_a_namespace(terminal: Terminal) -> None:
     assert "kubectl delete study digits -n " in told
 
 
+def test_a_picture(terminal: Terminal) -> None:
+    assert terminal.good("plot", "digits", "--kind", "slice") == "digits-slice.png\n"
+    assert (terminal.folder / "digits-slice.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_nothing_is_left_on_the_disk(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(terminal.folder))
     terminal.good("best", "digits")

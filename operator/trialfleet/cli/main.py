@@ -16,6 +16,7 @@ COMMANDS: Final = (
     "run",
     "best",
     "trials",
+    "plot",
     "studies",
     "export",
     "import",

@@ -1,80 +1,64 @@
-"""Pictures of a study, drawn by Optuna."""
+"""``trialfleet plot``: a picture of a study."""
 
-import importlib.util
-import warnings
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import Final
+from typing import Annotated
 
-import optuna
-from optuna.trial import FrozenTrial
+import typer
 
-from trialfleet.model.errors import InvalidInput
-
-INTERACTIVE: Final = (".html", ".htm")
-
-
-def check_plot(file: Path) -> None:
-    """Raise ``InvalidInput`` if a picture can't be drawn or written: before the run, not after."""
-    if not file.absolute().parent.is_dir():
-        raise InvalidInput(f"--plot: found {file}, but the folder {file.parent} does not exist")
-    package = "plotly" if file.suffix in INTERACTIVE else "matplotlib"
-    if importlib.util.find_spec(package) is None:
-        raise InvalidInput(
-            f"--plot {file}: needs {package}, which is not installed; "
-            "accepted: FILE.png with matplotlib, FILE.html with plotly"
-        )
-    if package == "matplotlib":
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        formats = FigureCanvasAgg.get_supported_filetypes()
-        if file.suffix.removeprefix(".") not in formats:
-            raise InvalidInput(
-                f"--plot: found {file}, accepted: a file that ends with "
-                f"{', '.join(f'.{name}' for name in sorted(formats))} or .html"
-            )
+from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
+from trialfleet.cli.drawing import PlotKind, check_plot, default_kind, save_plot
+from trialfleet.cli.sources import (
+    ContextOption,
+    DataOption,
+    NamespaceOption,
+    ProxyOption,
+    StorageOption,
+    StudyArgument,
+    Where,
+)
+from trialfleet.cli.trial_output import metric_names
 
 
-def save_plot(study: optuna.Study, metrics: list[str], file: Path) -> None:
-    """Save the history of a study, or the Pareto front of one with two or three objectives."""
-    with warnings.catch_warnings():
-        # Optuna marks all of its matplotlib functions as experimental.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if file.suffix in INTERACTIVE:
-            _save_html(study, metrics, file)
-        else:
-            _save_picture(study, metrics, file)
-
-
-def _save_html(study: optuna.Study, metrics: list[str], file: Path) -> None:
-    from optuna import visualization
-
-    if 2 <= len(metrics) <= 3:
-        figure = visualization.plot_pareto_front(study, target_names=metrics)
-    else:
-        figure = visualization.plot_optimization_history(
-            study, target=_target(metrics), target_name=metrics[0]
-        )
-    figure.write_html(file)
-
-
-def _save_picture(study: optuna.Study, metrics: list[str], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from optuna.visualization import matplotlib as visualization
-
-    if 2 <= len(metrics) <= 3:
-        axes = visualization.plot_pareto_front(study, target_names=metrics)
-    else:
-        axes = visualization.plot_optimization_history(
-            study, target=_target(metrics), target_name=metrics[0]
-        )
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.savefig(file, dpi=150, bbox_inches="tight")
-
-
-def _target(metrics: list[str]) -> Callable[[FrozenTrial], float] | None:
-    """Return what is drawn of many objectives: the first one."""
-    return None if len(metrics) == 1 else lambda trial: float(trial.values[0])
+def plot(
+    study: StudyArgument = None,
+    kind: Annotated[
+        PlotKind | None,
+        typer.Option(
+            help="What is drawn; else the history, or the Pareto front of two or three objectives."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="The picture: .png, .svg or .pdf by matplotlib, .html by plotly; else "
+            "STUDY-KIND.png.",
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this parameter; may be repeated."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This one of several objectives.")
+    ] = None,
+    data: DataOption = None,
+    storage: StorageOption = None,
+    proxy: ProxyOption = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+) -> None:
+    """Draw a study with Optuna's own functions, and write the picture to a file."""
+    check_plot(to or Path("study.png"), "--to", kind)
+    where = Where(data, storage, proxy, token_file, ca_file, namespace, context)
+    with where.open_study(study) as found:
+        metrics = metric_names(found)
+        drawn = kind or default_kind(metrics)
+        # Of a study of Optuna's own the name may have any characters.
+        file = to or Path(re.sub(r"[^\w.-]", "-", f"{found.study_name}-{drawn}.png"))
+        save_plot(found, metrics, file, kind=drawn, metric=metric, params=param)
+    print(file)

@@ -32,7 +32,6 @@ _ENDED = {
     names.ENDED_TIMEOUT: "its time is over",
     names.ENDED_GOAL: "the goal is reached",
     names.ENDED_STOPPED: "the sampler or the objective has stopped it",
-    names.ENDED_STOPPED: "the sampler or the objective has stopped it",
 }
 
 
@@ -100,9 +99,9 @@ def run(
     for notice in notices:
         console.print(f"notice: {notice}", markup=False, soft_wrap=True)
     if plot is not None:
-        from trialfleet.cli.plot import check_plot
+        from trialfleet.cli.drawing import check_plot
 
-        check_plot(plot)
+        check_plot(plot, "--plot")
     options: dict[str, Any] = {
         "--parallelism": parallelism,
         "--trials": trials,
@@ -231,9 +230,9 @@ def _finish(
         raise errors.deleted(this.study.metadata.name) from None
     plotted = this.plot is not None and bool(best)
     if this.plot is not None and best:
-        from trialfleet.cli.plot import save_plot
+        from trialfleet.cli.drawing import default_kind, save_plot
 
-        save_plot(study, metrics, this.plot)
+        save_plot(study, metrics, this.plot, kind=default_kind(metrics))
     summary = fleet.crew.summary
     for line in failures.summary():
         console.print(line, markup=False, soft_wrap=True)
