@@ -1,74 +1,68 @@
 """Sessions that are not kept alive are given up, but not for the storage's own absence."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+import datetime
+from collections.abc import Callable, Iterable
+from time import monotonic
 
-import pytest
 import sqlalchemy as sa
-from optuna.study import StudyDirection
 
 from tests.proxy.running import Running, Session, eventually
 from trialfleet import names
-from trialfleet.model.budget import Budget
-from trialfleet.model.session import WriteId
-from trialfleet.proxy.health import Health
-from trialfleet.proxy.history import Histories
-from trialfleet.proxy.monitor import Monitor, SweepTimer
-from trialfleet.storage import Storage
-from trialfleet.storage.commands import Command, EnsureStudy, KeepAlive, OpenSession, OpenTrial
+from trialfleet.model.session import SilentSession
+from trialfleet.proxy.silence import Silence
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 
-def test_the_first_sweep_waits_for_the_grace() -> None:
-    timer = SweepTimer(grace_s=60, interval_s=5)
-    assert [timer.due(reachable=True, now_s=now) for now in (0, 1, 59.9)] == [False] * 3
-    assert timer.due(reachable=True, now_s=60)
-    assert not timer.due(reachable=True, now_s=64.9)
-    assert timer.due(reachable=True, now_s=65)
+def session(name: bytes = b"s", stamp_s: float = 0.0, ttl_s: float = 60.0) -> SilentSession:
+    return SilentSession(name, datetime.datetime.fromtimestamp(stamp_s, datetime.UTC), ttl_s)
+
+
+def watch(silence: Silence, seen: Iterable[tuple[float, list[SilentSession]]]) -> list[int]:
+    """Look at times, in seconds; return how many sessions are to be given up at each."""
+    found = []
+    for now_s, sessions in seen:
+        assert silence.due(reachable=True, now_s=now_s)
+        found.append(len(silence.look(sessions, now_s)))
+    return found
+
+
+def test_a_session_whose_stamp_stays_is_given_up() -> None:
+    silence = Silence(grace_s=0, interval_s=5)
+    # A quarter of its life is over when it is seen to be silent.
+    times = (100, 110, 120, 130, 139, 145)
+    assert watch(silence, [(t, [session()]) for t in times]) == [0, 0, 0, 0, 0, 1]
+
+
+def test_a_session_that_is_heard_begins_anew_whatever_the_databases_clock_says() -> None:
+    silence = Silence(grace_s=0, interval_s=5)
+    stamps = (7200.0, 10800.0, 3600.0, 0.0, 9.0)
+    looks = [(10.0 * n, [session(stamp_s=stamps[n // 4])]) for n in range(20)]
+    assert watch(silence, looks) == [0] * 20
+    assert watch(silence, [(200, []), (240, [session(stamp_s=9.0)])]) == [0, 0]
+
+
+def test_a_proxy_that_stood_still_heard_nobody() -> None:
+    silence = Silence(grace_s=0, interval_s=5)
+    looks = [(0, [session()]), (3600, [session()]), (3610, [session()]), (3630, [session()])]
+    assert watch(silence, looks) == [0, 0, 0, 0]
+    assert watch(silence, [(3640, [session()])]) == [1]
+
+
+def test_looks_have_an_interval_and_the_first_give_up_waits_for_the_grace() -> None:
+    silence = Silence(grace_s=60, interval_s=5)
+    silent = [session(ttl_s=0.0)]
+    due = [now for now in range(62) if silence.due(reachable=True, now_s=now)]
+    assert due == list(range(0, 62, 5))
+    assert not silence.look(silent, 59.9)
+    assert silence.look(silent, 60)
 
 
 def test_the_grace_begins_anew_after_an_outage() -> None:
-    timer = SweepTimer(grace_s=60, interval_s=5)
-    timer.due(reachable=True, now_s=0)
-    assert timer.due(reachable=True, now_s=100)
-    assert not timer.due(reachable=False, now_s=101)
-    assert not timer.due(reachable=True, now_s=102)
-    assert not timer.due(reachable=True, now_s=161.9)
-    assert timer.due(reachable=True, now_s=162)
-
-
-def test_a_sweep_is_about_the_moment_at_which_it_was_decided(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async with Storage(database_url) as storage:
-            histories = Histories(storage, max_bytes=1, idle_s=1.0)
-            timer = SweepTimer(grace_s=0.0, interval_s=0.0)
-            monitor = Monitor(storage, Health(), histories, timer, 0.0)
-            apply, decided = storage.apply, asyncio.Event()
-            study = EnsureStudy("s", [StudyDirection.MINIMIZE], Budget())
-            study_id = (await apply(study)).study_id
-            await apply(OpenSession(b"s" * 16, "w", "s", 60.0))
-            await storage.open_trial(OpenTrial(study_id, WriteId(b"s" * 16, 1)), 0.0)
-
-            async def late(command: Command) -> Any:
-                # As if the database had stood still for longer than the session's life.
-                engine = sa.create_engine(database_url, poolclass=sa.NullPool)
-                with engine.begin() as connection:
-                    connection.execute(
-                        sa.text("UPDATE trialfleet_sessions SET expires_at = clock_timestamp()")
-                    )
-                decided.set()
-                return await apply(command)
-
-            monkeypatch.setattr(storage, "apply", late)
-            await monitor._sweep()
-            assert decided.is_set()
-            assert await apply(KeepAlive(b"s" * 16))
-            assert (await storage.summary(study_id)).counts.lost == 0
-
-    asyncio.run(main())
+    silence = Silence(grace_s=60, interval_s=5)
+    silent = [session(ttl_s=0.0)]
+    assert watch(silence, [(0, silent), (100, silent)]) == [0, 1]
+    assert not silence.due(reachable=False, now_s=101)
+    assert watch(silence, [(102, silent), (161.9, silent), (167, silent)]) == [0, 0, 1]
 
 
 def ensure(proxy: Running) -> None:
@@ -145,3 +139,46 @@ def test_what_ended_long_ago_is_removed(
             return [bytes(found) for found in connection.execute(left).scalars()]
 
     eventually(lambda: sessions() == [late.name])
+
+
+def set_clock(url: str, ahead: str) -> None:
+    """Set a database's clock; its functions and statements name it without a schema."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    define = "CREATE OR REPLACE FUNCTION public.{0}() RETURNS timestamptz LANGUAGE sql AS $$ {1} $$"
+    with engine.begin() as connection:
+        for name in ("clock_timestamp", "statement_timestamp", "now"):
+            moment = f"SELECT pg_catalog.{name}() + interval '{ahead}'"
+            connection.execute(sa.text(define.format(name, moment)))
+
+
+def test_a_clock_that_jumps_takes_nobodys_session(
+    start_proxy: Callable[..., Running], database_url: str
+) -> None:
+    name = sa.make_url(database_url).database
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"ALTER DATABASE {name} SET search_path = public, pg_catalog"))
+    set_clock(database_url, "0")
+    proxy = start_proxy(
+        database_url, session_grace_s=0.1, sweep_interval_s=0.1, check_interval_s=0.05
+    )
+    proxy.stub.EnsureStudy(pb.EnsureStudyRequest(name="s", directions=[pb.MINIMIZE]))
+    asks, says = Session(proxy.stub, "s", ttl_s=3), Session(proxy.stub, "s", ttl_s=3)
+    for number, ahead in enumerate(("1 hour", "-1 hour"), start=1):
+        dead = Session(proxy.stub, "s", ttl_s=1)
+        dead.open_trial()
+        set_clock(database_url, ahead)
+
+        def dead_is_noticed(lost: int = number) -> bool:
+            # Alive by their trials alone, and by their word alone.
+            asks.tell(asks.open_trial().trial_id, 1.0)
+            assert proxy.stub.KeepAlive(pb.KeepAliveRequest(session=says.name)).alive
+            summary = proxy.stub.Summary(pb.SummaryRequest(study_id=asks.study_id))
+            return summary.counts.lost == lost
+
+        eventually(dead_is_noticed)
+    ends_at = monotonic() + 2 * 3
+    while monotonic() < ends_at:
+        asks.tell(asks.open_trial().trial_id, 1.0)
+    summary = proxy.stub.Summary(pb.SummaryRequest(study_id=asks.study_id))
+    assert list(summary.silent) == []

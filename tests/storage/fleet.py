@@ -16,12 +16,20 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from trialfleet import names
 from trialfleet.model.budget import Budget
-from trialfleet.model.session import WriteId
+from trialfleet.model.session import GivenUp, WriteId
 from trialfleet.model.study import Counts
 from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
 from trialfleet.storage import Storage
-from trialfleet.storage.commands import Command, EnsureStudy, OpenSession, OpenTrial, UpdateTrial
+from trialfleet.storage.commands import (
+    Command,
+    EnsureStudy,
+    GiveUp,
+    OpenSession,
+    OpenTrial,
+    UpdateTrial,
+)
 from trialfleet.storage.writer import Writer
 
 STUDY = "s"
@@ -196,6 +204,13 @@ def recount(url: str, study_id: int) -> Counts:
     )
     names = {"FAIL": "failed"}
     return Counts(**{names.get(state, state.lower()): number for state, number in rows})
+
+
+async def give_up_silent(storage: Storage) -> GivenUp:
+    """Give up all sessions whose life is a quarter over."""
+    silent = tuple(await storage.silent_sessions())
+    given_up: GivenUp = await storage.apply(GiveUp(names.REASON_KEEP_ALIVE, silent=silent))
+    return given_up
 
 
 def check(url: str, only: int | None = None) -> None:

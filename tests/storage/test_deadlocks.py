@@ -15,12 +15,12 @@ from tests.storage.fleet import (
     Worker,
     check,
     create,
+    give_up_silent,
     param,
     query,
     stock,
     storages,
 )
-from trialfleet import names
 from trialfleet.model.budget import Budget
 from trialfleet.model.errors import NotFound, SessionGivenUp, StudyExists, TrialFinished
 from trialfleet.model.trial import TrialRecord, TrialUpdate
@@ -86,7 +86,7 @@ def test_everything_at_once(url: str) -> None:
         update = TrialUpdate(chance.randrange(1, 50), user_attrs=[("k", "1")])
         return (
             lambda: storage.apply(GiveUp("Evicted", worker=f"w{chance.randrange(12)}")),
-            lambda: storage.apply(GiveUp(names.REASON_KEEP_ALIVE)),
+            lambda: give_up_silent(storage),
             lambda: create(storage, name, budget=Budget(trials=500), retries=2),
             lambda: storage.apply(SetStudyAttribute(study_id, "k", "1", True, worker.write())),
             lambda: storage.apply(CreateTrial(study_id, template, worker.write())),

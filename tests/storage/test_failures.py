@@ -5,7 +5,7 @@ import json
 
 from optuna.trial import TrialState
 
-from tests.storage.fleet import STUDY, Worker, create, param, storages, write
+from tests.storage.fleet import STUDY, Worker, create, give_up_silent, param, storages, write
 from trialfleet import names
 from trialfleet.model.study import Failure
 from trialfleet.storage import Storage
@@ -98,7 +98,7 @@ def test_who_is_silent(url: str) -> None:
                 "UPDATE trialfleet_sessions SET expires_at = clock_timestamp() "
                 "WHERE worker IN ('hung', 'back')",
             )
-            await storage.apply(GiveUp(names.REASON_KEEP_ALIVE, as_of=await storage.now()))
+            await give_up_silent(storage)
             assert sorted(await silent(storage, study_id)) == ["back", "hung"]
             await Worker(storage, study_id, "back").start()
             assert await silent(storage, study_id) == ["hung"]

@@ -5,6 +5,7 @@ transaction what it has touched, triggers included.
 """
 
 import asyncio
+import datetime
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from tests.storage.fleet import (
     storages,
 )
 from trialfleet.model.budget import Budget, Goal
+from trialfleet.model.session import SilentSession
 from trialfleet.model.trial import TrialRecord, TrialUpdate
 from trialfleet.storage import reading
 from trialfleet.storage.commands import (
@@ -38,6 +40,7 @@ from trialfleet.storage.commands import (
     SetStudyAttribute,
     WriteTrial,
 )
+from trialfleet.storage.sessions import read_silent
 from trialfleet.storage.writer import Writer
 
 FEW, MANY = 50, 20_000
@@ -187,7 +190,9 @@ def measure(url: str, worker: Worker, objectives: int) -> Iterator[tuple[str, Co
     since, running = trials[-2].trial_id, [trials[1].trial_id]
     yield "news", meter.read(lambda c: reading.read_trials_since(c, study_id, since, running, 99))
 
-    yield "expired sessions", meter.write(GiveUp("KeepAliveExpired"))[0]
+    yield "silent sessions", meter.read(read_silent)
+    none = SilentSession(b"n" * 16, datetime.datetime.now(datetime.UTC), 60.0)
+    yield "expired sessions", meter.write(GiveUp("KeepAliveExpired", silent=(none,)))[0]
     yield "give up", meter.write(GiveUp("Evicted", session=worker.session))[0]
 
 

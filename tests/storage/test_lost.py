@@ -15,6 +15,7 @@ from tests.storage.fleet import (
     attributes,
     check,
     create,
+    give_up_silent,
     param,
     query,
     stock,
@@ -55,22 +56,19 @@ async def one(storage: Storage, trial_id: int) -> TrialRecord:
     return trial
 
 
-def test_a_sweep_that_had_to_wait_takes_nobody_whose_time_ran_out_meanwhile(url: str) -> None:
+def test_a_sweep_that_had_to_wait_takes_nobody_who_was_heard_meanwhile(url: str) -> None:
     async def main() -> None:
         async with storages(url, 1) as (storage,):
             worker = await Worker(storage, await create(storage)).start()
             await worker.open()
-            decided = await storage.now()
-            # The database stood still from a moment after that on, and nobody could say anything.
-            write(url, "UPDATE trialfleet_sessions SET expires_at = :at", at=decided)
-            late = GiveUp(names.REASON_KEEP_ALIVE, as_of=decided)
-            assert await storage.apply(late) == GivenUp()
+            write(url, "UPDATE trialfleet_sessions SET expires_at = clock_timestamp()")
+            silent = tuple(await storage.silent_sessions())
+            assert [session.session for session in silent] == [worker.session]
             assert await storage.apply(KeepAlive(worker.session))
-            write(url, "UPDATE trialfleet_sessions SET expires_at = :at", at=decided)
-            as_of = await storage.now()
-            assert as_of > decided
-            due = await storage.apply(GiveUp(names.REASON_KEEP_ALIVE, as_of=as_of))
-            assert due.lost == [0]
+            late = GiveUp(names.REASON_KEEP_ALIVE, silent=silent)
+            assert await storage.apply(late) == GivenUp()
+            write(url, "UPDATE trialfleet_sessions SET expires_at = clock_timestamp()")
+            assert (await give_up_silent(storage)).lost == [0]
 
     asyncio.run(main())
     check(url)
@@ -198,7 +196,7 @@ def test_whose_sessions_are_given_up(url: str) -> None:
             )
             assert await first.apply(KeepAlive(b.session))
             assert await first.apply(KeepAlive(c.session))
-            assert await give_up(first, names.REASON_KEEP_ALIVE) == (1, [1], [3])
+            assert await give_up_silent(first) == GivenUp(1, 0, [1], [3])
             assert not await first.apply(KeepAlive(c.session))
             assert await give_up(first, "Evicted", session=b.session) == (1, [1], [])
             assert (await first.summary(study_id)).lost_reasons == {"Evicted": 2}
@@ -237,7 +235,7 @@ def test_who_opens_trials_lives(url: str, waiting: bool) -> None:
                 for session, expected in ((worker.session, after), (other.session, before)):
                     ((found,),) = query(url, left, session=session)
                     assert found == pytest.approx(expected, abs=0.02)
-            assert await give_up(storage, names.REASON_KEEP_ALIVE) == (1, [], [])
+            assert await give_up_silent(storage) == GivenUp(1)
             assert await worker.ask() is not None
             with pytest.raises(SessionGivenUp):
                 await other.ask()
@@ -349,7 +347,7 @@ def test_strange_attributes_keep_no_session_alive(shared_url: str, key: str, tex
             worker = await Worker(storage, study_id).start(name, time_to_live_s=0.0)
             trial = await worker.open()
             await worker.tell(trial.trial_id, None, params=[param()], system_attrs=[(key, text)])
-            assert await give_up(storage, names.REASON_KEEP_ALIVE) == (1, [0], [1])
+            assert await give_up_silent(storage) == GivenUp(1, 0, [0], [1])
             retry = (await storage.trials_since(study_id, trial.trial_id, []))[0]
             found = attributes(retry.system_attrs)
             assert found[names.ATTR_RETRY_HISTORY][-1] == 0

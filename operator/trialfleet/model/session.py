@@ -1,8 +1,12 @@
 """One worker's life as the storage sees it: the identity of its writes, and its end."""
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SILENT: Final = 0.25
+"""Part of a session's life after which it counts as silent: clients say as often that they live."""
 
 
 class WriteId(NamedTuple):
@@ -17,6 +21,15 @@ class WriteId(NamedTuple):
     an older one of the same trial is then dropped. All others must be sent one after the other:
     one that arrives after a later one is refused.
     """
+
+
+class SilentSession(NamedTuple):
+    """A session that was not heard for a part of its life, if the database's clock is right."""
+
+    session: bytes
+    stamp: datetime.datetime
+    """Changes whenever the session is heard. By the database's clock, which may jump."""
+    time_to_live_s: float
 
 
 @dataclass(frozen=True, slots=True)

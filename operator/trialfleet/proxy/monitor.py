@@ -12,6 +12,7 @@ from trialfleet.model.session import GivenUp
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.log_events import event
+from trialfleet.proxy.silence import Silence
 from trialfleet.storage import Storage
 from trialfleet.storage.commands import GiveUp
 
@@ -32,32 +33,6 @@ _PURGE_EVERY_S: Final = 600.0
 """Between two looks for sessions that ended long ago."""
 
 
-class SweepTimer:
-    """Decides when expired sessions are given up; a pure decision from the times it is told.
-
-    While no proxy reached the database no session could be kept alive: after a restart or an
-    outage every session looks expired. So the first sweep comes when the database was there
-    for ``grace_s`` seconds without a break, enough for the living to say so.
-    """
-
-    def __init__(self, *, grace_s: float, interval_s: float) -> None:
-        self._grace_s = grace_s
-        self._interval_s = interval_s
-        self._next: float | None = None
-
-    def due(self, *, reachable: bool, now_s: float) -> bool:
-        """Take what was seen at a time, in seconds; return whether to sweep now."""
-        if not reachable:
-            self._next = None
-            return False
-        if self._next is None:
-            self._next = now_s + self._grace_s
-        if now_s < self._next:
-            return False
-        self._next = now_s + self._interval_s
-        return True
-
-
 class Monitor:
     """Connects the storage, then watches it: health, expired sessions, unused logs."""
 
@@ -66,13 +41,13 @@ class Monitor:
         storage: Storage,
         health: Health,
         histories: Histories,
-        sweeps: SweepTimer,
+        silence: Silence,
         interval_s: float,
     ) -> None:
         self._storage = storage
         self._health = health
         self._histories = histories
-        self._sweeps = sweeps
+        self._silence = silence
         self._interval_s = interval_s
         self._identified_at = float("-inf")
         self._purge_at = float("-inf")
@@ -93,7 +68,7 @@ class Monitor:
             reachable = await self._reachable()
             await self._tell(reachable)
             self._histories.drop_idle()
-            if self._sweeps.due(reachable=reachable, now_s=monotonic()):
+            if self._silence.due(reachable=reachable, now_s=monotonic()):
                 await self._sweep()
             if reachable and monotonic() >= self._purge_at:
                 await self._purge()
@@ -149,9 +124,12 @@ class Monitor:
     async def _sweep(self) -> None:
         try:
             # What takes longer is applied all the same; the watch has to go on. While it waited
-            # nobody may have been able to say that he is alive: that time does not count.
+            # nobody may have been able to say that he is alive: it is about what was seen before.
             async with asyncio.timeout(_ANSWER_S):
-                sweep = GiveUp(reason=names.REASON_KEEP_ALIVE, as_of=await self._storage.now())
+                dead = self._silence.look(await self._storage.silent_sessions(), monotonic())
+                if not dead:
+                    return
+                sweep = GiveUp(reason=names.REASON_KEEP_ALIVE, silent=dead)
                 given_up = await self._storage.apply(sweep)
         except (TrialfleetError, TimeoutError) as error:
             event(_log, logging.WARNING, "sweep of sessions failed", error=repr(error))

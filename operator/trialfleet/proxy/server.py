@@ -24,11 +24,12 @@ from trialfleet.proxy.encryption import server_credentials
 from trialfleet.proxy.health import Health
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.log_events import event
-from trialfleet.proxy.monitor import Monitor, SweepTimer
+from trialfleet.proxy.monitor import Monitor
 from trialfleet.proxy.optuna_service import StorageService
 from trialfleet.proxy.ports import Address, listen
 from trialfleet.proxy.proxy_metrics import ProxyMetrics
 from trialfleet.proxy.service import TrialFleet
+from trialfleet.proxy.silence import Silence
 from trialfleet.storage import Storage
 from trialfleet.wire.metrics_page import MetricsPage
 from trialfleet.wire.v1 import trialfleet_pb2
@@ -148,9 +149,9 @@ class Proxy:
     async def __aenter__(self) -> Self:
         options = self._options
         self._health = Health()
-        sweeps = SweepTimer(grace_s=options.session_grace_s, interval_s=options.sweep_interval_s)
+        silence = Silence(grace_s=options.session_grace_s, interval_s=options.sweep_interval_s)
         self._monitor = Monitor(
-            self._storage, self._health, self._histories, sweeps, options.check_interval_s
+            self._storage, self._health, self._histories, silence, options.check_interval_s
         )
         try:
             self._add_figures()

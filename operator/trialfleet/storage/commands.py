@@ -5,7 +5,6 @@ internal representation of their distribution, distributions and attribute value
 Optuna's JSON text, times are aware and in UTC.
 """
 
-import datetime
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from trialfleet.model.budget import Budget
-from trialfleet.model.session import WriteId
+from trialfleet.model.session import SilentSession, WriteId
 from trialfleet.model.study import Counts, Failure
 from trialfleet.model.trial import TrialRecord, TrialUpdate
 
@@ -141,8 +140,7 @@ class CloseSession:
 class GiveUp:
     """Fence a dead worker's sessions, fail and requeue its trials -> :class:`GivenUp`.
 
-    Exactly one of ``session`` and ``worker`` is given. Without either, every session whose
-    keep-alive had run out at ``as_of`` is given up.
+    Exactly one of ``session``, ``worker`` and ``silent`` is given.
     """
 
     reason: str
@@ -151,8 +149,8 @@ class GiveUp:
     worker: str | None = None
     failed: bool = False
     """The objective's own doing: its trials count as failed and are not requeued."""
-    as_of: datetime.datetime | None = None
-    """By the database's clock; None: when it is applied."""
+    silent: tuple[SilentSession, ...] = ()
+    """Sessions that nobody has heard since they were seen like this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from trialfleet import names
 from trialfleet.model.definition import differing
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp
-from trialfleet.model.session import GivenUp, WriteId
+from trialfleet.model.session import SILENT, GivenUp, SilentSession, WriteId
 from trialfleet.model.trial import TrialRecord
 from trialfleet.storage.commands import CloseSession, GiveUp, KeepAlive, OpenSession, SessionOpened
 from trialfleet.storage.opening import insert_trial, lock_studies
@@ -74,16 +74,43 @@ _ANSWER: Final = sa.text(
 
 _BY_SESSION: Final = "session_id = :session"
 _BY_WORKER: Final = "worker = :worker"
-_EXPIRED: Final = "expires_at < coalesce(CAST(:as_of AS timestamptz), clock_timestamp())"
+# One that was heard meanwhile has another expires_at.
+_BY_SILENCE: Final = (
+    "(session_id, expires_at) IN "
+    "(SELECT * FROM unnest(CAST(:sessions AS bytea[]), CAST(:stamps AS timestamptz[])))"
+)
+
+# A clock that was set back would leave expires_at in the future, where no opening renews it
+# (it does when an eighth of the life is over), and a worker that works would look silent.
+_SET_BACK: Final = sa.text(
+    """
+    UPDATE trialfleet_sessions
+    SET expires_at = clock_timestamp() + make_interval(secs => time_to_live_s * 0.8)
+    WHERE session_id IN (
+        SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL
+        AND expires_at > clock_timestamp() + make_interval(secs => time_to_live_s)
+        FOR NO KEY UPDATE SKIP LOCKED)
+    """
+)
+_SILENT: Final = sa.text(
+    """
+    SELECT session_id, expires_at, time_to_live_s FROM trialfleet_sessions
+    WHERE ended_at IS NULL
+    AND expires_at < clock_timestamp() + make_interval(secs => time_to_live_s * (1 - :silent))
+    """
+)
 
 _EVER_OPENED: Final = sa.text("SELECT count(*) FROM trialfleet_sessions WHERE worker = :worker")
 
 _END: Final = """
-    UPDATE trialfleet_sessions SET ended_at = clock_timestamp() WHERE session_id IN (
+    UPDATE trialfleet_sessions SET {ended} WHERE session_id IN (
         SELECT session_id FROM trialfleet_sessions WHERE ended_at IS NULL AND {which}
         ORDER BY session_id FOR UPDATE)
     RETURNING session_id, worker
 """
+_ENDED: Final = "ended_at = clock_timestamp()"
+# What tells a silent worker is that its life was over when it ended.
+_ENDED_BY_SILENCE: Final = f"{_ENDED}, expires_at = least(expires_at, statement_timestamp())"
 # Beginning with what runs, not with the sessions, which may have run any number of trials; and
 # looking the runs of those up one by one, whatever the planner knows of the tables yet.
 _RUNNING: Final = sa.text(
@@ -174,6 +201,20 @@ def keep_alive(transaction: Transaction, commands: Sequence[KeepAlive]) -> list[
     return [command.session in alive for command in commands]
 
 
+def read_silent(connection: sa.Connection) -> Sequence[SilentSession]:
+    """Return the sessions that were heard more than ``SILENT`` of their life ago.
+
+    That is by the database's clock, which may be wrong and may jump: it only spares looking at all
+    sessions. Whether one has been silent for too long is for who sees that its stamp stays the same
+    for so long. If the clock was set back, stamps are set back too.
+    """
+    connection.execute(_SET_BACK)
+    rows = connection.execute(_SILENT, {"silent": SILENT})
+    return [
+        SilentSession(bytes(row.session_id), row.expires_at, row.time_to_live_s) for row in rows
+    ]
+
+
 def begin_once(transaction: Transaction, write: WriteId) -> tuple[bool, int | None]:
     """Begin a write of a session that is to be applied once.
 
@@ -214,14 +255,14 @@ def _hand_back(transaction: Transaction, ids: list[int]) -> None:
 
 
 def _end_sessions(
-    transaction: Transaction, which: str, key: dict[str, Any]
+    transaction: Transaction, which: str, key: dict[str, Any], ended: str = _ENDED
 ) -> tuple[dict[bytes, sa.Row[Any]], Sequence[sa.Row[Any]]]:
     """End sessions; return them, and the trials that they run, locked, as they were opened.
 
     A trial that is opened meanwhile waits for the session's row and is then refused.
     """
-    ended = transaction.execute(sa.text(_END.format(which=which)), key).all()
-    sessions = {bytes(row.session_id): row for row in ended}
+    rows = transaction.execute(sa.text(_END.format(which=which, ended=ended)), key).all()
+    sessions = {bytes(row.session_id): row for row in rows}
     if not sessions:
         return {}, ()
     running = transaction.execute(_RUNNING, {"sessions": list(sessions)}).all()
@@ -235,13 +276,19 @@ def _end_sessions(
 
 def give_up(transaction: Transaction, command: GiveUp) -> GivenUp:
     """See :class:`GiveUp`."""
-    which: str = _EXPIRED
-    key: dict[str, Any] = {"as_of": command.as_of}
+    key: dict[str, Any]
     if command.session is not None:
-        which, key = _BY_SESSION, {"session": command.session}
+        key = {"session": command.session}
+        sessions, running = _end_sessions(transaction, _BY_SESSION, key)
     elif command.worker is not None:
-        which, key = _BY_WORKER, {"worker": command.worker}
-    sessions, running = _end_sessions(transaction, which, key)
+        key = {"worker": command.worker}
+        sessions, running = _end_sessions(transaction, _BY_WORKER, key)
+    else:
+        key = {
+            "sessions": [silent.session for silent in command.silent],
+            "stamps": [silent.stamp for silent in command.silent],
+        }
+        sessions, running = _end_sessions(transaction, _BY_SILENCE, key, _ENDED_BY_SILENCE)
     opened = 0
     if command.worker is not None:
         opened = transaction.execute(_EVER_OPENED, key).scalar_one()

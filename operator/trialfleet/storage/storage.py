@@ -1,7 +1,6 @@
 """The interface of a storage."""
 
 import asyncio
-import datetime
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 
 from trialfleet.model import database_url
 from trialfleet.model.errors import DataLost, NotFound, StorageUnavailable
+from trialfleet.model.session import SilentSession
 from trialfleet.model.study import StudyRecord
 from trialfleet.model.trial import TrialRecord
 from trialfleet.storage import identity as identities
@@ -31,6 +31,7 @@ from trialfleet.storage.long_poll import LongPoll
 from trialfleet.storage.params import Distributions
 from trialfleet.storage.purging import purge
 from trialfleet.storage.schema import prepare
+from trialfleet.storage.sessions import read_silent
 from trialfleet.storage.sharing import SharedReads
 from trialfleet.storage.writer import Writer
 
@@ -207,9 +208,12 @@ class Storage:
         """
         return await self._in_reader(_purge, self._engine)
 
-    async def now(self) -> datetime.datetime:
-        """Return the database's clock."""
-        return await self._reading(_clock)
+    async def silent_sessions(self) -> Sequence[SilentSession]:
+        """Return the sessions that were last heard a while ago, if the database's clock is right.
+
+        See :func:`trialfleet.storage.sessions.read_silent`.
+        """
+        return await self._reading(read_silent)
 
     async def studies(
         self, *, study_id: int | None = None, name: str | None = None
@@ -348,8 +352,3 @@ def _read(engine: sa.Engine, read: Callable[[sa.Connection], T]) -> T:
 def _purge(engine: sa.Engine) -> int:
     with engine.begin() as connection:
         return purge(connection)
-
-
-def _clock(connection: sa.Connection) -> datetime.datetime:
-    now: datetime.datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    return now
