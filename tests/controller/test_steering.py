@@ -84,6 +84,24 @@ def test_a_study_that_fails(terminal: Terminal) -> None:
     assert output.splitlines()[-1] == "what to do: trialfleet why bad"
 
 
+def test_failed_trials_again(terminal: Terminal, place: Env) -> None:
+    source = "import os\ndef objective(trial):\n    x = trial.suggest_float('x', 0, 1)\n"
+    source += f"    if os.environ['{names.ENV_TRIAL_ORIGIN}'] == str(trial.number):\n"
+    source += "        raise ValueError('no')\n    return x\n"
+    place.study("again", source, budget={"trials": 2}, parallelism=1)
+    place.wait_condition("again", "Failed")
+    assert terminal.good("retry", "again").splitlines() == [
+        "again: 2 trials wait, with the parameters of 0, 1",
+        "the study has ended (TrialsComplete); they run when spec.budget.trials is 4 or more: "
+        "trialfleet submit FILE",
+    ]
+    place.kube.patch("studies", "again", {"spec": {"budget": {"trials": 4}}})
+    place.wait_condition("again", "Complete")
+    trials = json.loads(terminal.good("trials", "again", "--output", "json"))
+    assert [trial["state"] for trial in trials] == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    assert [trial["params"] for trial in trials[:2]] == [trial["params"] for trial in trials[2:]]
+
+
 def test_what_is_wrong_with_a_file(terminal: Terminal, place: Env) -> None:
     file = write(terminal.folder, "wrong", "x = 1\n", parallelism=-1)
     told = terminal.bad("submit", file)

@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "watch",
     "logs",
     "enqueue",
+    "retry",
     "scale",
     "suspend",
     "resume",
