@@ -29,6 +29,7 @@ _GROUPS = {
     "deployments": "apis/apps/v1",
     "jobs": "apis/batch/v1",
     "networkpolicies": "apis/networking.k8s.io/v1",
+    "leases": "apis/coordination.k8s.io/v1",
     "studies": f"apis/{names.API_VERSION}",
     "studystorages": f"apis/{names.API_VERSION}",
 }
@@ -87,6 +88,10 @@ class Kube:
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = self._path(resource, obj["metadata"]["name"])
         return self.call("PATCH", path, query, dict(obj), "application/apply-patch+yaml")
+
+    def replace(self, resource: str, obj: Mapping[str, Any]) -> Object:
+        """Replace an object, if it is still of the version that was read."""
+        return self.call("PUT", self._path(resource, obj["metadata"]["name"]), None, dict(obj))
 
     def patch(self, resource: str, name: str, patch: Mapping[str, Any], sub: str = "") -> Object:
         """Merge patch, as ``kubectl patch`` and ``kubectl scale`` do."""

@@ -13,6 +13,8 @@ from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Owner, hashed
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
+from trialfleet.controller.operator_metrics import OperatorMetrics
+from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.wakeups import GAP_S, Wakeups
@@ -203,7 +205,7 @@ def test_a_study_made_anew_while_its_trials_are_deleted_is_looked_at(
     looks: list[Any] = []
 
     async def run() -> None:
-        controller = Controller(cast(Cluster, None), KEYS, OPTIONS)
+        controller = controller_of(OPTIONS)
         looked = asyncio.Event()
 
         async def delete(key: Key) -> None:
@@ -232,7 +234,7 @@ def test_a_namespace_that_is_excluded_is_left_alone() -> None:
 
     async def run() -> None:
         options = dataclasses.replace(OPTIONS, excluded=frozenset({"ns"}))
-        controller = Controller(cast(Cluster, None), KEYS, options)
+        controller = controller_of(options)
         looked = asyncio.Event()
 
         async def look(key: Key, *_: Any) -> None:
@@ -253,6 +255,11 @@ def test_a_namespace_that_is_excluded_is_left_alone() -> None:
 
     asyncio.run(run())
     assert looks == [Key("Study", "other", "a")]
+
+
+def controller_of(options: OperatorOptions) -> Controller:
+    metrics = OperatorMetrics(dict, lambda: True)
+    return Controller(cast(Cluster, None), KEYS, options, metrics)
 
 
 def study(uid: str) -> dict[str, Any]:

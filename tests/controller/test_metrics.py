@@ -13,7 +13,8 @@ def study(namespace: str, phase: str = "") -> dict[str, object]:
 
 def test_reconciles_studies_and_requests() -> None:
     studies = [study("a", "Running"), study("a", "Running"), study("b")]
-    metrics = OperatorMetrics(lambda: studies, lambda: {"200": 5, "409": 1})
+    metrics = OperatorMetrics(lambda: {"200": 5, "409": 1}, lambda: True)
+    metrics.watch(lambda: studies)
     with metrics.reconcile("Study"):
         pass
     with pytest.raises(KeyError), metrics.reconcile("StudyStorage"):
@@ -25,6 +26,7 @@ def test_reconciles_studies_and_requests() -> None:
         'trialfleet_operator_reconcile_seconds_count{kind="Study"} 1.0',
         'trialfleet_operator_studies{namespace="a",phase="Running"} 2.0',
         'trialfleet_operator_studies{namespace="b",phase="Pending"} 1.0',
+        "trialfleet_operator_leader 1.0",
         'trialfleet_operator_api_requests_total{code="200"} 5.0',
         'trialfleet_operator_api_requests_total{code="409"} 1.0',
     ):

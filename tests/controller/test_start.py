@@ -12,7 +12,7 @@ from trialfleet import names
 def test_a_fresh_operator_has_nothing_to_warn_of(standin: StandIn, tmp_path: Path) -> None:
     kube = Kube(standin.kubeconfig, f"t-{uuid.uuid4().hex[:8]}")
     log = tmp_path / "log"
-    operator = Operator(standin.kubeconfig, log)
+    operator = Operator(standin.kubeconfig, log, "--lease", "of-its-own")
     operator.start()
     try:
         study = {

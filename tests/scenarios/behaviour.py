@@ -65,6 +65,29 @@ def test_what_is_not_applied_any_more_is_removed(kube: Kube) -> None:
     assert "labels" not in left["metadata"]
 
 
+def test_of_two_who_replace_the_same_version_one_is_refused(kube: Kube) -> None:
+    name = fresh()
+    kube.create(
+        "leases",
+        {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name},
+            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
+        },
+    )
+    read = kube.get("leases", name)
+    kube.replace("leases", {**read, "spec": {**read["spec"], "holderIdentity": "first"}})
+    with pytest.raises(KubeError) as refused:
+        kube.replace("leases", {**read, "spec": {**read["spec"], "holderIdentity": "second"}})
+    assert (refused.value.code, refused.value.reason) == (409, "Conflict")
+    assert kube.get("leases", name)["spec"]["holderIdentity"] == "first"
+    kube.delete("leases", name)
+    with pytest.raises(KubeError) as gone:
+        kube.replace("leases", read)
+    assert gone.value.code in (404, 409)
+
+
 def test_what_others_added_stays(kube: Kube) -> None:
     name = fresh()
     kube.apply("configmaps", config_map(name, {"a": "1"}), OURS)

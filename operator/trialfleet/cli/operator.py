@@ -106,6 +106,21 @@ def operator(
             help="Secret of the key that passwords are derived from; made if absent.",
         ),
     ] = "trialfleet-operator",
+    lease: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Lease in the operator's namespace: of several operators, its holder acts.",
+        ),
+    ] = "trialfleet-operator",
+    lease_duration: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS",
+            min=3,
+            help="Seconds without a sign of the holder after which another takes the Lease.",
+        ),
+    ] = 12,
     liveness: Annotated[
         str,
         typer.Option(metavar="URL", help="Serve liveness probes: http://0.0.0.0:8080/healthz."),
@@ -140,6 +155,8 @@ def operator(
         network_policies=network_policies,
         home=home or _own_namespace(),
         key_secret=key_secret,
+        lease=lease,
+        lease_s=lease_duration,
     )
     page = Address.parse(metrics, "metrics") if metrics else None
     asyncio.run(process.run(options, liveness=liveness or None, metrics=page))

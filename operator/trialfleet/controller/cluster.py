@@ -4,9 +4,10 @@ Over the client of the official package, for its ways to log in; without its mod
 drop what a newer API server or a user's template has and they don't.
 """
 
+import copy
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self, cast
 from urllib.parse import urlencode
 
@@ -49,6 +50,8 @@ class Cluster:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         """Requests made so far, by the code of their answer; 0 where none came."""
+        self.check: Callable[[], None] = lambda: None
+        """Called before each request that is more than a read."""
 
     async def __aenter__(self) -> Self:
         """Log in as a pod does, else by the kubeconfig."""
@@ -66,6 +69,12 @@ class Cluster:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
+
+    def checked(self, check: Callable[[], None]) -> "Cluster":
+        """Return the same connection, with something to call before each write."""
+        other = copy.copy(self)
+        other.check = check
+        return other
 
     async def bearer_token(self) -> str:
         """Return the token to log in with now; empty where certificates do it."""
@@ -96,6 +105,17 @@ class Cluster:
             )
         except ClusterError as error:
             if error.reason == "AlreadyExists":
+                return None
+            raise
+
+    async def replace(self, obj: Object) -> Object | None:
+        """Replace an object; None if it was changed since it was read, or is gone."""
+        kind, namespace, name = _place(obj)
+        query = {"fieldManager": names.OPERATOR}
+        try:
+            return await self._call("PUT", kind.path(namespace, name), query, obj, _JSON)
+        except ClusterError as error:
+            if error.code == 404 or error.reason == "Conflict":
                 return None
             raise
 
@@ -178,6 +198,8 @@ class Cluster:
         body: Object | None = None,
         content_type: str = _JSON,
     ) -> Object:
+        if method != "GET":
+            self.check()
         headers = {"Content-Type": content_type, "Accept": _JSON, "User-Agent": names.OPERATOR}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = f"{self.configuration.host}{path}"

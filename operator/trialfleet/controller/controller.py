@@ -50,16 +50,19 @@ _CNPG_S: Final = 30.0
 class Controller:
     """Of one operator process, on one event loop."""
 
-    def __init__(self, cluster: Cluster, keys: Keys, options: OperatorOptions) -> None:
+    def __init__(
+        self, cluster: Cluster, keys: Keys, options: OperatorOptions, metrics: OperatorMetrics
+    ) -> None:
         self._cluster = cluster
         self._keys = keys
         self._options = options
         self.store = Store()
         self._applier = Applier(cluster, self.store)
-        self.metrics = OperatorMetrics(lambda: self.store.of_kind("Study"), lambda: cluster.answers)
+        self.metrics = metrics
+        metrics.watch(lambda: self.store.of_kind("Study"))
         self.wakeups = Wakeups(self._reconcile)
         self._memories: dict[Key, Memory] = {}
-        self._proxies = Proxies(self.store, keys)
+        self._proxies = Proxies(self.store, keys, lambda: cluster.check())
         self._states: dict[Key, tuple[int, bool]] = {}
 
     # -- what the watches tell -------------------------------------------------------------------

@@ -42,6 +42,7 @@ SECRET: Final = ResourceKind("v1", "Secret", "secrets")
 CONFIG_MAP: Final = ResourceKind("v1", "ConfigMap", "configmaps")
 CLAIM: Final = ResourceKind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 JOB: Final = ResourceKind("batch/v1", "Job", "jobs")
+LEASE: Final = ResourceKind("coordination.k8s.io/v1", "Lease", "leases")
 
 CNPG: Final = ResourceKind(CNPG_API, "Cluster", "clusters")
 
@@ -61,7 +62,8 @@ CHILDREN: Final = (
 """Watched where they have a label of ours. Secrets are not: to watch them is to read them."""
 
 _ALL: Final = {
-    (kind.api_version, kind.kind): kind for kind in (*OURS, *CHILDREN, EVENT, SECRET, CONFIG_MAP)
+    (kind.api_version, kind.kind): kind
+    for kind in (*OURS, *CHILDREN, EVENT, SECRET, CONFIG_MAP, LEASE)
 }
 
 

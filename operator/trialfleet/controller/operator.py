@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any, Final
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, NoReturn
 
 import kopf
 
@@ -12,8 +16,12 @@ from trialfleet import names
 from trialfleet.controller import keys
 from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
+from trialfleet.controller.health import HealthPage
 from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, ResourceKind
+from trialfleet.controller.leadership import Leadership
+from trialfleet.controller.operator_metrics import OperatorMetrics
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.model.errors import EXIT_UNAVAILABLE
 from trialfleet.wire.metrics_page import MetricsPage
 
 _log = logging.getLogger(__name__)
@@ -27,36 +35,91 @@ async def run(
 ) -> None:
     """Run the operator until it is cancelled or told to stop by a signal.
 
-    ``liveness`` is a URL to serve for liveness probes, such as ``http://0.0.0.0:8080/healthz``;
-    ``metrics`` the host and port of the page for Prometheus. Raises ``OSError`` if that is taken,
-    and :class:`~trialfleet.controller.cluster.ClusterError` if the API server can't be reached.
+    It stands by until it holds the Lease. ``liveness`` is a URL to serve for liveness probes, such
+    as ``http://0.0.0.0:8080/healthz``; ``metrics`` the host and port of the page for Prometheus.
+    Raises ``OSError`` if that is taken, and :class:`~trialfleet.controller.cluster.ClusterError` if
+    the API server can't be reached. A process that loses the Lease ends at once.
     """
     for handler in logging.root.handlers:
         handler.addFilter(_is_news)
-    async with Cluster() as cluster:
-        loaded = await keys.load(cluster, options.home, options.key_secret)
-        controller = Controller(cluster, loaded, options)
-        page = MetricsPage(controller.metrics.registry)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # kopf has handlers of its own once it runs.
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Cluster() as cluster, contextlib.AsyncExitStack() as stack:
+        leadership = Leadership(
+            cluster,
+            (options.home, options.lease),
+            f"{socket.gethostname()}_{uuid.uuid4()}",
+            options.lease_s,
+            lost=_end,
+        )
+        health = HealthPage()
+        stack.push_async_callback(health.close)
+        if liveness is not None:
+            await health.listen(liveness)
+        figures = OperatorMetrics(lambda: cluster.answers, lambda: leadership.held)
+        page = MetricsPage(figures.registry)
+        stack.push_async_callback(page.close)
         if metrics is not None:
             await page.listen(*metrics)
-        watcher = Watcher(controller)
-        loop = asyncio.create_task(controller.wakeups.run(), name="wakeups")
+        if not await _done_before(leadership.acquire(), stop):
+            return
+        renewing = asyncio.create_task(leadership.hold(), name="leadership")
         try:
-            await kopf.operator(
-                registry=watcher.registry(cluster, options),
-                settings=_settings(options),
-                standalone=True,
-                clusterwide=not options.namespace,
-                namespaces=[options.namespace] if options.namespace else [],
-                liveness_endpoint=liveness,
-            )
+            await _lead(cluster.checked(leadership.check), options, figures, stop)
         finally:
-            loop.cancel()
-            await watcher.close()
+            renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await loop
-            await controller.close()
-            await page.close()
+                await renewing
+            await leadership.release()
+
+
+async def _lead(
+    cluster: Cluster, options: OperatorOptions, figures: OperatorMetrics, stop: asyncio.Event
+) -> None:
+    """Look after all studies until told to stop."""
+    loaded = await keys.load(cluster, options.home, options.key_secret)
+    controller = Controller(cluster, loaded, options, figures)
+    watcher = Watcher(controller)
+    loop = asyncio.create_task(controller.wakeups.run(), name="wakeups")
+    try:
+        await kopf.operator(
+            registry=watcher.registry(cluster, options),
+            settings=_settings(options),
+            standalone=True,
+            clusterwide=not options.namespace,
+            namespaces=[options.namespace] if options.namespace else [],
+            stop_flag=stop,
+        )
+    finally:
+        loop.cancel()
+        await watcher.close()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop
+        await controller.close()
+
+
+async def _done_before(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Do something unless told to stop before it is done; whether it is."""
+    tasks = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            return False
+        await tasks[0]
+        return True
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _end(why: str) -> NoReturn:
+    """End the process at once: another operator may act from now on."""
+    _log.error("%s: another operator takes over", why)
+    logging.shutdown()
+    os._exit(EXIT_UNAVAILABLE)
 
 
 class Watcher:

@@ -21,13 +21,11 @@ class OperatorMetrics:
     """The figures of one operator, in a registry of their own. Belongs to one event loop."""
 
     def __init__(
-        self,
-        studies: Callable[[], Iterable[Mapping[str, Any]]],
-        requests: Callable[[], Mapping[str, int]],
+        self, requests: Callable[[], Mapping[str, int]], leads: Callable[[], bool]
     ) -> None:
-        """Take what returns all Studies, and the API requests so far by the code of their answer.
+        """Take what returns the API requests so far, and what returns whether this operator acts.
 
-        Both are asked when the page is read.
+        Requests are by the code of their answer. Both are asked when the page is read.
         """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -45,7 +43,11 @@ class OperatorMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_Cluster(studies, requests))
+        self.registry.register(_Requests(requests, leads))
+
+    def watch(self, studies: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Count studies from now on; ``studies`` returns all when the page is read."""
+        self.registry.register(_Studies(studies))
 
     def reconcile(self, kind: str) -> "_Reconcile":
         """Return a context that counts and times one reconcile of an object of a kind."""
@@ -73,16 +75,36 @@ class _Reconcile:
         self._seconds.observe(perf_counter() - self._began)
 
 
-class _Cluster(Collector):
-    """What is read when the page is asked for."""
+class _Requests(Collector):
+    """What this operator does, when the page is asked for."""
 
     def __init__(
-        self,
-        studies: Callable[[], Iterable[Mapping[str, Any]]],
-        requests: Callable[[], Mapping[str, int]],
+        self, requests: Callable[[], Mapping[str, int]], leads: Callable[[], bool]
     ) -> None:
-        self._studies = studies
         self._requests = requests
+        self._leads = leads
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the figures as they are now."""
+        leader = GaugeMetricFamily(
+            f"{_PREFIX}leader", "1 if it holds the Lease and acts, 0 if it stands by."
+        )
+        leader.add_metric((), int(self._leads()))
+        requests = CounterMetricFamily(
+            f"{_PREFIX}api_requests",
+            "Requests to the API server, by the code of the answer; 0 if none came.",
+            labels=("code",),
+        )
+        for code, number in sorted(self._requests().items()):
+            requests.add_metric((code,), number)
+        return leader, requests
+
+
+class _Studies(Collector):
+    """The studies of the cluster, when the page is asked for."""
+
+    def __init__(self, studies: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        self._studies = studies
 
     def collect(self) -> Iterable[Metric]:
         """Return the figures as they are now."""
@@ -95,11 +117,4 @@ class _Cluster(Collector):
         )
         for place, number in sorted(counts.items()):
             phases.add_metric(place, number)
-        requests = CounterMetricFamily(
-            f"{_PREFIX}api_requests",
-            "Requests to the API server, by the code of the answer; 0 if none came.",
-            labels=("code",),
-        )
-        for code, number in sorted(self._requests().items()):
-            requests.add_metric((code,), number)
-        return phases, requests
+        return (phases,)

@@ -35,3 +35,7 @@ class OperatorOptions:
     """The operator's own namespace."""
     key_secret: str = "trialfleet-operator"
     """Name of the Secret in it that holds the key from which all passwords are derived."""
+    lease: str = "trialfleet-operator"
+    """Name of the Lease there: of several operators, the one that holds it acts."""
+    lease_s: int = 12
+    """Seconds without a renewal after which another may take it."""

@@ -1,7 +1,7 @@
 """The operator's connections to the proxies of storages, for what only they know or can do."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from trialfleet import names
@@ -21,9 +21,11 @@ _CALL_S: Final = 5.0
 class Proxies:
     """Of all storages; on one event loop."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, check: Callable[[], None]) -> None:
+        """``check`` is called before the connections to proxies are given out."""
         self._store = store
         self._keys = keys
+        self._check = check
         self._studies: dict[Key, Studies] = {}
 
     async def of(self, namespace: str, storage: str) -> Studies:
@@ -45,6 +47,7 @@ class Proxies:
         pods = proxy_pods(self._store, namespace, storage)
         serving = [f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready]
         await studies.connection.use(serving)
+        self._check()
         return studies
 
     async def why_not(self, key: Key) -> str:

@@ -36,6 +36,7 @@ RESOURCES = {
     },
     "batch/v1": {"jobs": "Job"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "coordination.k8s.io/v1": {"leases": "Lease"},
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
     "trialfleet.dev/v1alpha1": {"studies": "Study", "studystorages": "StudyStorage"},
 }
@@ -138,6 +139,12 @@ class ApiServer:
         elif request.method == "PATCH":
             status = 200
             answer = self._patch(request, place, body, manager, subresource)
+        elif request.method == "PUT":
+            status = 200
+            before = self.objects.get(place)
+            _check_preconditions(before, {"metadata": dict(body["metadata"])})
+            _check_immutable(resource, before, body)
+            answer = self.objects.update(place, lambda _: body, manager, subresource)
         elif request.method == "DELETE":
             status = 200
             answer = self.objects.delete(
