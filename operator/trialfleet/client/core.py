@@ -20,6 +20,8 @@ from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _BEAT_S: Final = 0.5
 """Hundreds of workers on one machine wake up as often; twice a second keeps what is promised."""
+_PAUSE_S: Final = 0.1
+"""Between two attempts to send what could not be sent."""
 _LAST_CALL_S: Final = 2.0
 """Deadline of each call that is made when a storage object is closed."""
 
@@ -122,7 +124,7 @@ class Core:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._beat_s)
+            await asyncio.sleep(min(self._beat_s, max(self.running.due_in(), _PAUSE_S)))
             try:
                 await self.sessions.keep_alive()
                 await self.running.flush_old(self._flush_s)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Container
@@ -267,12 +268,18 @@ class RunningTrials:
                 self._remove(telling.trial, state, values)
             raise
 
+    def due_in(self) -> float:
+        """Return in how many seconds :meth:`flush_old` will have something to send."""
+        with self._lock:
+            trials = list(self._trials.values())
+        return min((trial.due_in() for trial in trials if not trial.fenced), default=math.inf)
+
     async def flush_old(self, deadline_s: float) -> None:
         """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
         with self._lock:
             trials = list(self._trials.values())
         for trial in trials:
-            if trial.fenced or not trial.is_due():
+            if trial.fenced or trial.due_in() > 0:
                 continue
             # Another thread that is sending sends this too.
             if not trial.sending.acquire(blocking=False):
