@@ -1,6 +1,7 @@
 """Fixtures of all tests: a real PostgreSQL server, and a fresh database in it."""
 
 import os
+import random
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,33 @@ import pytest
 import sqlalchemy as sa
 
 from trialfleet.local.postgres import Postgres
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what a soak can be told."""
+    group = parser.getgroup("soak")
+    group.addoption(
+        "--minutes", type=float, default=60, help="a soak lasts so long, all of fuzzing together"
+    )
+    group.addoption(
+        "--seed", type=int, default=None, help="of a soak whose faults or inputs are to come again"
+    )
+
+
+@pytest.fixture
+def soak_seed(pytestconfig: pytest.Config) -> int:
+    """The number that faults and inputs of a soak follow from; printed."""
+    given: int | None = pytestconfig.getoption("--seed")
+    number = random.randrange(2**32) if given is None else given
+    print(f"--seed {number}", flush=True)
+    return number
+
+
+@pytest.fixture
+def soak_minutes(pytestconfig: pytest.Config) -> float:
+    """How long a soak lasts."""
+    minutes: float = pytestconfig.getoption("--minutes")
+    return minutes
 
 
 def pytest_xdist_auto_num_workers() -> int:

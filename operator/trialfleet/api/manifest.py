@@ -9,7 +9,7 @@ from trialfleet import names
 from trialfleet.api.base import Finding
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
-from trialfleet.api.suggestions import did_you_mean, found
+from trialfleet.api.suggestions import did_you_mean, found, printable
 from trialfleet.api.verdict import Rejected, check, line
 from trialfleet.api.yaml_documents import Document, YamlError, documents
 from trialfleet.model.errors import InvalidInput
@@ -106,7 +106,7 @@ def _fill(manifest: Manifest, text: str) -> Iterator[str]:
                 _located(manifest.path, document, notice) for notice in resource.notices()
             )
     except YamlError as error:
-        yield f"{manifest.path}:{error.line}:{error.column}: {error.message}"
+        yield f"{manifest.path}:{error.line}:{error.column}: {printable(error.message)}"
 
 
 def _located(path: Path, document: Document, finding: Finding) -> str:

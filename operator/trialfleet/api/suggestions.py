@@ -37,6 +37,13 @@ def found(value: object) -> str:
     return text if len(text) <= _MAX_FOUND else f"{text[: _MAX_FOUND - 3]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text as one line: characters that would end it or turn it around are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 def listed(words: Iterable[str], count: int) -> str:
     """Return ``a, b, c``; of more than 20 words the first ones, and how many more there are."""
     first = ", ".join(itertools.islice(words, _MAX_LISTED))

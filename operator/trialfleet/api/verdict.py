@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from trialfleet.api.base import ACCEPTED, Finding, Model
 from trialfleet.api.crd_schema import Schema, structural_schema
-from trialfleet.api.suggestions import did_you_mean, found
+from trialfleet.api.suggestions import did_you_mean, found, printable
 
 _KEY_WORDS: Final = "a name of 1 to 128 characters"
 _NO_BOUND: Final = 2_147_483_647
@@ -118,8 +118,8 @@ def _findings(error: ValidationError, schema: Schema) -> list[Finding]:
 
 
 def line(finding: Finding) -> str:
-    """Return ``path: message``."""
-    return f"{path_text(finding.path)}: {finding.message}"
+    """Return ``path: message``, in one line whatever the object's own texts are."""
+    return printable(f"{path_text(finding.path)}: {finding.message}")
 
 
 def path_text(path: tuple[str | int, ...]) -> str:
