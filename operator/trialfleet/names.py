@@ -150,6 +150,8 @@ LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 
 COMPONENT_POSTGRES: Final = "postgres"
 COMPONENT_PROXY: Final = "proxy"
+COMPONENT_BACKUP: Final = "backup"
+COMPONENT_RESTORE: Final = "restore"
 COMPONENT_WORKER: Final = "worker"
 COMPONENT_PREPARE: Final = "prepare"
 COMPONENT_COLLATE: Final = "collate"
@@ -187,6 +189,16 @@ def postgres_name(storage: str) -> str:
 def postgres_claim(storage: str) -> str:
     """Return the name of the PersistentVolumeClaim of a storage's own PostgreSQL."""
     return f"data-{postgres_name(storage)}-0"
+
+
+def backup_name(storage: str) -> str:
+    """Return the name of the CronJob that backs a storage up, and of the claim for its dumps."""
+    return f"{storage}-tf-backup"
+
+
+def restore_name(storage: str) -> str:
+    """Return the name of the CronJob that never runs and of which Jobs that restore are made."""
+    return f"{storage}-tf-restore"
 
 
 def proxy_name(storage: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 
 from tests.chart.guard import Guard, Right, rights_of
 from tests.chart.rendering import ROOT, only, render
-from tests.controller.kube import Kube, condition, wait_for
+from tests.controller.kube import Kube, Object, condition, wait_for
 from tests.controller.standin.standin import StandIn
 from trialfleet import names
 
@@ -25,7 +25,7 @@ ON_CONFLICT = {
     # Only asked for when somebody else has an object of the same name.
     *(Right("get", "", resource) for resource in ("services", "configmaps")),
     *(Right("get", "apps", kind) for kind in ("statefulsets", "daemonsets", "deployments")),
-    Right("get", "batch", "jobs"),
+    *(Right("get", "batch", kind) for kind in ("jobs", "cronjobs")),
     Right("get", "networking.k8s.io", "networkpolicies"),
     Right("get", names.DOMAIN, "studystorages"),
 }
@@ -135,6 +135,9 @@ def exercise(kube: Kube, url: str) -> None:
         *("studystorages", "StudyStorage", "pooled"),
         {"postgres": external, "proxy": {"placement": "Shared"}},
     )
+    # At no time: the 30th of February.
+    backup = {"backup": {"schedule": "0 0 30 2 *"}}
+    make("studystorages", "StudyStorage", "dumped", {**backup, "security": {"tls": False}})
     study: dict[str, object] = {
         "objectives": [{"name": "loss", "direction": "minimize"}],
         "budget": {"trials": 3},
@@ -150,11 +153,22 @@ def exercise(kube: Kube, url: str) -> None:
     appears("deployments", "pooled-tf-proxy")
     appears("statefulsets", "own-tpg")
     kube.delete("studies", "own")
+    appears("cronjobs", "dumped-tf-backup")
+    kube.patch("studystorages", "dumped", {"spec": {"backup": {**backup["backup"], "keep": 3}}})
+    wait_for("a changed CronJob", lambda: changed(kube.get("cronjobs", "dumped-tf-backup")), 60)
+    kube.patch("studystorages", "dumped", {"spec": {"backup": None}})
+    wait_for("no CronJob", lambda: not kube.list("cronjobs"), 60)
+    kube.delete("studystorages", "dumped")
     wait_for("first complete", lambda: condition(kube.get("studies", "first"), "Complete"), 60)
     wait_for("its Events", lambda: len(kube.list("events")) > 2, 60)
     # A finished study whose time has come is deleted, with its Jobs.
     kube.patch("studies", "first", {"spec": {"ttlSecondsAfterFinished": 0}})
     wait_for("first gone", lambda: kube.find("studies", "first") is None, 60)
+
+
+def changed(cron_job: Object) -> bool:
+    """Whether a CronJob is not what it was when it was made."""
+    return int(cron_job["metadata"]["generation"]) > 1
 
 
 def test_nothing_that_it_asks_for_is_refused(guard: Guard) -> None:

@@ -28,6 +28,7 @@ _GROUPS = {
     "daemonsets": "apis/apps/v1",
     "deployments": "apis/apps/v1",
     "jobs": "apis/batch/v1",
+    "cronjobs": "apis/batch/v1",
     "networkpolicies": "apis/networking.k8s.io/v1",
     "leases": "apis/coordination.k8s.io/v1",
     "studies": f"apis/{names.API_VERSION}",

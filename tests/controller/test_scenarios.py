@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.scenarios.backups import *  # noqa: F403
 from tests.scenarios.databases import *  # noqa: F403
 from tests.scenarios.idle import *  # noqa: F403
 from tests.scenarios.losses import *  # noqa: F403

@@ -10,7 +10,7 @@
   resources: [studies/status, studystorages/status]
   verbs: [patch]
 - apiGroups: [batch]
-  resources: [jobs]
+  resources: [jobs, cronjobs]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [statefulsets, daemonsets, deployments]
@@ -31,6 +31,10 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch, create]
+# For the dumps of a storage; never changed or deleted.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [create]
 # Written, never read: passwords are derived from the operator's key.
 - apiGroups: [""]
   resources: [secrets]

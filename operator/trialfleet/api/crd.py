@@ -51,6 +51,7 @@ _STORAGE_COLUMNS: Final = [
     _column("Placement", ".spec.proxy.placement", "Where proxies run", priority=1),
     _column("Retention", ".spec.retention", "What becomes of the data", priority=1),
     _column("Endpoint", ".status.endpoint", "Host and port of the proxies", priority=1),
+    _column("Backup", ".status.lastBackupTime", "Age of the newest dump", "date", priority=1),
     _column("Message", ".status.message", "What is in the way", priority=1),
 ]
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from trialfleet.api.backup import Backup
 from trialfleet.api.base import (
     ACCEPTED,
     OPEN,
@@ -36,6 +37,13 @@ _POSTGRES_FIXED: Final = (
 _STORAGE_NAME: Final = "accepted: at most 48 characters without '.', as pods are named after it"
 _UUID: Final = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PER_REPLICA: Final = "workersPerReplica has an effect with placement Shared only"
+_BACKUP_NAME: Final = (
+    "accepted with spec.backup: at most 41 characters, as a CronJob is named after it"
+)
+_MANAGED_ONLY: Final = (
+    "has an effect with postgres.managed only: CloudNativePG has backups of its own, and an "
+    "external PostgreSQL is backed up where it runs"
+)
 
 
 class DatabaseVolume(Model):
@@ -204,6 +212,17 @@ class Idle(Model):
 class StudyStorageSpec(Model):
     """Where PostgreSQL is, and how it is reached."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule(
+                    "!has(self.backup) || !has(self.postgres) || has(self.postgres.managed)",
+                    f"backup {_MANAGED_ONLY}",
+                )
+            ]
+        }
+    )
+
     postgres: PostgresSettings = PostgresSettings(managed=ManagedPostgres())
     """Where PostgreSQL is; absent: managed by Trialfleet."""
     retention: Literal["Retain", "Delete"] = "Retain"
@@ -215,6 +234,8 @@ class StudyStorageSpec(Model):
     """Authentication and encryption."""
     idle: Idle | None = None
     """What it does when all of its studies have ended; absent: all stays."""
+    backup: Backup | None = None
+    """Dumps of a managed PostgreSQL; absent: none."""
     accept_data_loss: (
         Annotated[
             str,
@@ -229,6 +250,12 @@ class StudyStorageSpec(Model):
         | None
     ) = None
     """The identity of the database that is lost: goes on with what is there in its place."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.backup is not None and self.postgres.managed is None:
+            raise broken_at("StudyStorageSpec", [Finding(("backup",), _MANAGED_ONLY)])
+        return self
 
 
 class Database(Model):
@@ -263,7 +290,7 @@ class StudyStorageStatus(Model):
             },
         ),
     ] = Field(default_factory=list)
-    """PostgresReady, SchemaReady, ProxiesReady, Ready and others, with reasons."""
+    """PostgresReady, ProxiesReady, Ready, BackedUp and others, with reasons."""
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation of the spec that this status was made for."""
     postgres: Annotated[str, Field(max_length=64)] | None = Field(
@@ -280,6 +307,10 @@ class StudyStorageStatus(Model):
     """Studies that use the storage."""
     schema_version: Annotated[str, Field(max_length=64)] | None = None
     """Revision of Optuna's tables."""
+    last_backup_time: (
+        Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})] | None
+    ) = None
+    """When the newest dump was complete."""
 
 
 class StudyStorage(Model):
@@ -291,7 +322,11 @@ class StudyStorage(Model):
                 rule(
                     "self.metadata.name.size() <= 48 && !self.metadata.name.contains('.')",
                     _STORAGE_NAME,
-                )
+                ),
+                rule(
+                    "!has(self.spec) || !has(self.spec.backup) || self.metadata.name.size() <= 41",
+                    _BACKUP_NAME,
+                ),
             ]
         }
     )
@@ -309,6 +344,11 @@ class StudyStorage(Model):
             raise broken_at(
                 "StudyStorage",
                 [Finding(("metadata", "name"), f"found {found(name)}, {_STORAGE_NAME}")],
+            )
+        if self.spec.backup is not None and len(name) > 41:
+            raise broken_at(
+                "StudyStorage",
+                [Finding(("metadata", "name"), f"found {found(name)}, {_BACKUP_NAME}")],
             )
         return self
 

@@ -43,6 +43,7 @@ CONFIG_MAP: Final = ResourceKind("v1", "ConfigMap", "configmaps")
 CLAIM: Final = ResourceKind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 JOB: Final = ResourceKind("batch/v1", "Job", "jobs")
 LEASE: Final = ResourceKind("coordination.k8s.io/v1", "Lease", "leases")
+CRON_JOB: Final = ResourceKind("batch/v1", "CronJob", "cronjobs")
 
 CNPG: Final = ResourceKind(CNPG_API, "Cluster", "clusters")
 
@@ -52,6 +53,7 @@ CHILDREN: Final = (
     POD,
     CONFIG_MAP,
     JOB,
+    CRON_JOB,
     ResourceKind("v1", "Service", "services"),
     ResourceKind("apps/v1", "StatefulSet", "statefulsets"),
     ResourceKind("apps/v1", "DaemonSet", "daemonsets"),
@@ -62,8 +64,7 @@ CHILDREN: Final = (
 """Watched where they have a label of ours. Secrets are not: to watch them is to read them."""
 
 _ALL: Final = {
-    (kind.api_version, kind.kind): kind
-    for kind in (*OURS, *CHILDREN, EVENT, SECRET, CONFIG_MAP, LEASE)
+    (kind.api_version, kind.kind): kind for kind in (*OURS, *CHILDREN, EVENT, SECRET, CLAIM, LEASE)
 }
 
 

@@ -12,6 +12,7 @@ from trialfleet.api.study_storage import StudyStorage
 from trialfleet.api.verdict import Rejected, check
 from trialfleet.client.answers import Summary
 from trialfleet.controller import reasons
+from trialfleet.controller.backup_view import view_backups
 from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.pod_parts import proxy_addresses
 from trialfleet.controller.conditions import conditions_of, find, is_true, parse_time
@@ -112,7 +113,7 @@ def observe_storage(
     storage, refusal = _parse(StudyStorage, obj)
     live = {
         f"{kind}/{child['metadata']['name']}": child
-        for kind in ("StatefulSet", "DaemonSet", "Deployment", "Cluster")
+        for kind in ("StatefulSet", "DaemonSet", "Deployment", "Cluster", "CronJob")
         for child in _own(store.owned(key, kind), subject.uid)
     }
     pods = tuple(_warned(view_pod(pod), store) for pod in store.owned(key, "Pod"))
@@ -137,6 +138,7 @@ def observe_storage(
         identity=identity,
         cnpg_installed=cnpg_installed,
         proxy_error=proxy_error,
+        backup=view_backups(subject.status, store.owned(key, "Job"), store.owned(key, "Pod")),
         created=frozenset(memory.created),
     )
 
@@ -302,6 +304,8 @@ def _study_warnings(
 
 def _storage_warnings(store: Store, workloads: Iterable[Mapping[str, Any]]) -> Iterable[Trouble]:
     for obj in workloads:
+        if obj["kind"] == "CronJob":
+            continue
         workload, warned = _workload(obj), store.warning(obj["metadata"]["uid"])
         if warned and workload and workload.ready < max(1, workload.desired):
             component = obj["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, "")

@@ -123,6 +123,16 @@ class WorkloadView:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupView:
+    """What is known of the dumps of a storage's database."""
+
+    succeeded: datetime.datetime | None = None
+    """When the newest one was begun: what was there then is in it."""
+    failure: str = ""
+    """Why the newest Job came to nothing; empty: it did not."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorageObserved:
     """All that a plan for a storage depends on."""
 
@@ -152,5 +162,7 @@ class StorageObserved:
     """Of the database that a proxy serves now."""
     proxy_error: str = ""
     """What a proxy that is not ready says is wrong."""
+    backup: BackupView = BackupView()
+    """Of its dumps."""
     created: frozenset[str] = frozenset()
-    """Names of Secrets that are there."""
+    """Names of Secrets and claims that are there."""

@@ -17,6 +17,7 @@ ASLEEP: Final = "Asleep"
 POSTGRES_READY: Final = "PostgresReady"
 PROXIES_READY: Final = "ProxiesReady"
 READY: Final = "Ready"
+BACKED_UP: Final = "BackedUp"
 
 # -- a study that can't go on ------------------------------------------------------------------
 
@@ -41,6 +42,7 @@ WORKERS_FAILED: Final = "WorkersFailed"
 NO_TRIAL_COMPLETED: Final = "NoTrialCompleted"
 PREPARE_FAILED: Final = "PrepareFailed"
 COLLATE_FAILED: Final = "CollateFailed"
+BACKUP_FAILED: Final = "BackupFailed"
 CRD_MISSING: Final = "CustomResourceMissing"
 
 # -- how far a study or storage is -------------------------------------------------------------
@@ -61,6 +63,7 @@ PROGRESSING: Final = "Progressing"
 ENDED: Final = "Ended"
 BY_SPEC: Final = "BySpec"
 NOT_SUSPENDED: Final = "NotSuspended"
+NOT_YET: Final = "NotYet"
 NOT_ENDED: Final = "NotEnded"
 NOT_FAILED: Final = "NotFailed"
 

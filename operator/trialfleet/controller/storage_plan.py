@@ -8,7 +8,7 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.controller import reasons
-from trialfleet.controller.build import access, network, postgres_server, proxies
+from trialfleet.controller.build import access, backups, network, postgres_server, proxies
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pod_parts import service_address
@@ -18,12 +18,18 @@ from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Note, Plan, Removal
 from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import data_loss, troubles
+from trialfleet.controller.policies.backups import plan_backups
 from trialfleet.controller.policies.data_loss import NOTHING_KNOWN, Judgement
 from trialfleet.controller.policies.idleness import NOT_IDLE, Idleness, plan_idleness
 from trialfleet.controller.secrecy import Keys
 
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
 """What can't change in a StatefulSet."""
+
+_REMOVABLE: Final = {"DaemonSet": "apps/v1", "Deployment": "apps/v1", "CronJob": "batch/v1"}
+
+_SERVING: Final = (names.COMPONENT_POSTGRES, names.COMPONENT_PROXY)
+"""What a storage consists of; a dump that can't be made does not stand in its way."""
 
 _TROUBLE_EVERY: Final = datetime.timedelta(minutes=5)
 _RECHECK: Final = datetime.timedelta(seconds=3)
@@ -45,7 +51,8 @@ def plan_storage(
     if storage is None:
         refused = Trouble(reasons.INVALID_SPEC, observed.refusal)
         return _with_status(observed, Plan(), refused, now)
-    trouble = troubles.find_trouble(observed.pods, observed.troubles, now)
+    serving = [pod for pod in observed.pods if pod.component in _SERVING]
+    trouble = troubles.find_trouble(serving, observed.troubles, now)
     given = storage.spec.postgres
     if given.cloud_native_pg is not None and not observed.cnpg_installed:
         trouble = Trouble(
@@ -63,7 +70,19 @@ def plan_storage(
     objects = _objects(
         observed, storage, options, secret=name, identity=judged.identity, asleep=idle.asleep
     )
-    once = () if secret is None or name in observed.created else (secret,)
+    if spec.backup is not None:
+        objects += backups.build_cron_jobs(
+            subject.owner,
+            spec,
+            options,
+            name,
+            # Of a database that is not the right one, dumps would take the place of good ones.
+            suspended=idle.asleep or judged.lost is not None or judged.unknown,
+        )
+    once = [secret] if secret is not None else []
+    if spec.backup is not None:
+        claim = backups.build_claim(subject.owner, spec.backup, retention=spec.retention)
+        once += [claim] if claim is not None else []
     if idle.asleep:
         trouble = None
     elif judged.lost is not None:
@@ -72,7 +91,7 @@ def plan_storage(
         trouble = _unreachable(observed, now)
     plan = Plan(
         objects=tuple(objects),
-        once=once,
+        once=tuple(one for one in once if one["metadata"]["name"] not in observed.created),
         removals=_unwanted_workloads(observed, objects),
         notes=(*judged.notes, *idle.notes),
         requeue_after=idle.requeue_after,
@@ -114,12 +133,17 @@ def _objects(
 def _unwanted_workloads(
     observed: StorageObserved, objects: Sequence[Object]
 ) -> tuple[Removal, ...]:
-    """Return the removal of proxies that are placed otherwise by now, or not needed."""
+    """Return the removal of proxies that are placed otherwise by now, and of what is not wanted."""
     wanted = {f"{one['kind']}/{one['metadata']['name']}" for one in objects}
     return tuple(
-        Removal("apps/v1", live["kind"], live["metadata"]["name"], live["metadata"]["uid"])
+        Removal(
+            _REMOVABLE[live["kind"]],
+            live["kind"],
+            live["metadata"]["name"],
+            live["metadata"]["uid"],
+        )
         for name, live in observed.live.items()
-        if live["kind"] in ("DaemonSet", "Deployment")
+        if live["kind"] in _REMOVABLE
         and name not in wanted
         and "deletionTimestamp" not in live["metadata"]
     )
@@ -195,6 +219,7 @@ def _with_status(
     there = observed.storage is not None and _ready(observed)
     ready = there and judged.lost is None and not (judged.unknown or idle.asleep)
     was_ready = subject.status.get("phase") in ("Ready", "Unavailable")
+    dumps = plan_backups(observed, now)
     status: Object = {
         "phase": (
             "Ready"
@@ -210,7 +235,10 @@ def _with_status(
             one.model_dump(mode="json", by_alias=True, exclude_none=True)
             for one in settle(
                 subject.conditions,
-                _conditions(observed, ready, trouble, idle),
+                [
+                    *_conditions(observed, ready, trouble, idle),
+                    *([] if dumps.condition is None else [dumps.condition]),
+                ],
                 generation=subject.generation,
                 now=now,
             )
@@ -227,6 +255,8 @@ def _with_status(
     database = judged.database or subject.status.get("database")
     if database is not None:
         status["database"] = database
+    if dumps.last is not None:
+        status["lastBackupTime"] = dumps.last
     if observed.proxies is not None:
         status["proxies"] = f"{observed.proxies.ready}/{observed.proxies.desired}"
     waits = [troubles.soonest(observed.pods, now), plan.requeue_after]
@@ -237,7 +267,7 @@ def _with_status(
         once=plan.once,
         removals=plan.removals,
         status=status,
-        notes=(*plan.notes, *_notes(observed, ready, trouble)),
+        notes=(*plan.notes, *_notes(observed, ready, trouble), *dumps.notes),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
         urgent=True,
     )

@@ -8,7 +8,12 @@ from typing import Any, Final, NamedTuple
 from trialfleet import names
 from trialfleet.controller.build.objects import Object
 
-_STORAGE_COMPONENTS: Final = (names.COMPONENT_POSTGRES, names.COMPONENT_PROXY)
+_STORAGE_COMPONENTS: Final = (
+    names.COMPONENT_POSTGRES,
+    names.COMPONENT_PROXY,
+    names.COMPONENT_BACKUP,
+    names.COMPONENT_RESTORE,
+)
 
 _POD_SPEC_KEPT: Final = ("nodeName",)
 

@@ -34,7 +34,7 @@ RESOURCES = {
         "daemonsets": "DaemonSet",
         "deployments": "Deployment",
     },
-    "batch/v1": {"jobs": "Job"},
+    "batch/v1": {"jobs": "Job", "cronjobs": "CronJob"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     "coordination.k8s.io/v1": {"leases": "Lease"},
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},

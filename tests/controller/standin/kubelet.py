@@ -30,6 +30,7 @@ from tests.controller.standin.containers import (
 from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused
 from tests.controller.standin.probes import PROBE_S, watch
+from trialfleet.local.postgres import find_binaries
 
 _POSTGRES = Path(__file__).with_name("postgres.py")
 
@@ -55,6 +56,8 @@ class Pods:
             shim = self._folder / "bin" / name
             shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n')
             shim.chmod(0o755)
+        for name in ("pg_dump", "pg_restore", "psql"):
+            (self._folder / "bin" / name).symlink_to(find_binaries() / name)
         self.frozen: set[str] = set()
         """Nodes that are away: their pods go on, and nobody hears of them."""
 

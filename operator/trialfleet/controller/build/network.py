@@ -14,6 +14,8 @@ def build_policies(owner: Owner, spec: StudyStorageSpec) -> list[Object]:
     policies = [_proxies(owner, spec)]
     if spec.postgres.managed is not None:
         policies.append(_postgres(owner))
+    if spec.backup is not None:
+        policies.append(_backups(owner))
     return policies
 
 
@@ -28,13 +30,42 @@ def _postgres(owner: Owner) -> Object:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
                 {
-                    "from": [{"podSelector": {"matchLabels": proxies.selector(owner)}}],
+                    "from": [
+                        {"podSelector": {"matchLabels": proxies.selector(owner)}},
+                        {"podSelector": _of_backups(owner)},
+                    ],
                     "ports": [{"port": "postgres", "protocol": "TCP"}],
                 }
             ],
             "egress": [],
         },
     )
+
+
+def _backups(owner: Owner) -> Object:
+    return owner.make(
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        names.backup_name(owner.name),
+        names.COMPONENT_BACKUP,
+        spec={
+            "podSelector": _of_backups(owner),
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [],
+            # Names may be looked up anywhere, and where all is denied this lets them out.
+            "egress": [{}],
+        },
+    )
+
+
+def _of_backups(owner: Owner) -> Object:
+    components = [names.COMPONENT_BACKUP, names.COMPONENT_RESTORE]
+    return {
+        "matchLabels": {names.LABEL_STORAGE: owner.name},
+        "matchExpressions": [
+            {"key": names.LABEL_COMPONENT, "operator": "In", "values": components}
+        ],
+    }
 
 
 def _proxies(owner: Owner, spec: StudyStorageSpec) -> Object:

@@ -31,17 +31,27 @@ _DATA: Final = "/var/lib/postgresql/data"
 
 _AUTHORITY: Final = "/run/postgres-authority"
 
-_USER: Final = 999
+POSTGRES_USER_ID: Final = 999
 """The user ``postgres`` of the official image for Debian."""
 
 _CONNECTIONS: Final = 500
 
-_SET_PASSWORD: Final = """\
+_CHECK_DATA: Final = """\
 test -s "$PGDATA/PG_VERSION" || exit 0
+made=$(cat "$PGDATA/PG_VERSION")
+image=$(postgres --version)
+image=${image#*) }
+image=${image%%[!0-9]*}
+if [ "$made" != "$image" ]; then
+  echo "the data folder was made by PostgreSQL $made, the image has $image: name an image of" \\
+    "$made again, or dump and restore (docs/disasters.md)" >&2
+  exit 1
+fi
 echo "ALTER ROLE $POSTGRES_USER PASSWORD '$(cat "$POSTGRES_PASSWORD_FILE")'" |
   postgres --single -D "$PGDATA" -c exit_on_error=on postgres
 """
-"""The image sets the password of a new database only; the Secret's may be another by now."""
+"""No server reads the data of another major version, and the image sets the password of a new
+database only, where the Secret's may be another by now."""
 
 _ASK: Final = f"pg_isready -q -h 127.0.0.1 -U {names.APP}"
 """While its entry point makes the database the server listens on no address yet."""
@@ -94,7 +104,7 @@ def build_stateful_set(
             {"name": "run", "emptyDir": {}},
         ],
     )
-    pod["securityContext"] = pod_security(_USER)
+    pod["securityContext"] = pod_security(POSTGRES_USER_ID)
     stateful_set: Object = {
         "replicas": 0 if asleep else 1,
         "serviceName": names.postgres_service(owner.name),
@@ -226,7 +236,7 @@ def _server(managed: ManagedPostgres, options: OperatorOptions, *, tls: bool) ->
 def _password_setter(managed: ManagedPostgres, options: OperatorOptions) -> Object:
     return {
         **_container("password", managed, options),
-        "command": ["sh", "-euc", _SET_PASSWORD],
+        "command": ["sh", "-euc", _CHECK_DATA],
     }
 
 

@@ -8,6 +8,7 @@ from trialfleet.controller import reasons
 from trialfleet.controller.conditions import Wanted, find, parse_time
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Note
+from trialfleet.controller.policies import backups
 
 _ASLEEP: Final = (
     "all of its studies have ended: PostgreSQL and the proxies are stopped, the volume is kept; a "
@@ -50,6 +51,9 @@ def plan_idleness(observed: StorageObserved, now: datetime.datetime) -> Idleness
     idle = storage.spec.idle
     if idle is None or idle.action == "Keep" or observed.busy or in_pod:
         # What is in the pod only would be gone with it.
+        return awake
+    if backups.is_due(observed):
+        # None is made while it sleeps: the next one, which wakes this again, has all trials.
         return awake
     ready = find(subject.conditions, reasons.READY)
     served = ready is not None and ready.status == "True"
