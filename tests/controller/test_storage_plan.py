@@ -235,6 +235,8 @@ class TestSecret:
 
     def test_a_plaintext_port_is_opened_if_asked_for(self) -> None:
         planned = plan(storage_observed({"security": {"plaintextPort": 14000}}))
+        assert conditions(planned)["PlaintextPort"] == ("True", reasons.OPEN_WITHOUT_TOKEN)
+        assert "PlaintextPort" not in conditions(plan(storage_observed()))
         kinds = {f"{one['kind']}/{one['metadata']['name']}": one for one in planned.objects}
         ports = kinds["Service/s-tf-proxy"]["spec"]["ports"]
         assert [port["port"] for port in ports] == [names.PROXY_PORT, 14000]

@@ -34,6 +34,7 @@ class Doors:
     def __init__(self, process: Process, target: str, authority: bytes, key: str) -> None:
         self.process = process
         self.target = target
+        self.key = key
         self._authority = authority
         self._channels: list[Any] = []
         self.admin = (tokens.metadata(tokens.for_admin(key)),)
@@ -54,6 +55,12 @@ class Doors:
         credentials = grpc.ssl_channel_credentials(self._authority)
         self._channels.append(grpc.secure_channel(self.target, credentials, options=_OPTIONS))
         return self._channels[-1]
+
+    @property
+    def plaintext(self) -> str:
+        """Where stock Optuna clients are served."""
+        line = self.process.logged("event=started")
+        return line.partition(" plaintext=")[2].partition(" ")[0]
 
     def connect(self) -> socket.socket:
         """Open a connection and say nothing."""

@@ -196,7 +196,9 @@ class Security(Model):
     """Encrypt and authenticate with a certificate authority of the storage's own, and a token for
     each study."""
     plaintext_port: Annotated[int, Field(ge=1024, le=65535)] | None = None
-    """Open this port without encryption and token, for stock Optuna clients; absent: none."""
+    """Open this port without encryption and token, for stock Optuna clients; absent: none. Whoever
+    reaches it can read, change and delete every study of the storage. Pickled state of samplers
+    (CmaEsSampler's) is refused there: it would run in the workers."""
 
 
 class Idle(Model):

@@ -18,6 +18,7 @@ POSTGRES_READY: Final = "PostgresReady"
 PROXIES_READY: Final = "ProxiesReady"
 READY: Final = "Ready"
 BACKED_UP: Final = "BackedUp"
+PLAINTEXT_PORT: Final = "PlaintextPort"
 
 # -- a study that can't go on ------------------------------------------------------------------
 
@@ -66,6 +67,7 @@ NOT_SUSPENDED: Final = "NotSuspended"
 NOT_YET: Final = "NotYet"
 NOT_ENDED: Final = "NotEnded"
 NOT_FAILED: Final = "NotFailed"
+OPEN_WITHOUT_TOKEN: Final = "OpenWithoutToken"
 
 # -- lost workers ------------------------------------------------------------------------------
 

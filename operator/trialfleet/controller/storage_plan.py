@@ -297,7 +297,15 @@ def _conditions(
         if trouble is None
         else Wanted(reasons.STALLED, True, trouble.reason, trouble.message)
     )
-    idle_spec = None if observed.storage is None else observed.storage.spec.idle
+    spec = None if observed.storage is None else observed.storage.spec
+    idle_spec = None if spec is None else spec.idle
+    port = None if spec is None else spec.security.plaintext_port
+    open_port = Wanted(
+        reasons.PLAINTEXT_PORT,
+        True,
+        reasons.OPEN_WITHOUT_TOKEN,
+        f"who reaches port {port} of a proxy needs no token to read, change and delete studies",
+    )
     sleeps = idle_spec is not None and idle_spec.action == "Sleep"
     return [
         wanted(reasons.POSTGRES_READY, database),
@@ -305,6 +313,7 @@ def _conditions(
         wanted(reasons.READY, ready),
         stalled,
         *([idle.condition] if sleeps else []),
+        *([open_port] if port is not None else []),
     ]
 
 

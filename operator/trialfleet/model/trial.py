@@ -7,9 +7,15 @@ distributions and attribute values are Optuna's JSON text, times are aware and i
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from optuna.trial import TrialState
+
+UNPICKLED: Final = ("cma:optimizer", "sepcma:optimizer", "cmawm:optimizer")
+"""How system attributes of trials begin that a sampler unpickles: Optuna's CmaEsSampler does.
+
+Who can write them runs code in the workers of the study.
+"""
 
 
 class Param(NamedTuple):

@@ -12,9 +12,9 @@ from optuna.storages._grpc.auto_generated import api_pb2 as pb
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from trialfleet.model.errors import InvalidInput, NotFound
+from trialfleet.model.errors import InvalidInput, NotFound, PermissionDenied
 from trialfleet.model.study import StudyRecord
-from trialfleet.model.trial import Param, TrialRecord, TrialUpdate
+from trialfleet.model.trial import UNPICKLED, Param, TrialRecord, TrialUpdate
 from trialfleet.proxy import messages
 from trialfleet.proxy.history import Histories
 from trialfleet.proxy.scanning import scan
@@ -100,9 +100,14 @@ def _to_trial(record: TrialRecord) -> pb.Trial:
 class StorageService:
     """The service's methods, from request to reply; a reply may be encoded already."""
 
-    def __init__(self, storage: Storage, histories: Histories) -> None:
+    def __init__(self, storage: Storage, histories: Histories, *, trusted: bool) -> None:
+        """Serve a storage; attributes that samplers unpickle are taken from trusted callers only.
+
+        Others could run code in the workers of every study.
+        """
         self._storage = storage
         self._histories = histories
+        self._trusted = trusted
 
     async def CreateNewStudy(self, request: pb.CreateNewStudyRequest) -> pb.CreateNewStudyReply:
         """Create a study; ALREADY_EXISTS if the name is taken."""
@@ -186,6 +191,7 @@ class StorageService:
         """Add a running trial, or a copy of a template; NOT_FOUND."""
         none = request.template_trial_is_none
         template = None if none else _from_trial(request.template_trial)
+        self._check_system_attributes(request.template_trial.system_attributes)
         created = await self._storage.apply(
             CreateTrial(messages.study_id(request.study_id), template)
         )
@@ -242,7 +248,8 @@ class StorageService:
     async def SetTrialSystemAttribute(
         self, request: pb.SetTrialSystemAttributeRequest
     ) -> pb.SetTrialSystemAttributeReply:
-        """Set a system attribute; NOT_FOUND, FAILED_PRECONDITION."""
+        """Set a system attribute; NOT_FOUND, FAILED_PRECONDITION, PERMISSION_DENIED."""
+        self._check_system_attributes((request.key,))
         pair = (request.key, messages.check_json(request.value, "value"))
         await self._write(TrialUpdate(messages.trial_id(request.trial_id), system_attrs=(pair,)))
         return pb.SetTrialSystemAttributeReply()
@@ -262,6 +269,16 @@ class StorageService:
             encoded = _to_trial(record).SerializeToString()
             reply += _TRIALS + varint(len(encoded)) + encoded
         return bytes(reply)
+
+    def _check_system_attributes(self, keys: Iterable[str]) -> None:
+        if self._trusted:
+            return
+        for key in keys:
+            if key.startswith(UNPICKLED):
+                raise PermissionDenied(
+                    f"system attribute {key!r}: found pickled data, which samplers run, accepted: "
+                    f"from a worker with the study's token, not at a port that asks for none"
+                )
 
     async def _study(self, study_id: int) -> StudyRecord:
         found = await self._storage.studies(study_id=messages.study_id(study_id))
