@@ -105,3 +105,25 @@ def test_a_proxy_that_is_killed_listens_again_on_its_socket(folder: Path, start:
     running.wait_for("the proxy ended with code -9; starting it again")
     assert running.wait() == 0, running.text
     assert "20 of 20 trials" in running.text
+
+
+def test_a_reaper_that_is_killed_is_started_again(folder: Path, start: Start) -> None:
+    write_study(folder, WAITS)
+    running = start(["run", "study.yaml"])
+    running.wait_for("began")
+
+    def child(word: str) -> psutil.Process | None:
+        children = psutil.Process(running.process.pid).children()
+        return next((one for one in children if any(word in part for part in one.cmdline())), None)
+
+    killed, proxy = until(lambda: child("reaper.py")), until(lambda: child("proxy"))
+    killed.kill()
+    running.wait_for("ended with code -9; starting it again")
+    # What begins now announces itself to the one that took its place,
+    proxy.kill()
+    running.wait_for("the proxy ended with code -9; starting it again")
+    until(lambda: ((found := child("proxy")) is not None and found.pid != proxy.pid) or None)
+    assert until(lambda: child("reaper.py")).pid != killed.pid
+    # which was told of the worker that had begun before.
+    running.process.kill()
+    until(lambda: processes_of(folder) == [] or None)

@@ -23,31 +23,40 @@ _BEGIN: Final = 'echo "+$$ $1" >&0; shift; exec "$@" </dev/null'
 _OUTPUT_TIMEOUT_S: Final = 1.0
 """How long the output of an ended process may still be held open by one it left behind."""
 
+_REPLACE_PAUSE_S: Final = 0.1
+"""Before a reaper is started in the place of one that ended."""
+
 
 class Reaper:
     """The process that ends this one's children if this one ends first.
 
     ``with Reaper(grace_s, keep=[...])``: the descriptors of ``keep`` stay open in it until it
-    has ended them all.
+    has ended them all. If it is killed, another takes its place; ``on_death`` is told so, in one
+    line for people, from another thread.
     """
 
-    def __init__(self, grace_s: float, keep: Sequence[int] = ()) -> None:
-        read, self._write = os.pipe()
+    def __init__(
+        self,
+        grace_s: float,
+        keep: Sequence[int] = (),
+        on_death: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        # The reading end stays open here: children can announce themselves at any time, and what
+        # they say while there is no reaper is read by the next one.
+        self._read, self._write = os.pipe()
         self.mark: Final = f"{names.ENV_RUN}={uuid.uuid4().hex}"
         """A variable by which daemons of its processes are known."""
         self.folder: Final = Path(tempfile.mkdtemp(prefix="trialfleet-"))
         """For sockets of its processes: only this user can look into it, and it goes with them."""
-        self._process = subprocess.Popen(
-            # Isolated and without site: no import hook or warning of the environment.
-            [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), self.mark, self.folder],
-            stdin=read,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            pass_fds=keep,
-        )
-        os.close(read)
+        self._grace_s = grace_s
+        self._keep = keep
+        self._on_death = on_death
+        self._lock = threading.Lock()
+        self._groups: dict[int, int] = {}
+        self._closing = threading.Event()
+        self._process = self._start()
+        self._thread = threading.Thread(target=self._replace, name="trialfleet-reaper", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -64,15 +73,62 @@ class Reaper:
         """The pipe on which a process group is announced."""
         return self._write
 
+    @property
+    def pid(self) -> int:
+        """Process id of the one that is there now."""
+        return self._process.pid
+
+    def know(self, group: int, rank: int) -> None:
+        """Take note of a process group that has announced itself: the next reaper is told."""
+        with self._lock:
+            self._groups[group] = rank
+            self._say(b"+%d %d\n" % (group, rank))
+
     def forget(self, group: int) -> None:
         """Say that a process group is gone."""
-        with contextlib.suppress(OSError):
-            os.write(self._write, b"-%d\n" % group)
+        with self._lock:
+            self._groups.pop(group, None)
+            self._say(b"-%d\n" % group)
 
     def close(self) -> None:
         """End all that is left; return when it has ended."""
-        os.close(self._write)
-        self._process.wait()
+        self._closing.set()
+        with self._lock:
+            os.close(self._write)
+            self._write = -1
+        self._thread.join()
+        os.close(self._read)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        arguments = [str(self._grace_s), self.mark, str(self.folder)]
+        return subprocess.Popen(
+            # Isolated and without site: no import hook or warning of the environment.
+            [sys.executable, "-I", "-S", reaper.__file__, *arguments],
+            stdin=self._read,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=self._keep,
+        )
+
+    def _replace(self) -> None:
+        while True:
+            code = self._process.wait()
+            if self._closing.wait(_REPLACE_PAUSE_S):
+                return
+            self._on_death(
+                f"the process that ends the others if this one is killed ended with code {code}; "
+                "starting it again"
+            )
+            self._process = self._start()
+            with self._lock:
+                for group, rank in self._groups.items():
+                    self._say(b"+%d %d\n" % (group, rank))
+
+    def _say(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._write, line)
 
 
 class Child:
@@ -102,6 +158,7 @@ class Child:
             cwd=folder,
             start_new_session=True,
         )
+        reaper.know(self.pid, rank)
         self._output = threading.Thread(target=self._read, args=(on_line,), daemon=True)
         self._output.start()
 

@@ -112,7 +112,11 @@ class Fleet:
             postgres.start()
         self.url = plan.storage or (postgres.url if postgres else "")
         reaper = stack.enter_context(
-            Reaper(ORPHAN_GRACE_S, keep=[postgres.fileno()] if postgres else [])
+            Reaper(
+                ORPHAN_GRACE_S,
+                keep=[postgres.fileno()] if postgres else [],
+                on_death=self._on_event,
+            )
         )
         proxy = ProxyProcess(
             plan.proxy,
