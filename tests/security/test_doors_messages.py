@@ -1,7 +1,9 @@
 """Messages that are sent, and asked for, for harm."""
 
 import collections
+import contextlib
 import os
+import socket
 import time
 from typing import Any
 
@@ -112,3 +114,40 @@ def test_health_checks_take_no_places(doors: Doors) -> None:
         for watch in watches:
             watch.cancel()
     assert not worker.failures
+
+
+def test_malformed_calls_cost_no_lines_in_the_log(doors: Doors) -> None:
+    channel, large = doors.channel(), b"x" * (5 * MIB)
+    ours, health = "/trialfleet.v1.TrialFleet/", "/grpc.health.v1.Health/"
+    kinds: list[tuple[str, list[bytes], set[str]]] = [
+        (f"{ours}Ask", [b"\xff\xfe"], {"INVALID_ARGUMENT"}),
+        (f"{ours}Ask", [], {"INVALID_ARGUMENT"}),
+        (f"{ours}Tell", [large], {"RESOURCE_EXHAUSTED"}),
+        (f"{ours}Work", [large], {"RESOURCE_EXHAUSTED"}),
+        (f"{ours}Work", [b"\xff\xfe"], {"OK"}),  # the reply to it is a refusal
+        (f"{ours}Work", [], {"OK"}),
+        (f"{ours}None", [b""], {"UNIMPLEMENTED"}),
+        (f"{health}Check", [large], {"RESOURCE_EXHAUSTED", "OK"}),
+    ]
+    for method, messages, expected in kinds:
+        found = set()
+        for _ in range(5):
+            call = channel.stream_stream(method)(
+                iter(messages), metadata=doors.token, timeout=TIMEOUT_S
+            )
+            with contextlib.suppress(grpc.RpcError):
+                list(call)
+            found.add(call.code().name)
+        assert found <= expected, method
+    for raw in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100):
+        for _ in range(5):
+            with doors.connect() as connection:
+                connection.sendall(raw)
+                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionError):
+                    connection.recv(1)
+    doors.process.popen.terminate()
+    code, _, log = doors.process.result()
+    assert code == 0
+    assert "Traceback" not in log
+    assert [line for line in log.splitlines() if "level=info" not in line] == []

@@ -15,6 +15,7 @@ import grpc
 
 from trialfleet.model.errors import InvalidInput, NotFound, PermissionDenied, Unauthenticated
 from trialfleet.proxy import messages
+from trialfleet.proxy.calls import refuse
 from trialfleet.proxy.reloading import Reloaded
 from trialfleet.storage import Storage
 from trialfleet.wire import tokens
@@ -146,11 +147,11 @@ class Authorization(grpc.aio.ServerInterceptor):
 
 
 def _refusing(details: str) -> "grpc.RpcMethodHandler[Any, Any]":
-    async def refuse(_: Any, context: Any) -> None:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, details)
+    async def answer(_: Any, context: Any) -> None:
+        await refuse(context, grpc.StatusCode.UNAUTHENTICATED, details)
 
     # Of all kinds of handlers it is the one that reads no message first.
-    return grpc.stream_stream_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(answer)
 
 
 _Rule = Callable[[Authorization, Any, str], Awaitable[None]]

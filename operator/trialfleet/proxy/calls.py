@@ -147,7 +147,7 @@ class Calls:
                 except Refused as refused:
                     # The message is not kept until the caller has read the refusal.
                     clear_frames(refused.__traceback__)
-                    await context.abort(refused.code, refused.details)
+                    await refuse(context, refused.code, refused.details)
 
             return grpc.stream_stream_rpc_method_handler(unary)
 
@@ -165,7 +165,7 @@ class Calls:
                 message = await self._receive(context)
                 await self._answer(method, write)(_decoded(decode, message), limited)
             except Refused as refused:
-                await context.abort(refused.code, refused.details)
+                await refuse(context, refused.code, refused.details)
 
         return grpc.stream_stream_rpc_method_handler(parts)
 
@@ -268,11 +268,13 @@ class Calls:
                     message = await self._read(context)
                 if under_way:
                     await asyncio.wait(under_way)
+            except Refused as refused:
+                await refuse(context, refused.code, refused.details)
             finally:
                 for task in under_way:
                     task.cancel()
             if self._stopping:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
+                await refuse(context, grpc.StatusCode.UNAVAILABLE, "the proxy is stopping")
 
         return grpc.stream_stream_rpc_method_handler(stream)
 
@@ -284,7 +286,7 @@ class Calls:
         try:
             if self._stopping:
                 return None
-            message: bytes = await (first_message(context) if first else context.read())
+            message: bytes = await (_arriving(context) if first else context.read())
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -339,6 +341,14 @@ class Calls:
 
 async def first_message(context: Any) -> bytes:
     """Return the first message of a call. Raises ``Refused``."""
+    message = await _arriving(context)
+    if message is _END:
+        # Of a message over the bound gRPC has told the caller.
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "found no message, accepted: one")
+    return message
+
+
+async def _arriving(context: Any) -> bytes:
     try:
         async with asyncio.timeout(bounds.PATIENCE_S):
             message: bytes = await context.read()
@@ -347,6 +357,16 @@ async def first_message(context: Any) -> bytes:
             grpc.StatusCode.DEADLINE_EXCEEDED, f"found no message within {bounds.PATIENCE_S:g} s"
         ) from error
     return message
+
+
+async def refuse(context: Any, code: grpc.StatusCode, details: str) -> None:
+    """End a call with a status, without a word if it has ended: gRPC would log a traceback."""
+    try:
+        await context.abort(code, details)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as error:
+        raise asyncio.CancelledError from error
 
 
 async def _send(context: Any, reply: bytes) -> None:

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from trialfleet import names
-from trialfleet.proxy.calls import Refused, first_message
+from trialfleet.proxy.calls import Refused, first_message, refuse
 
 SERVICES: Final = ("", "trialfleet.v1.TrialFleet", "optuna.StorageService")
 """The names that a client may ask for; all have the same status."""
@@ -58,15 +58,15 @@ class Health(health.aio.HealthServicer):
             host = str(context.peer()).rpartition(":")[0]
             if self._callers[host] >= MOST_CALLS:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
-                await context.abort(code, f"{MOST_CALLS} health checks are under way already")
+                await refuse(context, code, f"{MOST_CALLS} health checks are under way already")
             self._callers[host] += 1
             try:
                 message = await first_message(context) if read else b""
                 await answer(health_pb2.HealthCheckRequest.FromString(message), context)
             except Refused as refused:
-                await context.abort(refused.code, refused.details)
+                await refuse(context, refused.code, refused.details)
             except DecodeError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                await refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
             finally:
                 self._callers[host] -= 1
                 if not self._callers[host]:
