@@ -185,6 +185,10 @@ def test_logs(terminal: Terminal, place: Env) -> None:
     lines = terminal.good("logs", "talks", "--tail", "3").splitlines()
     assert len(lines) == 3
     assert all(line.startswith("talks-workers-1-") and " | step " in line for line in lines)
+    (found,) = terminal.good("logs", "talks", "--trial", "2").splitlines()
+    assert found.startswith("talks-workers-1-") and found.endswith(" | step 2")
+    refused = terminal.bad("logs", "talks", "--trial", "49000")
+    assert refused.startswith("--trial: found 49000, accepted: a number that ")
     process = begin(terminal, "logs", "talks", "--follow")
     assert process.stdout is not None
     with process.stdout as told:

@@ -1,5 +1,6 @@
 """``trialfleet run``: a study on this machine, from its manifest to its result."""
 
+import contextlib
 import enum
 import shlex
 import time
@@ -19,7 +20,9 @@ from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.dry_plan import cluster_only, define, make_plan
 from trialfleet.local.failures import Failures
 from trialfleet.local.progress import Shown, make_view, progress_console
+from trialfleet.local.worker_logs import WorkerLogs
 from trialfleet.model import errors
+from trialfleet.model.trial_marks import is_mark
 
 if TYPE_CHECKING:
     from trialfleet.local.supervisor import Fleet, RunPlan
@@ -171,15 +174,20 @@ def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
     metrics = tuple(objective.name for objective in this.study.spec.objectives)
     view = make_view(Shown(this.study.metadata.name, metrics, this.trials), console)
     failures = Failures()
+    logs = WorkerLogs(this.plan.folder, this.study.metadata.name)
 
     def hear(worker: str, line: str) -> None:
-        told = failures.hear(line)
+        logs.write(worker, line)
+        told = None if is_mark(line) else failures.hear(line)
         if told is not None:
             view.line(told)
 
     started = time.monotonic()
     try:
-        with Fleet(this.plan, on_output=hear, on_event=view.line) as fleet:
+        with (
+            contextlib.closing(logs),
+            Fleet(this.plan, on_output=hear, on_event=view.line) as fleet,
+        ):
             before = fleet.crew.summary
             if before.counts.counted and not before.ended:
                 view.line(f"going on after {before.counts.counted} finished trials")

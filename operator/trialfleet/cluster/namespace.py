@@ -1,10 +1,11 @@
 """One namespace of a cluster, through its API server, with the rights of a kubeconfig's user."""
 
 import contextlib
+import datetime
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlencode
@@ -200,6 +201,18 @@ class Namespace:
                 # It has not begun, or is gone.
                 return ""
             raise
+
+    def log_since(
+        self, pod: str, container: str, moment: datetime.datetime
+    ) -> Generator[str, None, None]:
+        """Yield what a container wrote from a moment on, line by line."""
+        since = moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        query = {"container": container, "sinceTime": since}
+        try:
+            yield from self._lines(self._path(PODS, f"{pod}/log"), query, _ANSWER_S)
+        except ApiError as error:
+            if error.code not in (400, 404):
+                raise
 
     def follow_log(self, pod: str, container: str, *, last: int | None) -> Iterator[str]:
         """Yield what a container wrote and writes, line by line, until it ends.

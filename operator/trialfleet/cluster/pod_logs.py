@@ -1,16 +1,21 @@
 """What the pods of a study write."""
 
+import contextlib
+import datetime
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from trialfleet import names
 from trialfleet.cluster.namespace import PODS, STUDIES, Namespace, Object
-from trialfleet.model import errors
+from trialfleet.model import errors, trial_marks
 
 _COMPONENTS: Final = (names.COMPONENT_WORKER, names.COMPONENT_PREPARE, names.COMPONENT_COLLATE)
+
+_CLOCKS_DIFFER: Final = datetime.timedelta(minutes=1)
+"""At most, between the database and a node."""
 
 _LOOK_S: Final = 2.0
 """Between two looks for new pods."""
@@ -30,8 +35,36 @@ def read(namespace: Namespace, study: str, last: int | None) -> Generator[Line, 
     """
     for pod in _pods(namespace, study):
         name = pod["metadata"]["name"]
-        for line in namespace.log(name, _container(pod), last=last).splitlines():
+        for line in _written(namespace, name, _container(pod), last):
             yield Line(name, line)
+
+
+def _written(namespace: Namespace, pod: str, container: str, last: int | None) -> list[str]:
+    """Return what a container wrote, or its last lines, without the marks of trials."""
+    asked = None if last is None else 2 * last + 1
+    while True:
+        lines = namespace.log(pod, container, last=asked).splitlines()
+        written = [line for line in lines if not trial_marks.is_mark(line)]
+        if last is None or asked is None:
+            return written
+        if len(written) >= last or len(lines) < asked:
+            return written[max(0, len(written) - last) :]
+        asked *= 8
+
+
+@contextlib.contextmanager
+def open_trial(
+    namespace: Namespace, study: str, number: int, started: datetime.datetime
+) -> Iterator[Iterator[Line] | None]:
+    """Give what the pod that ran a trial has written meanwhile; None if no pod that is left did."""
+    for pod in _pods(namespace, study):
+        name = pod["metadata"]["name"]
+        lines = namespace.log_since(name, _container(pod), started - _CLOCKS_DIFFER)
+        with contextlib.closing(lines):
+            if trial_marks.begin(lines, number):
+                yield (Line(name, line) for line in trial_marks.rest(lines))
+                return
+    yield None
 
 
 def follow(namespace: Namespace, study: str, last: int | None) -> Generator[Line, None, None]:
@@ -62,7 +95,8 @@ def follow(namespace: Namespace, study: str, last: int | None) -> Generator[Line
                 continue
             if isinstance(line, errors.TrialfleetError):
                 raise line
-            yield line
+            if not trial_marks.is_mark(line.text):
+                yield line
         if over:
             return
 

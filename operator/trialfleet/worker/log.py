@@ -1,10 +1,19 @@
-"""A worker's own log: plain lines on standard error."""
+"""A worker's own log: plain lines on standard error, and whose lines the others are."""
 
+import contextlib
 import enum
 import logging
+import os
+import sys
 import time
+from collections.abc import Iterator
+from typing import Final
 
 import optuna
+
+from trialfleet.model import trial_marks
+
+_STANDARD_OUTPUT: Final = 1
 
 
 class Level(enum.StrEnum):
@@ -34,3 +43,22 @@ def configure(level: Level) -> None:
     optuna.logging.enable_propagation()
     verbose = level is Level.DEBUG
     optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
+
+
+@contextlib.contextmanager
+def marked(number: int) -> Iterator[None]:
+    """Have standard output say where the output of a trial begins and ends."""
+    _mark(trial_marks.begin_mark(number))
+    try:
+        yield
+    finally:
+        _mark(trial_marks.end_mark(number))
+
+
+def _mark(line: str) -> None:
+    # Python holds back what a pipe gets, and would write it after the mark. An objective may
+    # have replaced or closed its standard output.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(_STANDARD_OUTPUT, f"{line}\n".encode())

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded, deleted
-from trialfleet.worker import failure, forks, surroundings
+from trialfleet.worker import failure, forks, log, surroundings
 from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
 from trialfleet.worker.values import check_values
@@ -62,6 +62,7 @@ def run_worker(
     catch: tuple[type[BaseException], ...] = (BaseException,),
     watch: Watch | None = None,
     after_trial: Callable[[], None] | None = None,
+    mark_output: bool = False,
 ) -> Outcome:
     """Run trials of a study until there are no more, or the worker has to leave.
 
@@ -81,6 +82,7 @@ def run_worker(
         catch: Exceptions of the objective that fail the trial only.
         watch: Through it the worker is asked to leave. Without one it only ends with the study.
         after_trial: Is called when a trial is told, before the next one is opened.
+        mark_output: Whether this process's output says where a trial begins and ends.
 
     Raises:
         StorageUnavailable: No proxy answered for as long as the client is patient.
@@ -105,6 +107,7 @@ def run_worker(
             catch=(TrialPruned, *catch),
             watch=watch,
             after_trial=after_trial,
+            mark_output=mark_output,
         )
         try:
             try:
@@ -127,6 +130,7 @@ class _Worker:
     catch: tuple[type[BaseException], ...]
     watch: Watch
     after_trial: Callable[[], None] | None
+    mark_output: bool
     trials: int = 0
 
     def work(self, study_id: int) -> Outcome:
@@ -136,7 +140,8 @@ class _Worker:
                 trial = self._next(study_id)
                 if trial is None:
                     continue
-                self._run(trial)
+                with log.marked(trial.number) if self.mark_output else contextlib.nullcontext():
+                    self._run(trial)
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)

@@ -98,6 +98,7 @@ def _work(
         checkpoint_root=settings.checkpoint_root,
         search_space=None if spec is None else distributions(spec.search_space or {}),
         watch=watch,
+        mark_output=True,
     )
 
 
