@@ -134,7 +134,7 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         kube=kube,
         evict=lambda pod: standin.evict(kube.namespace, pod),
         kill=lambda pod: os.kill(standin.process(pod), signal.SIGKILL),
-        hang=lambda pod, _: os.kill(standin.process(pod), signal.SIGSTOP),
+        hang=lambda pod, _: os.killpg(standin.process(pod), signal.SIGSTOP),
         log=standin.log,
         start_operator=operator.start,
         stop_operator=lambda: operator.stop(signal.SIGKILL),

@@ -4,6 +4,7 @@ import pytest
 
 from tests.scenarios.backups import *  # noqa: F403
 from tests.scenarios.databases import *  # noqa: F403
+from tests.scenarios.hangs import *  # noqa: F403
 from tests.scenarios.idle import *  # noqa: F403
 from tests.scenarios.losses import *  # noqa: F403
 from tests.scenarios.strangers import *  # noqa: F403

@@ -280,3 +280,6 @@ def test_a_postgresql_that_hangs_is_started_again() -> None:
         assert "pg_isready" in server[name]["exec"]["command"][-1]
     start = server["startupProbe"]
     assert start["timeoutSeconds"] * start["failureThreshold"] == 3600
+    # A server that hangs takes no signal: the pod's grace would only be waited for.
+    grace_s = made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert server["livenessProbe"]["terminationGracePeriodSeconds"] < grace_s

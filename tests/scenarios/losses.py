@@ -122,57 +122,6 @@ def test_a_crash_beside_a_sidecar_is_replaced(env: Env) -> None:
     env.wait_no_pods("accompanied")
 
 
-HANG_ONCE = """
-import ctypes
-def objective(trial):
-    x = trial.suggest_float("x", -1, 1)
-    if trial.number == 1:
-        # C code that never lets another thread run: the process is as good as stopped.
-        ctypes.PyDLL(None).sleep(3600)
-    return x * x
-"""
-
-
-def test_a_worker_that_hangs_is_replaced(env: Env) -> None:
-    env.study("hung", source=HANG_ONCE, budget={"trials": 8})
-    wait_for("the event", lambda: "WorkerSilent" in env.reasons("hung"), 90)
-    study = env.wait_condition("hung", "Complete")
-    assert study["status"]["trials"]["complete"] == 8
-    assert study["status"]["lostReasons"] == {"KeepAliveExpired": 1}
-    env.wait_no_pods("hung")
-
-
-def test_a_proxy_that_hangs_is_started_again(env: Env) -> None:
-    """With one proxy for all workers it would stop the study."""
-    storage = {
-        "apiVersion": names.API_VERSION,
-        "kind": "StudyStorage",
-        "metadata": {"name": "single"},
-        "spec": {
-            "postgres": {"managed": {"emptyDir": {}}},
-            "security": env.security,
-            "proxy": {"placement": "Shared"},
-        },
-    }
-    env.kube.create("studystorages", storage)
-    env.study("proxied", seconds=0.3, budget={"trials": 60}, storage={"name": "single"})
-    env.wait_trials("proxied", 3)
-    (proxy,) = env.kube.list("pods", storage="single", component="proxy")
-    env.hang(proxy["metadata"]["name"], "proxy")
-
-    def restarted() -> bool:
-        (pod,) = env.kube.list("pods", storage="single", component="proxy")
-        (container,) = pod["status"]["containerStatuses"]
-        return bool(container["restartCount"])
-
-    wait_for("the proxy is started again", restarted, 90)
-    study = env.wait_condition("proxied", "Complete")
-    assert study["status"]["trials"]["complete"] == 60
-    env.kube.delete("studies", "proxied")
-    env.wait_no_pods("proxied")
-    env.kube.delete("studystorages", "single")
-
-
 def test_workers_of_a_lost_node_are_replaced_within_a_minute(own_env: Env) -> None:
     own_env.study(
         "bereft",

@@ -1,12 +1,16 @@
 """What the stand-in's kubelet needs to run containers as processes."""
 
+import asyncio
 import base64
 import datetime
 import os
 import re
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.controller.standin.objects import Object, timestamp
+from trialfleet.local import postgres
 
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 """However the tests end, what they started ends with them. By a program: Python that runs between
@@ -14,10 +18,37 @@ fork and exec may crash where gRPC has threads."""
 
 _PACKAGE = Path(__file__).parents[3] / "operator"
 
+_POSTGRES = Path(__file__).with_name("postgres.py")
+
 SERVICE = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc(?:\.cluster\.local)?")
 
 SERVICES_S = 10.0
 """For the Services that a container calls to be made; others are names of somebody else's."""
+
+
+def make_programs(folder: Path) -> None:
+    """Make a folder with the programs of the images that containers run."""
+    folder.mkdir()
+    for name, program in (
+        ("trialfleet", f'"{sys.executable}" -m trialfleet.cli.main'),
+        ("postgres", f'"{sys.executable}" {_POSTGRES}'),
+    ):
+        shim = folder / name
+        shim.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+        shim.chmod(0o755)
+    for name in ("pg_dump", "pg_isready", "pg_restore", "psql"):
+        (folder / name).symlink_to(postgres.find_binaries() / name)
+
+
+async def execute(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program to its end, or until this is cancelled; return its exit code."""
+    process = await asyncio.create_subprocess_exec(*DIE_WITH_PARENT, *command, env=environment)
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def services_of(container: Object) -> set[tuple[str, str]]:

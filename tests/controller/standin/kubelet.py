@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,8 @@ from tests.controller.standin.containers import (
     base_environment,
     begun,
     data_of,
+    execute,
+    make_programs,
     now,
     services_of,
     set_condition,
@@ -30,9 +31,6 @@ from tests.controller.standin.containers import (
 from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused
 from tests.controller.standin.probes import PROBE_S, watch
-from trialfleet.local.postgres import find_binaries
-
-_POSTGRES = Path(__file__).with_name("postgres.py")
 
 
 class Pods:
@@ -51,13 +49,7 @@ class Pods:
             f"{network}.{high}.{low}" for high in range(128) for low in range(1, 255)
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        (self._folder / "bin").mkdir()
-        for name, program in (("trialfleet", "-m trialfleet.cli.main"), ("postgres", _POSTGRES)):
-            shim = self._folder / "bin" / name
-            shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n')
-            shim.chmod(0o755)
-        for name in ("pg_dump", "pg_restore", "psql"):
-            (self._folder / "bin" / name).symlink_to(find_binaries() / name)
+        make_programs(self._folder / "bin")
         self.frozen: set[str] = set()
         """Nodes that are away: their pods go on, and nobody hears of them."""
 
@@ -332,7 +324,12 @@ class _Pod:
         def tell(ready: bool) -> None:
             self._write(container, {"running": {"startedAt": now()}}, ready=ready)
 
-        await watch(container, self._address, tell, lambda: self._signal(signal.SIGKILL))
+        async def run(command: list[str]) -> int:
+            # In place of a network of its own each pod has an address of its own.
+            here = [part.replace("127.0.0.1", self._address) for part in command]
+            return await execute(here, base_environment(self._bin))
+
+        await watch(container, self._address, run, tell, lambda: self._signal(signal.SIGKILL))
 
     def _write(
         self, container: Object, state: Object, *, ready: bool, last: Object | None = None

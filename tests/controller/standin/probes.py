@@ -1,8 +1,8 @@
-"""Probes of the stand-in's kubelets: of readiness, and of liveness by gRPC."""
+"""Probes of the stand-in's kubelets: of readiness, and of liveness."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -12,14 +12,23 @@ from tests.controller.standin.objects import Object
 
 PROBE_S = 0.3
 """Between two probes of readiness."""
+_LIFE_S = 1.0
+"""Between two probes of liveness: a kubelet's 10 s would only make the tests wait."""
+
+Run = Callable[[list[str]], Awaitable[int]]
+"""Runs a command as in the container; returns its exit code."""
 
 
 async def watch(
-    container: Object, address: str, tell: Callable[[bool], None], kill: Callable[[], None]
+    container: Object,
+    address: str,
+    run: Run,
+    tell: Callable[[bool], None],
+    kill: Callable[[], None],
 ) -> None:
     """Tell whether a container is ready, whenever that changes, and kill it when it hangs."""
     await asyncio.gather(
-        _watch_readiness(container, address, tell), _watch_life(container, address, kill)
+        _watch_readiness(container, address, tell), _watch_life(container, address, run, kill)
     )
 
 
@@ -34,15 +43,28 @@ async def _watch_readiness(container: Object, address: str, tell: Callable[[bool
             tell(ready)
 
 
-async def _watch_life(container: Object, address: str, kill: Callable[[], None]) -> None:
-    probe = container.get("livenessProbe", {})
+async def _watch_life(container: Object, address: str, run: Run, kill: Callable[[], None]) -> None:
+    probe = container.get("livenessProbe")
+    if probe is None:
+        return
+    start = container.get("startupProbe")
+    while start is not None and not await _lives(start, container, address, run):
+        await asyncio.sleep(_LIFE_S)
     failures = 0
-    while "grpc" in probe:
-        await asyncio.sleep(probe["periodSeconds"])
-        failures = 0 if await passes(probe, container, address) else failures + 1
-        if failures >= probe["failureThreshold"]:
-            kill()
-            return
+    while failures < probe["failureThreshold"]:
+        await asyncio.sleep(_LIFE_S)
+        failures = 0 if await _lives(probe, container, address, run) else failures + 1
+    kill()
+
+
+async def _lives(probe: Object, container: Object, address: str, run: Run) -> bool:
+    if "exec" not in probe:
+        return await passes(probe, container, address)
+    try:
+        async with asyncio.timeout(probe["timeoutSeconds"]):
+            return await run(probe["exec"]["command"]) == 0
+    except TimeoutError:
+        return False
 
 
 async def passes(probe: Object, container: Object, address: str) -> bool:

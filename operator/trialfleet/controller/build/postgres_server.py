@@ -63,6 +63,8 @@ _START_TRIES: Final = 6
 
 _GRACE_S: Final = 60
 """For the checkpoint of a server that stops."""
+_HUNG_GRACE_S: Final = 5
+"""One that does not answer takes no signal either, and recovers when it is started again."""
 
 
 def build_service(owner: Owner) -> Object:
@@ -229,6 +231,7 @@ def _server(managed: ManagedPostgres, options: OperatorOptions, *, tls: bool) ->
             "periodSeconds": 10,
             "timeoutSeconds": 10,
             "failureThreshold": 3,
+            "terminationGracePeriodSeconds": _HUNG_GRACE_S,
         },
     }
 

@@ -198,6 +198,8 @@ def _pod(owner: Owner, spec: StudyStorageSpec, options: OperatorOptions, secret:
             "periodSeconds": 10,
             "timeoutSeconds": 10,
             "failureThreshold": 3,
+            # One that does not answer finishes no calls.
+            "terminationGracePeriodSeconds": _STOP_S,
         },
         # Serving means: the database answers, and its schema is right.
         readinessProbe={
