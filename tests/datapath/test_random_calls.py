@@ -30,7 +30,7 @@ def _flush(storage: FleetStorage) -> None:
         if not trial.fenced:
             running._report(trial)
         if not trial.fenced:
-            background.run(running._read_others(trial, 10.0))
+            background.run(running._flushing.read_others([trial], 10.0))
 
 
 def _outcome(call: Callable[[], Any]) -> Any:

@@ -94,6 +94,24 @@ def test_a_workers_trial_that_another_ended_is_dropped(
     assert theirs.trials[0].state == TrialState.FAIL
 
 
+def test_what_a_trial_gains_is_sent_at_once(
+    proxy: Proxy, stock: GrpcStorageProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client may end it at any time: what is not there by then is lost."""
+    monkeypatch.setattr("trialfleet.client.core._BEAT_S", 3600.0)
+    ours = FleetStorage(proxy.address, time_to_live_s=4 * 3600.0)
+    mine, theirs = _studies(ours, stock)
+    trial = mine.ask()
+    trial.suggest_float("x", 0, 1)
+    eventually(lambda: list(theirs.trials[0].params) == ["x"])
+    trial.report(0.5, 1)
+    trial.set_user_attr("a", 1)
+    eventually(lambda: theirs.trials[0].user_attrs == {"a": 1})
+    theirs.tell(trial.number, 0.5)
+    assert theirs.trials[0].intermediate_values == {1: 0.5}
+    ours.close()
+
+
 def test_what_others_write_is_seen(ours: FleetStorage, stock: GrpcStorageProxy) -> None:
     mine, theirs = _studies(ours, stock)
     trial = mine.ask()

@@ -6,7 +6,6 @@ import pytest
 
 from tests.controller.kube import condition, wait_for
 from tests.scenarios.env import Env
-from trialfleet import names
 
 SPREAD = {
     "podAntiAffinity": {

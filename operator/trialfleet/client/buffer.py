@@ -4,6 +4,7 @@ import datetime
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -71,14 +72,23 @@ class RunningTrial:
     """A trial of a session of ours, from Ask until Tell. Thread-safe; makes no calls."""
 
     def __init__(
-        self, session: Session, study_id: int, trial: FrozenTrial, *, lasting: bool = False
+        self,
+        session: Session,
+        study_id: int,
+        trial: FrozenTrial,
+        *,
+        gained: Callable[[], None] | None = None,
     ) -> None:
         """Take a trial that nobody else holds.
 
-        A ``lasting`` one was made by Optuna's own interface: others may write to it and end it.
+        ``gained`` is for one that was made by Optuna's own interface, and is called when there is
+        something to be sent.
         """
         self.session = session
-        self.lasting = lasting
+        self.lasting = gained is not None
+        """Others may write to it and end it."""
+        self.flushed = False
+        """It was flushed since it was read last."""
         self.study_id = study_id
         self.trial_id = trial._trial_id
         self.number = trial.number
@@ -89,6 +99,7 @@ class RunningTrial:
         self._news_until = 0.0
         self._news_are_whole = False
         self._fenced = False
+        self._gained = gained
         self._lock = threading.Lock()
         self._trial = trial
         self._unsent = Unsent()
@@ -269,6 +280,8 @@ class RunningTrial:
     def _waits(self, size: int) -> None:
         if not self._unsent.size:
             self._unsent_since = time.monotonic()
+            if self._gained is not None:
+                self._gained()
         self._unsent.size += size
 
     def _copy(self) -> FrozenTrial:

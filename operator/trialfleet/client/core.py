@@ -22,6 +22,8 @@ _BEAT_S: Final = 0.5
 """Hundreds of workers on one machine wake up as often; twice a second keeps what is promised."""
 _PAUSE_S: Final = 0.1
 """Between two attempts to send what could not be sent."""
+_LASTING_FLUSH_S: Final = 0.05
+"""For what a trial of Optuna's own interface gains to gather: a brief one costs no call more."""
 _LAST_CALL_S: Final = 2.0
 """Deadline of each call that is made when a storage object is closed."""
 
@@ -76,9 +78,12 @@ class Core:
         self._flush_s = min(CALL_S, time_to_live_s / 4)
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
         self.histories = HistoryCache(self.connection)
-        self.running = RunningTrials(self.connection, self.sessions, self.lasting, self.histories)
+        self.running = RunningTrials(
+            self.connection, self.sessions, self.lasting, self.histories, self._flush_soon
+        )
         self._lock = threading.Lock()
         self._keeping: asyncio.Task[None] | None = None
+        self._flushes: set[asyncio.Task[None] | None] = set()
         self._closing: Future[None] | None = None
 
     def close(self) -> None:
@@ -98,9 +103,12 @@ class Core:
                     self._closing = background.start(self._close())
 
     async def _close(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait((self._keeping,))
+        # What they have not sent they leave for the last flush.
+        tasks = {task for task in (self._keeping, *self._flushes) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self.running.flush_last(_LAST_CALL_S)
         for session in (self.sessions.opened, self.lasting.opened):
             # That of trials which run on stays open: to close it would hand them back.
@@ -114,6 +122,18 @@ class Core:
             except (CallFailed, StorageUnavailable) as error:
                 logger.info("the session ends when its time to live is over: %s", error)
         await self.connection.close()
+
+    def _flush_soon(self) -> None:
+        background.start(self._flush_lasting())
+
+    async def _flush_lasting(self) -> None:
+        task = asyncio.current_task()
+        self._flushes.add(task)
+        try:
+            await asyncio.sleep(_LASTING_FLUSH_S)
+            await self.running.flush_lasting(self._flush_s)
+        finally:
+            self._flushes.discard(task)
 
     def _start(self) -> None:
         background.run(self._start_keeping())

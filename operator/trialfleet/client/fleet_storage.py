@@ -73,7 +73,7 @@ class FleetStorage(BaseStorage):
     made (``Study.ask``, ``Study.optimize``) runs until somebody tells it, here or elsewhere, as
     over Optuna's own storages. If another client ends it, the next ``set_trial_*`` here raises
     ``UpdateFinishedTrialError``, at the latest the one that ends it. What others write to it is
-    read when it is flushed, and when it has ended.
+    read when it is flushed, and when it has ended. It is flushed 0.05 s after it gains anything.
     """
 
     def __init__(

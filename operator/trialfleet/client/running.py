@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -21,21 +21,18 @@ from trialfleet.client.conversion import (
     new_trial,
     room,
 )
+from trialfleet.client.flushing import Flushing
 from trialfleet.client.history import HistoryCache, Reading, StudyHistory
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
 from trialfleet.client.session import Session, Sessions
-from trialfleet.client.trial_batches import decode_batch
 from trialfleet.model.errors import (
-    InvalidInput,
     NotFound,
     SessionGivenUp,
     StudyEnded,
     TrialFinished,
-    TrialfleetError,
 )
 from trialfleet.wire import background, methods
 from trialfleet.wire.connection import CALL_S, Connection
-from trialfleet.wire.endpoint import CallFailed
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _FINISHED: Final = 16
@@ -56,9 +53,15 @@ class RunningTrials:
         sessions: Sessions,
         lasting: Sessions,
         histories: HistoryCache,
+        gained: Callable[[], None],
     ) -> None:
-        """Take the sessions of trials that are asked for, and of those that are created."""
+        """Take the sessions of trials that are asked for, and of those that are created.
+
+        ``gained`` is called when one of the latter has something to be sent.
+        """
         self._connection = connection
+        self._flushing = Flushing(connection)
+        self._gained = gained
         self._sessions = sessions
         self._lasting = lasting
         self._histories = histories
@@ -78,9 +81,7 @@ class RunningTrials:
 
     def of(self, study_id: int) -> list[RunningTrial]:
         """Return the trials of a study that run here."""
-        with self._lock:
-            trials = list(self._trials.values())
-        return [trial for trial in trials if trial.study_id == study_id and not trial.fenced]
+        return [t for t in self._all() if t.study_id == study_id and not t.fenced]
 
     def drop_study(self, study_id: int) -> None:
         """Forget the trials of a deleted study."""
@@ -121,7 +122,7 @@ class RunningTrials:
             CALL_S,
         )
         trial = new_trial(reply.trial_id, reply.number, reply.started_us)
-        return self._add(RunningTrial(session, study_id, trial, lasting=True))
+        return self._add(RunningTrial(session, study_id, trial, gained=self._gained))
 
     def runs_any_of(self, session: Session) -> bool:
         """Whether a trial of a session runs here."""
@@ -270,58 +271,29 @@ class RunningTrials:
 
     def due_in(self) -> float:
         """Return in how many seconds :meth:`flush_old` will have something to send."""
-        with self._lock:
-            trials = list(self._trials.values())
-        return min((trial.due_in() for trial in trials if not trial.fenced), default=math.inf)
+        return min((t.due_in() for t in self._all() if not t.fenced), default=math.inf)
+
+    async def flush_lasting(self, deadline_s: float) -> None:
+        """Send what trials of Optuna's own interface gained: any client may end them now."""
+        trials = [trial for trial in self._all() if trial.lasting and trial.unsent_bytes]
+        await self._flushing.flush(trials, deadline_s)
 
     async def flush_old(self, deadline_s: float) -> None:
-        """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
-        with self._lock:
-            trials = list(self._trials.values())
-        for trial in trials:
-            if trial.fenced or trial.due_in() > 0:
-                continue
-            # Another thread that is sending sends this too.
-            if not trial.sending.acquire(blocking=False):
-                continue
-            try:
-                await self._send(trial, None, deadline_s, patience_s=0)
-                if trial.lasting and not trial.fenced:
-                    await self._read_others(trial, deadline_s)
-            except InvalidInput as error:
-                trial.refuse(error)
-            except TrialfleetError as error:
-                logger.debug("trial %d was not flushed: %s", trial.number, error)
-            finally:
-                trial.sending.release()
+        """Send what has been waiting for long; tries each proxy once, for ``deadline_s``.
 
-    async def _read_others(self, trial: RunningTrial, deadline_s: float) -> None:
-        """Read what others wrote to a trial."""
-        reply = await self._connection.call(
-            methods.GET_TRIALS,
-            pb.GetTrialsRequest(trial_ids=[trial.trial_id]),
-            deadline_s=deadline_s,
-            patience_s=0,
-        )
-        (stored,) = decode_batch(reply.trials)
-        trial.merge(stored)
+        Of trials that others may write to, reads what they wrote since the last flush.
+        """
+        trials = self._all()
+        await self._flushing.flush([t for t in trials if t.due_in() <= 0], deadline_s)
+        await self._flushing.read_others([t for t in trials if t.lasting and t.flushed], deadline_s)
 
     async def flush_last(self, deadline_s: float) -> None:
         """Send what is unsent, after the connection was interrupted; one attempt for each."""
+        await self._flushing.flush_last(self._all(), deadline_s)
+
+    def _all(self) -> list[RunningTrial]:
         with self._lock:
-            trials = list(self._trials.values())
-        for trial in trials:
-            # Another thread that is sending sends this too.
-            if trial.fenced or not trial.sending.acquire(blocking=False):
-                continue
-            try:
-                if unsent := trial.take():
-                    request = report_request(trial, unsent, None)
-                    await self._connection.last_call(methods.REPORT, request, deadline_s)
-            except (CallFailed, TrialfleetError) as error:
-                logger.debug("trial %d was not flushed: %s", trial.number, error)
-            finally:
-                trial.sending.release()
+            return list(self._trials.values())
 
     def _mine(self, study_id: int) -> RunningTrial | None:
         """Return the trial that the calling thread runs, as far as one can tell."""
@@ -376,32 +348,4 @@ class RunningTrials:
 
     def _report(self, trial: RunningTrial, reading: Reading | None = None) -> pb.ReportReply:
         with trial.sending:
-            return background.run(self._send(trial, reading, CALL_S))
-
-    async def _send(
-        self,
-        trial: RunningTrial,
-        reading: Reading | None,
-        deadline_s: float,
-        patience_s: float | None = None,
-    ) -> pb.ReportReply:
-        unsent = trial.take()
-        request = report_request(trial, unsent, reading)
-        try:
-            reply = await self._connection.call(
-                methods.REPORT, request, deadline_s=deadline_s, patience_s=patience_s
-            )
-        except InvalidInput:
-            # What was refused once would be refused for ever, and keep all else from being sent.
-            raise
-        except NotFound:
-            # Somebody deleted the study.
-            trial.fence()
-            raise
-        except BaseException:
-            trial.restore(unsent)
-            raise
-        if reply.fenced:
-            logger.info("trial %d was taken away", trial.number)
-            trial.fence()
-        return reply
+            return background.run(self._flushing.send(trial, reading, CALL_S))
