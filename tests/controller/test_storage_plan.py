@@ -283,3 +283,15 @@ def test_a_postgresql_that_hangs_is_started_again() -> None:
     # A server that hangs takes no signal: the pod's grace would only be waited for.
     grace_s = made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert server["livenessProbe"]["terminationGracePeriodSeconds"] < grace_s
+
+
+def test_proxies_reach_a_postgresql_as_soon_as_it_listens() -> None:
+    """Without waiting for its pod to be counted as ready: there is no other to be sent to."""
+    services = {
+        obj["metadata"]["name"]: obj["spec"]
+        for obj in plan(storage_observed()).objects
+        if obj["kind"] == "Service"
+    }
+    assert services.pop("s-tpg")["publishNotReadyAddresses"]
+    # A proxy that is about to stop is to get no calls any more.
+    assert services and not any("publishNotReadyAddresses" in one for one in services.values())

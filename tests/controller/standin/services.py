@@ -91,21 +91,25 @@ class Services:
     def _targets(self, key: tuple[str, str, str]) -> list[str]:
         namespace, name, node = key
         try:
-            selector = self._objects.get(("services", namespace, name))["spec"]["selector"]
+            spec = self._objects.get(("services", namespace, name))["spec"]
         except Refused:
             return []
         return [
             pod["status"]["podIP"]
             for pod in self._objects.list("pods", namespace)
-            if _matches(pod, selector) and node in ("", pod["spec"]["nodeName"])
+            if _matches(pod, spec) and node in ("", pod["spec"]["nodeName"])
         ]
 
 
-def _matches(pod: Object, selector: dict[str, str]) -> bool:
-    labels = pod["metadata"].get("labels", {})
-    conditions = pod.get("status", {}).get("conditions", ())
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-    return ready and all(labels.get(key) == text for key, text in selector.items())
+def _matches(pod: Object, spec: Object) -> bool:
+    """Whether a Service leads to a pod."""
+    labels, status = pod["metadata"].get("labels", {}), pod.get("status", {})
+    if any(labels.get(key) != text for key, text in spec["selector"].items()):
+        return False
+    if spec.get("publishNotReadyAddresses"):
+        return "podIP" in status
+    conditions = status.get("conditions", ())
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

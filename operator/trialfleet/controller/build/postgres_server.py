@@ -77,6 +77,9 @@ def build_service(owner: Owner) -> Object:
         names.COMPONENT_POSTGRES,
         spec={
             "selector": labels,
+            # There is one server, and proxies ask again until it answers: to wait until its pod is
+            # counted as ready, and all nodes know that, would only take seconds more.
+            "publishNotReadyAddresses": True,
             "ports": [
                 {
                     "name": "postgres",
