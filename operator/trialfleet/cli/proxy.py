@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trialfleet import names
+from trialfleet.cli.sources import read_url
 from trialfleet.model.errors import InvalidInput
 from trialfleet.proxy import log_events
 from trialfleet.proxy.ports import Address
@@ -32,7 +33,9 @@ def proxy(
             metavar="URL",
             envvar=names.ENV_STORAGE_URL,
             show_envvar=True,
-            help="The PostgreSQL database: postgresql+psycopg2://USER:PASSWORD@HOST:PORT/NAME.",
+            callback=read_url,
+            help="The PostgreSQL database: postgresql+psycopg2://USER:PASSWORD@HOST:PORT/NAME, or "
+            "@FILE with such a URL.",
         ),
     ] = "",
     metrics: Annotated[

@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER: Final = Path(".trialfleet")
 
+
+def read_url(given: str | None) -> str | None:
+    """Return the URL of a database, which ``@FILE`` is read from.
+
+    All users of a machine see the arguments of its processes: a password is no argument.
+    """
+    if given is None or not given.startswith("@"):
+        return given
+    path = Path(given[1:])
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise errors.InvalidInput(f"--storage {given}: found bytes that are no UTF-8") from None
+    except OSError as error:
+        raise errors.InvalidInput(f"--storage {given}: {error.strerror}") from error
+
+
 DataOption = Annotated[
     Path | None,
     typer.Option(
@@ -35,7 +52,9 @@ StorageOption = Annotated[
         "--storage",
         metavar="URL",
         envvar=names.ENV_STORAGE_URL,
-        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME.",
+        callback=read_url,
+        help="A PostgreSQL database instead: postgresql+psycopg2://USER:PASSWORD@HOST/NAME, or "
+        "@FILE with such a URL.",
     ),
 ]
 ProxyOption = Annotated[

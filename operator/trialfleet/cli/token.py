@@ -24,6 +24,8 @@ def token(
     """Print the token that opens one study, or with --admin everything, at proxies with the key."""
     if (study is None) != admin:
         raise InvalidInput("STUDY, --admin: accepted: one of the two")
+    if study is not None and not _is_unicode(study):
+        raise InvalidInput("STUDY: found bytes that are no UTF-8, accepted: a study's name")
     try:
         keys = tokens.read_keys(key.read_text())
     except (OSError, ValueError) as error:
@@ -32,3 +34,11 @@ def token(
     except InvalidInput as error:
         raise InvalidInput(f"key: {key}: {error}") from error
     print(tokens.for_admin(keys[0]) if study is None else tokens.for_study(keys[0], study))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

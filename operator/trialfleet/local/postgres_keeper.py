@@ -203,7 +203,7 @@ def postmaster(data: Path) -> int | None:
     says that the server is there.
     """
     try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
+        lines = os.fsdecode((data / "postmaster.pid").read_bytes()).splitlines()
     except OSError:
         return None
     if len(lines) < 8 or lines[7].strip() != "ready":
