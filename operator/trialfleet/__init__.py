@@ -11,9 +11,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 if TYPE_CHECKING:
+    from trialfleet.cluster.notebook import connect, submit
     from trialfleet.local.optimize import optimize
 
-__all__ = ["optimize"]
+__all__ = ["connect", "optimize", "submit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from trialfleet.local.optimize import optimize
 
         return optimize
+    if name in ("connect", "submit"):
+        from trialfleet.cluster import notebook
+
+        return getattr(notebook, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

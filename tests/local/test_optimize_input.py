@@ -220,3 +220,12 @@ def test_tracebacks_show_lines_that_are_in_no_file() -> None:
     assert 'File "<cell 7>", line 2, in objective\n    return 1 / 0  # of a cell' in str(
         caught.value.__cause__
     )
+
+
+def test_the_words_of_submit_beside_those_of_optuna() -> None:
+    with pytest.raises(ValueError, match=r"^name: found beside study_name, accepted: one"):
+        trialfleet.optimize(square, 1, study_name="a", name="b")
+    with pytest.raises(ValueError, match=r"^parallelism: found beside n_jobs, accepted: one"):
+        trialfleet.optimize(square, 1, n_jobs=2, parallelism=2)
+    with pytest.raises(ValueError, match=r"^parallelism: found 0, accepted: 1 or more, or -1"):
+        trialfleet.optimize(square, 1, parallelism=0)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ STUDIES: Final = Resource(names.API_VERSION, "studies")
 STORAGES: Final = Resource(names.API_VERSION, "studystorages")
 PODS: Final = Resource("v1", "pods")
 SECRETS: Final = Resource("v1", "secrets")
+CONFIG_MAPS: Final = Resource("v1", "configmaps")
 EVENTS: Final = Resource("v1", "events")
 
 
@@ -167,8 +169,14 @@ class Namespace:
         path = "/".join(filter(None, (self._path(resource, name), subresource)))
         return self._call("PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, _MERGE)
 
-    def watch(self, resource: Resource, name: str) -> Iterator[Object | None]:
-        """Yield an object now and after every change; None when it is gone, as the last."""
+    def watch(
+        self, resource: Resource, name: str, *, look_s: float | None = None
+    ) -> Iterator[Object | None]:
+        """Yield an object now and after every change; None when it is gone, as the last.
+
+        ``look_s``: it is yielded after so many seconds also without a change.
+        """
+        watch_s = _WATCH_S if look_s is None else min(_WATCH_S, max(1, math.ceil(look_s)))
         while True:
             found = self.find(resource, name)
             yield found
@@ -178,7 +186,7 @@ class Namespace:
                 "watch": "true",
                 "fieldSelector": f"metadata.name={name}",
                 "resourceVersion": found["metadata"]["resourceVersion"],
-                "timeoutSeconds": str(_WATCH_S),
+                "timeoutSeconds": str(watch_s),
             }
             for line in self._lines(self._path(resource), query, _WATCH_S + _CONNECT_S):
                 change = json.loads(line)

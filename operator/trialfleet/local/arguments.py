@@ -2,13 +2,16 @@
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 
 from trialfleet.model import database_url
+
+_JOBS: Final = "1 or more, or -1"
 
 _STORAGE: Final = (
     f"{database_url.ACCEPTED}, as text; or None: the trials are in the returned study only"
@@ -32,6 +35,19 @@ def count(name: str, value: object, accepted: str) -> int:
         except TypeError:
             pass
     raise TypeError(f"{name}: found {value!r:.60}, accepted: {accepted}")
+
+
+def jobs(n_jobs: object, parallelism: object) -> int:
+    """Return how many worker processes are wanted. Raises ``TypeError`` or ``ValueError``."""
+    name, value = "n_jobs", n_jobs
+    if parallelism is not None:
+        if n_jobs != 1:
+            raise ValueError("parallelism: found beside n_jobs, accepted: one of the two")
+        name, value = "parallelism", parallelism
+    wanted = count(name, value, _JOBS)
+    if wanted < 1 and wanted != -1:
+        raise ValueError(f"{name}: found {value}, accepted: {_JOBS}")
+    return wanted
 
 
 def check_timeout(timeout: object) -> None:
@@ -74,6 +90,23 @@ def caught(value: object) -> tuple[type[BaseException], ...]:
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in given):
         raise TypeError(f"catch: found {value!r:.60}, accepted: classes of exceptions")
     return given
+
+
+def directions(
+    direction: str | StudyDirection | None, several: Sequence[str | StudyDirection] | None
+) -> list[StudyDirection]:
+    """Return the directions of a study. Raises ``ValueError``."""
+    if direction is not None and several is not None:
+        raise ValueError("direction and directions: found both, accepted: one of them")
+    given = list(several) if several is not None else [direction or "minimize"]
+    if not given:
+        raise ValueError("directions: found none, accepted: one or more")
+    try:
+        return [d if isinstance(d, StudyDirection) else StudyDirection[d.upper()] for d in given]
+    except KeyError as error:
+        raise ValueError(
+            f"direction: found {error.args[0].lower()!r}, accepted: minimize or maximize"
+        ) from None
 
 
 def _kind(value: object) -> str:

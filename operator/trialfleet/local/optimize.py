@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
-from trialfleet.local import arguments, optimize_worker, pickling
+from trialfleet.local import arguments, optimize_worker
 from trialfleet.local.callback_order import CallbackOrder
 from trialfleet.local.crew import Workforce
 from trialfleet.local.dry_plan import proxy_command, share_of_cores
@@ -33,13 +33,13 @@ from trialfleet.local.progress import ProgressView, Shown, make_view, progress_c
 from trialfleet.local.supervisor import Fleet, RunPlan
 from trialfleet.local.text_output import print_line
 from trialfleet.model import errors
+from trialfleet.worker import pickling
 
 Objective = Callable[[Trial], float | Sequence[float]]
 Callback = Callable[[optuna.Study, FrozenTrial], None]
 
 POLL_S: Final = 0.05
 
-_JOBS: Final = "1 or more, or -1"
 _TRIALS: Final = "1 or more, or None"
 
 RETRIES: Final = 3
@@ -93,6 +93,8 @@ def optimize(
     directions: Sequence[str | StudyDirection] | None = None,
     study_name: str | None = None,
     storage: str | None = None,
+    parallelism: int | None = None,
+    name: str | None = None,
 ) -> optuna.Study:
     """Optimize an objective in worker processes; there is no storage to set up.
 
@@ -122,6 +124,8 @@ def optimize(
         study_name: Name of the study; one is made up if absent.
         storage: URL of a PostgreSQL database to keep the trials in. Absent: they are in the
             returned study only.
+        parallelism: As ``n_jobs``, by the word of ``trialfleet.submit``.
+        name: As ``study_name``, by the word of ``trialfleet.submit``.
 
     Returns:
         An ordinary study with all trials: in memory, or of the storage.
@@ -139,9 +143,10 @@ def optimize(
             "trialfleet.optimize is called by a module that a worker imports for its objective; "
             "call it under: if __name__ == '__main__':"
         )
-    jobs = arguments.count("n_jobs", n_jobs, _JOBS)
-    if jobs < 1 and jobs != -1:
-        raise ValueError(f"n_jobs: found {n_jobs}, accepted: {_JOBS}")
+    if study_name is not None and name is not None:
+        raise ValueError("name: found beside study_name, accepted: one of the two")
+    study_name = name if study_name is None else study_name
+    jobs = arguments.jobs(n_jobs, parallelism)
     if n_trials is not None:
         n_trials = arguments.count("n_trials", n_trials, _TRIALS)
         if n_trials < 1:
@@ -153,7 +158,7 @@ def optimize(
     arguments.check_storage(storage)
     run = _Run(
         name=study_name if study_name is not None else f"study-{uuid.uuid4().hex[:12]}",
-        directions=_directions(direction, directions),
+        directions=arguments.directions(direction, directions),
         sampler=sampler if sampler is not None else TPESampler(),
         pruner=pruner if pruner is not None else MedianPruner(),
         trials=n_trials,
@@ -163,8 +168,8 @@ def optimize(
         storage=storage,
     )
     caught = arguments.caught(catch)
-    with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as made:
+        folder = Path(made)
         assignment = optimize_worker.OptimizeAssignment(
             run.name, objective, run.sampler, run.pruner, caught, bool(run.callbacks)
         )
@@ -368,22 +373,6 @@ def _workforce(address: str, folder: Path, jobs: int) -> Workforce:
         command=command,
         environment={**share_of_cores(jobs, os.environ), names.ENV_PROXY: address},
     )
-
-
-def _directions(
-    direction: str | StudyDirection | None, directions: Sequence[str | StudyDirection] | None
-) -> list[StudyDirection]:
-    if direction is not None and directions is not None:
-        raise ValueError("direction and directions: found both, accepted: one of them")
-    given = list(directions) if directions is not None else [direction or "minimize"]
-    if not given:
-        raise ValueError("directions: found none, accepted: one or more")
-    try:
-        return [d if isinstance(d, StudyDirection) else StudyDirection[d.upper()] for d in given]
-    except KeyError as error:
-        raise ValueError(
-            f"direction: found {error.args[0].lower()!r}, accepted: minimize or maximize"
-        ) from None
 
 
 def _is_importable(module: Any) -> bool:

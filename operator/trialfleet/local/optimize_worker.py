@@ -16,10 +16,9 @@ import cloudpickle
 
 from trialfleet import names
 from trialfleet.client import FleetStorage
-from trialfleet.local import pickling
 from trialfleet.local.callback_order import Turn
 from trialfleet.model import errors
-from trialfleet.worker import failure, forks, log
+from trialfleet.worker import failure, forks, log, pickling
 from trialfleet.worker.loop import End, run_worker
 from trialfleet.worker.watchdog import Watch
 
