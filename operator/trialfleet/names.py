@@ -104,6 +104,12 @@ ATTR_WORKER: Final = "trialfleet:worker"
 ATTR_METRIC_NAMES: Final = "study:metric_names"
 """Optuna's own: the names of the objectives."""
 
+
+def attr_of_stage(stage: str) -> str:
+    """Return the attribute that says for what ``prepare`` or ``collate`` was done, local runs."""
+    return f"trialfleet:{stage}"
+
+
 # -- reasons ---------------------------------------------------------------------------
 
 REASON_OBJECTIVE_RAISED: Final = "ObjectiveRaised"

@@ -343,7 +343,7 @@ def test_the_sampler_may_end_the_study(folder: Path) -> None:
     assert "the sampler or the objective has stopped it" in done.stdout
 
 
-def test_what_only_a_cluster_has_is_named_in_one_notice(folder: Path) -> None:
+def test_what_only_a_cluster_has_is_told_by_what_it_changes(folder: Path) -> None:
     manifest = write_study(
         folder,
         """
@@ -363,13 +363,24 @@ def test_what_only_a_cluster_has_is_named_in_one_notice(folder: Path) -> None:
             "      containers:\n"
             "        - name: worker\n"
             "          image: example/image\n"
-            '          env: [{name: FROM_MANIFEST, value: "42"}]\n'
+            "          resources: {limits: {memory: 1Gi}}\n"
+            "          env:\n"
+            '            - {name: FROM_MANIFEST, value: "42"}\n'
+            "            - name: SECRET\n"
+            "              valueFrom: {secretKeyRef: {name: s, key: k}}\n"
         )
     done = run(["run", "study.yaml", "--output", "json"], folder)
     notices = [line for line in done.stderr.splitlines() if line.startswith("notice")]
     assert notices == [
-        "notice: of effect on a cluster only: template (but for the environment of the container "
-        "worker), storage, ttlSecondsAfterFinished"
+        "notice: spec.template.spec.containers[worker].image: the programs and packages of this "
+        "machine are used, not those of example/image",
+        "notice: spec.template.spec.containers[worker].resources.limits: no limit of memory on one "
+        "machine",
+        "notice: spec.template.spec.containers[worker].env: SECRET not set: what it refers to is "
+        "in the cluster; a variable of the same name that is set here is taken",
+        "notice: spec.storage.name: not 'shared' but this machine keeps the trials, or the "
+        "database of --storage",
+        "notice: spec.ttlSecondsAfterFinished: the study stays: on one machine nothing deletes it",
     ]
     assert json.loads(done.stdout)["best"][0]["values"] == {"loss": 42.0}
 

@@ -11,6 +11,7 @@ from trialfleet.local.postgres import has_data
 
 if TYPE_CHECKING:
     from trialfleet.client import StudyDefinition
+    from trialfleet.local.run_once import RunOnce
     from trialfleet.local.supervisor import RunPlan
 
 _ADDRESS = "127.0.0.1:PORT"
@@ -53,9 +54,17 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
             "proxy": shlex.join(plan.proxy("127.0.0.1:0")),
             "workers": workforce.parallelism,
             "worker": shlex.join(workforce.command),
+            **_once(plan.prepare),
+            **_once(plan.collate),
         },
         "environment": dict(workforce.environment),
     }
+
+
+def _once(task: "RunOnce | None") -> dict[str, list[str]]:
+    if task is None:
+        return {}
+    return {task.name: [shlex.join(program.arguments) for program in task.programs]}
 
 
 def _postgres(plan: "RunPlan") -> str:

@@ -17,14 +17,16 @@ from trialfleet.api.study import Study
 from trialfleet.api.study_definition import define as define_study
 from trialfleet.cli.sources import DEFAULT_FOLDER, StorageOption, hide_password
 from trialfleet.local.attending import Interrupts, attend
-from trialfleet.local.dry_plan import cluster_only, define, make_plan
+from trialfleet.local.dry_plan import define, make_plan
 from trialfleet.local.failures import Failures
+from trialfleet.local.notices import local_notices
 from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.local.worker_logs import WorkerLogs
 from trialfleet.model import errors
 from trialfleet.model.trial_marks import is_mark
 
 if TYPE_CHECKING:
+    from trialfleet.client import FleetStorage
     from trialfleet.local.supervisor import Fleet, RunPlan
 
 BEST: int = 5
@@ -121,6 +123,7 @@ def run(
         storage=storage,
         definition=definition,
         adopt=adopt,
+        write_results=_write_results,
     )
     total = trials or study.spec.budget.trials
     this = _Run(study, total, plan, output, plot, _command("run", str(file), options))
@@ -145,12 +148,15 @@ def _read(file: Path) -> tuple[Study, str, list[str]]:
         listed = f" ({', '.join(study.metadata.name for study in found)})" if found else ""
         raise errors.InvalidInput(f"{file}: found {len(found)} studies{listed}, accepted: one")
     notices = list(manifest.notices)
-    ignored = list(cluster_only(found[0].spec))
-    if len(manifest.resources) > 1:
-        ignored.append("the StudyStorage")
-    if ignored:
-        notices.append(f"of effect on a cluster only: {', '.join(ignored)}")
+    notices += local_notices(found[0].spec)
     return found[0], _definition(found[0], manifest), notices
+
+
+def _write_results(storage: "FleetStorage", study_id: int, folder: Path) -> None:
+    # Not sooner: rich's tables and Optuna are not needed before.
+    from trialfleet.cli.trial_output import write_results
+
+    write_results(storage, study_id, folder)
 
 
 def _definition(study: Study, manifest: manifests.Manifest) -> str:
@@ -194,13 +200,15 @@ def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
             stopped = attend(fleet, view, interrupts)
             view.close()
             _finish(this, fleet, failures, console, stopped, time.monotonic() - started)
-            ended = fleet.crew.summary
+            ended, collate_error = fleet.crew.summary, fleet.crew.collate_error
     except errors.DefinitionDiffers as error:
         raise errors.DefinitionDiffers(f"metadata.name: {error}; {_ways_out(this)}") from error
     finally:
         view.close()
     if stopped:
         raise typer.Exit(errors.EXIT_INTERRUPTED)
+    if collate_error is not None:
+        raise collate_error
     if ended.ended == names.ENDED_FAILED_TRIALS or not ended.counts.complete:
         raise typer.Exit(errors.EXIT_FAILED)
 

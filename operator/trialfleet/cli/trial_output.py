@@ -8,9 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.cells import cell_len
@@ -84,6 +86,17 @@ def write_trials(
         _write_lines(console, trials, metrics)
     else:
         console.print(table(trials, metrics))
+
+
+def write_results(storage: BaseStorage, study_id: int, folder: Path) -> None:
+    """Write all trials of a study into a folder, as ``trials.json`` and ``trials.csv``."""
+    study = optuna.load_study(study_name=storage.get_study_name_from_id(study_id), storage=storage)
+    trials, metrics = study.get_trials(deepcopy=False), metric_names(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "trials.json").open("w", encoding="utf-8") as file:
+        write_json(file, [as_json(trial, metrics) for trial in trials])
+    with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+        write_csv(file, trials, metrics)
 
 
 def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from trialfleet import names
 from trialfleet.local import exits
-from trialfleet.local.processes import Child, Reaper
+from trialfleet.local.processes import Child, Reaper, inherited_environment
 from trialfleet.model import errors
 from trialfleet.model.ends import EndKind, WorkerEnd
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage, StudyDefinition, Summary
+    from trialfleet.local.stages import Stage
 
 FRUITLESS_DEATHS: Final = 10
 """So many workers that die in a row without a trial finished end the run, or two for each
@@ -35,9 +36,6 @@ START_S: Final = 3.0
 
 RANK: Final = 0
 """Orphaned workers are ended first."""
-
-_OURS: Final = frozenset({names.ENV_STORAGE_URL})
-"""Variables that objectives do not get: there may be a password in them."""
 
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
@@ -73,12 +71,16 @@ class Crew:
         *,
         on_output: Callable[[str, str], None],
         on_event: Callable[[str], None],
+        prepare: "Stage | None" = None,
+        collate: "Stage | None" = None,
     ) -> None:
         self.workforce = workforce
         self.reaper = reaper
         self.stopping = threading.Event()
         self.error: errors.TrialfleetError | None = None
         """Why the crew stopped by itself although there may be more to do."""
+        self.collate_error: errors.TrialfleetError | None = None
+        """Why the last step, after all trials, has failed."""
         self._client = client
         self._definition = definition
         self._study_id = study_id
@@ -90,24 +92,43 @@ class Crew:
         self._crashed_trials = 0
         self._fruit = 0
         self._is_up = False
+        self._prepare = prepare
+        self._collate = collate
+        self._is_prepared = prepare is None
         self._slots: list[_Slot] = []
+        self._threads: list[threading.Thread] = []
+        """All that has to end before the crew has."""
         self._watching = threading.Thread(target=self._watch, name="trialfleet-watch", daemon=True)
         self.summary: Summary = client.summary(study_id)
         """The study, about ``WATCH_S`` seconds ago at most."""
 
     def start(self) -> None:
-        """Start as many workers as there may be work for."""
+        """Start ``prepare``, then as many workers as there may be work for, then ``collate``."""
         self._watching.start()
-        if self.summary.ended:
-            return
-        self._fruit = self.summary.counts.counted
-        count = self.workforce.parallelism
-        if self._definition.trials is not None:
-            count = min(count, max(1, self._definition.trials - self._fruit))
-        for index in range(count):
-            slot = _Slot(self, index)
-            slot.start()
-            self._slots.append(slot)
+        if not self.summary.ended:
+            self._fruit = self.summary.counts.counted
+            count = self.workforce.parallelism
+            if self._definition.trials is not None:
+                count = min(count, max(1, self._definition.trials - self._fruit))
+            self._slots += [_Slot(self, index) for index in range(count)]
+            self._threads += self._slots
+            if self._prepare is not None:
+                self._threads.append(
+                    threading.Thread(
+                        target=self._run_prepare, args=(self._prepare,), name="prepare", daemon=True
+                    )
+                )
+        if self._collate is not None:
+            self._threads.append(
+                threading.Thread(
+                    target=self._run_collate,
+                    args=(self._collate, list(self._threads)),
+                    name="collate",
+                    daemon=True,
+                )
+            )
+        for thread in self._threads:
+            thread.start()
 
     @property
     def running(self) -> int:
@@ -115,11 +136,11 @@ class Crew:
         return sum(slot.running for slot in self._slots)
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait until every worker has ended for good; return whether they have."""
+        """Wait until every worker has ended for good, and ``collate``; return whether they have."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for slot in self._slots:
-            slot.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if slot.is_alive():
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
                 return False
         return True
 
@@ -169,8 +190,9 @@ class Crew:
         that is up lets as many begin as there are cores.
         """
         cores = os.cpu_count() or 1
-        deadline = time.monotonic() + START_S * math.ceil(index / cores)
         with self._changed:
+            self._changed.wait_for(lambda: self._is_prepared or self.stopping.is_set())
+            deadline = time.monotonic() + START_S * math.ceil(index / cores)
             while not self.stopping.is_set():
                 up = self.summary.sessions
                 left_s = deadline - time.monotonic()
@@ -243,8 +265,38 @@ class Crew:
         self.stopping.set()
         with self._changed:
             self._changed.notify_all()
+        for stage in (self._prepare, self._collate):
+            if stage is not None:
+                stage.send(signum)
         for slot in self._slots:
             slot.send(signum)
+
+    def _run_prepare(self, stage: "Stage") -> None:
+        try:
+            done = stage.run(trials=0)
+        except errors.TrialfleetError as error:
+            self.fail(error)
+            return
+        except OSError as error:
+            self.fail(errors.TrialfleetError(f"spec.prepare: can't be run: {error}"))
+            return
+        with self._changed:
+            self._is_prepared = done
+            self._changed.notify_all()
+
+    def _run_collate(self, stage: "Stage", before: Sequence[threading.Thread]) -> None:
+        for thread in before:
+            thread.join()
+        if self.stopping.is_set():
+            return
+        try:
+            summary = self.look()
+            if summary.ended:
+                stage.run(trials=summary.counts.counted)
+        except errors.TrialfleetError as error:
+            self.collate_error = error
+        except OSError as error:
+            self.collate_error = errors.TrialfleetError(f"spec.collate: can't be run: {error}")
 
     def _watch(self) -> None:
         while not self.stopping.wait(WATCH_S):
@@ -303,12 +355,7 @@ class _Slot(threading.Thread):
             reaper=crew.reaper,
             rank=RANK,
             environment={
-                **{key: value for key, value in os.environ.items() if key not in _OURS},
-                # A local run's proxy neither encrypts nor asks for tokens.
-                names.ENV_TOKEN_FILE: "",
-                names.ENV_CA_FILE: "",
-                # What it writes is read as UTF-8, and told in what the terminal can show.
-                "PYTHONIOENCODING": "utf-8:backslashreplace",
+                **inherited_environment(),
                 **crew.workforce.environment,
                 names.ENV_WORKER: self._worker,
             },

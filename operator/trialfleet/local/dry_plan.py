@@ -2,12 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from trialfleet import names
+from trialfleet.local import run_once
 from trialfleet.local.crew import Workforce
+from trialfleet.local.stages import WriteResults
 from trialfleet.local.supervisor import RunPlan
 from trialfleet.model import errors
 
@@ -60,12 +62,14 @@ def make_plan(
     storage: str | None = None,
     definition: str = "",
     adopt: bool = False,
+    write_results: WriteResults | None = None,
 ) -> RunPlan:
     """Return the plan of a local run; ``trials`` replaces the budget of trials.
 
-    ``definition`` tells the study from others of its name; ``adopt`` takes over their trials.
+    ``definition`` tells the study from others of its name; ``adopt`` takes over their trials;
+    ``write_results`` writes the files that ``collate`` reads.
 
-    Raises ``InvalidInput`` for an objective that only a cluster can run.
+    Raises ``InvalidInput`` for what only a cluster can run.
     """
     if study.spec.objective.job is not None:
         raise errors.InvalidInput(
@@ -84,6 +88,9 @@ def make_plan(
 
     return RunPlan(
         define=lambda client: define(study, trials, definition=definition, adopt=adopt),
+        prepare=run_once.read("prepare", study.spec.prepare, manifest.parent),
+        collate=run_once.read("collate", study.spec.collate, manifest.parent),
+        write_results=write_results,
         folder=folder,
         proxy=proxy_command,
         workforce=workforce,
@@ -124,16 +131,3 @@ def manifest_environment(spec: "StudySpec") -> dict[str, str]:
         for variable in container.env or []
         if variable.value is not None
     }
-
-
-def cluster_only(spec: "StudySpec") -> Iterator[str]:
-    """Yield the fields of a spec that mean something on a cluster only."""
-    if spec.template is not None:
-        known = "the environment of the container worker"
-        yield f"template (but for {known})" if manifest_environment(spec) else "template"
-    for name in ("prepare", "collate", "storage", "trialsFrom", "ttlSecondsAfterFinished"):
-        attribute = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
-        if getattr(spec, attribute) is not None:
-            yield name
-    if spec.suspend:
-        yield "suspend"

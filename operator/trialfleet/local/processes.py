@@ -26,6 +26,21 @@ _OUTPUT_TIMEOUT_S: Final = 1.0
 _REPLACE_PAUSE_S: Final = 0.1
 """Before a reaper is started in the place of one that ended."""
 
+_OURS: Final = frozenset({names.ENV_STORAGE_URL})
+"""Variables that a user's programs do not get: there may be a password in them."""
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the environment of what runs a user's code beside a local run's proxy."""
+    return {
+        **{key: value for key, value in os.environ.items() if key not in _OURS},
+        # A local run's proxy neither encrypts nor asks for tokens.
+        names.ENV_TOKEN_FILE: "",
+        names.ENV_CA_FILE: "",
+        # What it writes is read as UTF-8, and told in what the terminal can show.
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+    }
+
 
 class Reaper:
     """The process that ends this one's children if this one ends first.

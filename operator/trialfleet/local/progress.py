@@ -184,7 +184,8 @@ class LiveView:
         """See :class:`ProgressView`."""
         counted = summary.counts.counted
         rate = self._rate.add(time.monotonic(), counted)
-        state = describe(self._shown, summary, rate) or f"{workers} workers starting"
+        starting = f"{workers} workers starting" if workers else ""
+        state = describe(self._shown, summary, rate) or starting
         self._progress.update(self._task, completed=counted, state=escape(state))
         self._write()
 

@@ -15,6 +15,8 @@ from trialfleet.local.crew import Crew, Workforce
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
 from trialfleet.local.proxy_process import ProxyProcess
+from trialfleet.local.run_once import RunOnce
+from trialfleet.local.stages import Stage, WriteResults
 from trialfleet.model import errors
 
 if TYPE_CHECKING:
@@ -42,10 +44,18 @@ class RunPlan:
     """From an address to listen on to the proxy's command line."""
     workforce: Callable[[str], Workforce]
     """From the proxy's address to the workers."""
+    prepare: RunOnce | None = None
+    collate: RunOnce | None = None
+    write_results: WriteResults | None = None
+    """Called before ``collate``, with the folder for the files."""
     storage: str | None = None
     """URL of a database; absent: PostgreSQL in ``folder``."""
     ephemeral: bool = False
     """Whether ``folder`` goes with the fleet, whatever ends it."""
+
+    def results(self, study: str) -> Path:
+        """Return the folder in which ``collate`` finds the trials of a study."""
+        return self.folder.absolute() / "results" / study
 
 
 class Fleet:
@@ -140,6 +150,8 @@ class Fleet:
             reaper,
             on_output=self._on_output,
             on_event=self._on_event,
+            prepare=self._stage(plan.prepare, definition.name, reaper),
+            collate=self._stage(plan.collate, definition.name, reaper),
         )
         stack.callback(self.crew.close)
         self.crew.start()
@@ -148,6 +160,27 @@ class Fleet:
             guard.start()
             stack.callback(guard.join)
             stack.callback(self._closing.set)
+
+    def _stage(self, task: RunOnce | None, study: str, reaper: Reaper) -> Stage | None:
+        if task is None:
+            return None
+        environment = {names.ENV_STUDY: study, names.ENV_PROXY: self.address}
+        write_results = None
+        if task is self._plan.collate and self._plan.write_results is not None:
+            folder = self._plan.results(study)
+            environment[names.ENV_RESULTS] = str(folder)
+            write_results = functools.partial(
+                self._plan.write_results, self.client, self.study_id, folder
+            )
+        return Stage(
+            task,
+            self.client,
+            self.study_id,
+            environment,
+            reaper,
+            on_event=self._on_event,
+            write_results=write_results,
+        )
 
     def _guard(self, postgres: Postgres) -> None:
         """Have PostgreSQL's keeper replaced if it is killed, and end the run if it gives up."""
