@@ -27,6 +27,7 @@ ON_CONFLICT = {
     *(Right("get", "apps", kind) for kind in ("statefulsets", "daemonsets", "deployments")),
     *(Right("get", "batch", kind) for kind in ("jobs", "cronjobs")),
     Right("get", "networking.k8s.io", "networkpolicies"),
+    Right("get", "policy", "poddisruptionbudgets"),
     Right("get", names.DOMAIN, "studystorages"),
 }
 ON_LOSS = {
@@ -152,6 +153,10 @@ def exercise(kube: Kube, url: str) -> None:
     make("studies", "Study", "own", study)
     appears("deployments", "pooled-tf-proxy")
     appears("statefulsets", "own-tpg")
+    for placement, resource in (("Node", "daemonsets"), ("Shared", "deployments")):
+        kube.patch("studystorages", "pooled", {"spec": {"proxy": {"placement": placement}}})
+        appears(resource, "pooled-tf-proxy")
+    wait_for("no DaemonSet", lambda: kube.find("daemonsets", "pooled-tf-proxy") is None, 60)
     kube.delete("studies", "own")
     appears("cronjobs", "dumped-tf-backup")
     kube.patch("studystorages", "dumped", {"spec": {"backup": {**backup["backup"], "keep": 3}}})

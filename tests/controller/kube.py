@@ -30,6 +30,7 @@ _GROUPS = {
     "jobs": "apis/batch/v1",
     "cronjobs": "apis/batch/v1",
     "networkpolicies": "apis/networking.k8s.io/v1",
+    "poddisruptionbudgets": "apis/policy/v1",
     "leases": "apis/coordination.k8s.io/v1",
     "studies": f"apis/{names.API_VERSION}",
     "studystorages": f"apis/{names.API_VERSION}",

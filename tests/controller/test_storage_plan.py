@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from tests.controller.observations import (
@@ -38,6 +39,7 @@ PROXIES = [
     "DaemonSet/s-tf-proxy",
     "NetworkPolicy/s-tf-proxy",
 ]
+BUDGET = "PodDisruptionBudget/s-tpg"
 POSTGRES = ["Service/s-tpg", "StatefulSet/s-tpg"]
 PLAIN = {"security": {"tls": False}}
 EXTERNAL = {"postgres": {"external": {"secretRef": {"name": "db", "key": "url"}}}, **PLAIN}
@@ -60,8 +62,8 @@ PLAIN_SECRET = secret_of(PLAIN)
 @pytest.mark.parametrize(
     ("spec", "objects"),
     [
-        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", SECRET]),
-        (PLAIN, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", PLAIN_SECRET]),
+        ({}, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", BUDGET, SECRET]),
+        (PLAIN, [*POSTGRES, *PROXIES, "NetworkPolicy/s-tpg", BUDGET, PLAIN_SECRET]),
         (EXTERNAL, PROXIES),
         (
             {"postgres": {"cloudNativePG": {"instances": 2}}, **PLAIN},
@@ -69,12 +71,49 @@ PLAIN_SECRET = secret_of(PLAIN)
         ),
         (
             {**EXTERNAL, "proxy": {"placement": "Shared", "workersPerReplica": 10}},
-            ["Service/s-tf-proxy", "Deployment/s-tf-proxy", "NetworkPolicy/s-tf-proxy"],
+            [
+                *("Service/s-tf-proxy", "Deployment/s-tf-proxy", "NetworkPolicy/s-tf-proxy"),
+                "PodDisruptionBudget/s-tf-proxy",
+            ],
         ),
     ],
 )
 def test_objects(spec: dict[str, Any], objects: list[str]) -> None:
-    assert made(plan(storage_observed(spec))) == objects
+    assert sorted(made(plan(storage_observed(spec)))) == sorted(objects)
+
+
+@pytest.mark.parametrize(
+    ("spec", "runs", "allowed"),
+    [
+        ({}, True, 0),
+        ({}, False, 1),
+        # Whoever evicts it loses the trials.
+        ({"postgres": {"managed": {"emptyDir": {}}}}, False, 0),
+    ],
+)
+def test_a_postgresql_that_is_needed_is_not_evicted(
+    spec: dict[str, Any], runs: bool, allowed: int
+) -> None:
+    planned = plan(dataclasses.replace(storage_observed(spec), runs=runs))
+    (budget,) = (one for one in planned.objects if one["kind"] == "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == allowed
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    (server,) = (one for one in planned.objects if one["kind"] == "StatefulSet")
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    kubernetes_validate.validate(budget, "1.36", strict=True)
+
+
+def test_of_shared_proxies_one_may_be_evicted_at_a_time() -> None:
+    spec = {**EXTERNAL, "proxy": {"placement": "Shared"}}
+    seen = storage_observed(spec)
+    (budget,) = (one for one in plan(seen).objects if one["kind"] == "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    # The budget of a Deployment would hold up the eviction of a DaemonSet's pods.
+    budget["metadata"]["uid"] = "b"
+    live = {"PodDisruptionBudget/s-tf-proxy": budget}
+    placed = dataclasses.replace(storage_observed(EXTERNAL), live=live)
+    assert [(one.kind, one.uid) for one in plan(placed).removals] == [("PodDisruptionBudget", "b")]
 
 
 def test_proxies_trust_cloudnativepg_by_its_authority() -> None:

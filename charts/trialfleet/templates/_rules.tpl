@@ -15,6 +15,13 @@
 - apiGroups: [apps]
   resources: [statefulsets, daemonsets, deployments]
   verbs: [get, list, watch, create, patch]
+# Of proxies that are placed otherwise, or asleep.
+- apiGroups: [apps]
+  resources: [daemonsets, deployments]
+  verbs: [delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, list, watch, create, patch]

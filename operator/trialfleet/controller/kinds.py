@@ -59,6 +59,7 @@ CHILDREN: Final = (
     ResourceKind("apps/v1", "DaemonSet", "daemonsets"),
     ResourceKind("apps/v1", "Deployment", "deployments"),
     ResourceKind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    ResourceKind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     CNPG,
 )
 """Watched where they have a label of ours. Secrets are not: to watch them is to read them."""

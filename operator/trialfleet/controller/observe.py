@@ -38,6 +38,8 @@ _BEFORE_CONTAINERS: Final = (
 )
 """Events about a pod that mean nothing any more once it is set up."""
 
+_WORKLOADS: Final = ("StatefulSet", "DaemonSet", "Deployment")
+
 _HARMLESS_EVENTS: Final = ("DNSConfigForming", "FailedToRetrieveImagePullSecret", "Unhealthy")
 """Events about a pod that may start all the same."""
 
@@ -113,7 +115,7 @@ def observe_storage(
     storage, refusal = _parse(StudyStorage, obj)
     live = {
         f"{kind}/{child['metadata']['name']}": child
-        for kind in ("StatefulSet", "DaemonSet", "Deployment", "Cluster", "CronJob")
+        for kind in (*_WORKLOADS, "Cluster", "CronJob", "PodDisruptionBudget")
         for child in _own(store.owned(key, kind), subject.uid)
     }
     pods = tuple(_warned(view_pod(pod), store) for pod in store.owned(key, "Pod"))
@@ -133,6 +135,7 @@ def observe_storage(
         workers=sum(_parallelism(user) for user in users),
         trials=sum(finished_trials(user) for user in users),
         busy=not all(map(has_ended, users)),
+        runs=any(_parallelism(user) and not has_ended(user) for user in users),
         ended=max(filter(None, map(_ended, users)), default=None),
         woken=_woken(obj),
         identity=identity,

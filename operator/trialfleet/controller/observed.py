@@ -152,6 +152,8 @@ class StorageObserved:
     cnpg_installed: bool = False
     busy: bool = False
     """One of them has not ended, or may go on."""
+    runs: bool = False
+    """One of them has workers, or is to have some."""
     ended: datetime.datetime | None = None
     """When the last of them ended."""
     woken: datetime.datetime | None = None

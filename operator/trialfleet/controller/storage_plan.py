@@ -8,7 +8,14 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.controller import reasons
-from trialfleet.controller.build import access, backups, network, postgres_server, proxies
+from trialfleet.controller.build import (
+    access,
+    backups,
+    disruption,
+    network,
+    postgres_server,
+    proxies,
+)
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pod_parts import service_address
@@ -26,7 +33,12 @@ from trialfleet.controller.secrecy import Keys
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
 """What can't change in a StatefulSet."""
 
-_REMOVABLE: Final = {"DaemonSet": "apps/v1", "Deployment": "apps/v1", "CronJob": "batch/v1"}
+_REMOVABLE: Final = {
+    "DaemonSet": "apps/v1",
+    "Deployment": "apps/v1",
+    "CronJob": "batch/v1",
+    "PodDisruptionBudget": "policy/v1",
+}
 
 _SERVING: Final = (names.COMPONENT_POSTGRES, names.COMPONENT_PROXY)
 """What a storage consists of; a dump that can't be made does not stand in its way."""
@@ -92,7 +104,7 @@ def plan_storage(
     plan = Plan(
         objects=tuple(objects),
         once=tuple(one for one in once if one["metadata"]["name"] not in observed.created),
-        removals=_unwanted_workloads(observed, objects),
+        removals=_unwanted(observed, objects),
         notes=(*judged.notes, *idle.notes),
         requeue_after=idle.requeue_after,
     )
@@ -125,14 +137,20 @@ def _objects(
         objects.append(
             proxies.build_workload(owner, spec, options, workers=observed.workers, secret=secret)
         )
+    kept = not asleep and (observed.runs or _in_memory(storage))
+    objects += disruption.build_budgets(owner, spec, needed=kept)
     if options.network_policies:
         objects += network.build_policies(owner, spec)
     return objects
 
 
-def _unwanted_workloads(
-    observed: StorageObserved, objects: Sequence[Object]
-) -> tuple[Removal, ...]:
+def _in_memory(storage: StudyStorage) -> bool:
+    """Whether the trials are lost when PostgreSQL's pod is."""
+    managed = storage.spec.postgres.managed
+    return managed is not None and managed.empty_dir is not None
+
+
+def _unwanted(observed: StorageObserved, objects: Sequence[Object]) -> tuple[Removal, ...]:
     """Return the removal of proxies that are placed otherwise by now, and of what is not wanted."""
     wanted = {f"{one['kind']}/{one['metadata']['name']}" for one in objects}
     return tuple(

@@ -36,6 +36,7 @@ RESOURCES = {
     },
     "batch/v1": {"jobs": "Job", "cronjobs": "CronJob"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "policy/v1": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "coordination.k8s.io/v1": {"leases": "Lease"},
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
     "trialfleet.dev/v1alpha1": {"studies": "Study", "studystorages": "StudyStorage"},
