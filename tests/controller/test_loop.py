@@ -199,34 +199,39 @@ def test_passwords_are_derived() -> None:
     assert keys.password("postgres", "ns", "a").isalnum()
 
 
-def test_a_study_made_anew_while_its_trials_are_deleted_is_looked_at(
+def test_a_storage_made_anew_while_the_end_of_the_old_one_is_told_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[Any] = []
+    new, old = (
+        {**study(uid), "kind": "StudyStorage", "spec": {"postgres": {"managed": {}}}}
+        for uid in ("new", "old")
+    )
 
     async def run() -> None:
         controller = controller_of(OPTIONS)
         looked = asyncio.Event()
 
-        async def delete(key: Key) -> None:
-            if key.kind == "Study":
-                controller.changed(study("new"))
-
         async def look(key: Key, seen: Any, memory: Any) -> None:
             looks.append(seen["metadata"]["uid"])
             looked.set()
 
-        monkeypatch.setattr(controller, "_delete_trials", delete)
-        monkeypatch.setattr(controller, "_look_at_study", look)
-        controller.note(study("old"))
-        controller.gone(study("old"))
+        async def tell(*_: Any) -> None:
+            controller.changed(new)
+
+        monkeypatch.setattr(controller._applier, "tell", tell)
+        monkeypatch.setattr(controller, "_look_at_storage", look)
+        controller.changed(old)
         task = asyncio.create_task(controller.wakeups.run())
+        await asyncio.wait_for(looked.wait(), 5)
+        looked.clear()
+        controller.gone(old)
         await asyncio.wait_for(looked.wait(), 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(run())
-    assert looks == ["new"]
+    assert looks == ["old", "new"]
 
 
 def test_a_namespace_that_is_excluded_is_left_alone() -> None:

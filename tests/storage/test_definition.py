@@ -122,3 +122,25 @@ def test_a_session_for_one_definition_is_for_no_study_that_never_said(url: str) 
             await storage.apply(OpenSession(bytes(16), "w", STUDY, 60.0))
 
     asyncio.run(main())
+
+
+def test_a_study_has_the_owner_that_it_was_told_last(url: str) -> None:
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            await ensure(storage, "a")
+            assert [study.owner for study in await storage.studies()] == [""]
+            assert await storage.studies(owner="s/") == []
+            await ensure(storage, "a", owner="s/1")
+            await ensure(storage, "a")
+            (study,) = await storage.studies(owner="s/")
+            assert (study.name, study.owner) == (STUDY, "s/1")
+            await ensure(storage, "a", owner="t/2")
+            assert await storage.studies(owner="s/") == []
+            assert [study.owner for study in await storage.studies(owner="t/2")] == ["t/2"]
+            worker = await Worker(storage, study.study_id).start()
+            await worker.tell((await worker.open()).trial_id)
+            refused = await ensure(storage, "b", owner="u/3")
+            assert refused.differs
+            assert await storage.studies(owner="u/") == []
+
+    asyncio.run(main())

@@ -38,6 +38,8 @@ class StudyDefinition:
     """What makes two studies the same, see ``model.definition``; empty: not told."""
     adopt: bool = False
     """Take over trials of another definition."""
+    owner: str = ""
+    """Whose it is from now on, at most 256 characters; empty: as before."""
 
     def message(self) -> pb.EnsureStudyRequest:
         """Return the request that makes it so. Raises ``TypeError`` for what is not JSON."""
@@ -55,6 +57,7 @@ class StudyDefinition:
             metric_names=self.metric_names,
             definition=self.definition,
             adopt=self.adopt,
+            owner=self.owner,
         )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import Message
 from optuna.study._frozen import FrozenStudy
@@ -20,6 +20,14 @@ from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _NO_STUDY: Final = pb.ListStudiesRequest(name="-")
 """Asks for no study: the answer says something of the storage."""
+
+
+class Owned(NamedTuple):
+    """A study, and whose it is."""
+
+    study_id: int
+    name: str
+    owner: str
 
 
 class Studies:
@@ -108,6 +116,16 @@ class Studies:
         """Return all studies, ordered by id."""
         studies = await self._list(pb.ListStudiesRequest())
         return sorted(studies, key=lambda study: study._study_id)
+
+    async def owned(self, owner: str) -> list[Owned]:
+        """Return the studies whose owner begins so, ordered by id."""
+        reply = await self._call(methods.LIST_STUDIES, pb.ListStudiesRequest(owner=owner))
+        return [
+            Owned(study.study_id, study.name, study.owner)
+            for study in reply.studies
+            # A proxy of a release that knows no owners returns all studies, without owners.
+            if study.owner.startswith(owner) and study.owner
+        ]
 
     async def _list(self, request: pb.ListStudiesRequest) -> Sequence[FrozenStudy]:
         reply = await self._call(methods.LIST_STUDIES, request)

@@ -26,6 +26,13 @@ from trialfleet.controller.observe import (
 from trialfleet.controller.observed import StudyObserved, Subject
 from trialfleet.controller.operator_metrics import OperatorMetrics
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.controller.ownership import (
+    SWEEP_EVERY,
+    delete_predecessor,
+    deletes_trials,
+    owner_of_trials,
+    sweep,
+)
 from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import Trouble, view_pod
 from trialfleet.controller.policies.deaths import note_of
@@ -85,6 +92,11 @@ class Controller:
             return
         key = owner_of(obj)
         memory = None if key is None else self._memories.get(key)
+        if obj.get("kind") == "Study":
+            namespace = obj["metadata"]["namespace"]
+            storage = self._memories.get(Key("StudyStorage", namespace, storage_name(known)))
+            if storage is not None:
+                storage.left_behind = True
         if obj.get("kind") == "StudyStorage" and memory is not None:
             memory.last = known
         if obj.get("kind") == "Pod" and memory is not None:
@@ -150,16 +162,10 @@ class Controller:
             # What it owns is deleted by the cluster, with or without this operator.
             return None
         if obj is None:
-            await self._delete_trials(key)
-            if self.store.get(*key) is not None:
-                # Made anew meanwhile.
-                return 0.0
             await self._forget(key)
             return None
         memory = self._memories.get(key)
         if memory is None or memory.uid != obj["metadata"]["uid"]:
-            # One that was made anew before anybody looked: the trials are its predecessor's.
-            await self._delete_trials(key)
             memory = self._memories[key] = Memory(obj["metadata"]["uid"])
         look = self._look_at_study if key.kind == "Study" else self._look_at_storage
         try:
@@ -172,27 +178,14 @@ class Controller:
             raise
 
     async def _forget(self, key: Key) -> None:
-        memory = self._memories.get(key)
+        # First of all: what is made anew under this name meanwhile is to be looked at.
+        memory = self._memories.pop(key, None)
+        self._states.pop(key, None)
+        self.wakeups.forget(key)
+        await self._proxies.forget(key)
         note = None if memory is None or memory.last is None else note_of_volume(memory.last)
         if memory is not None and memory.last is not None and note is not None:
             await self._applier.tell(subject_of(memory.last), [note], memory, _now())
-        for known in (self._memories, self._states):
-            known.pop(key, None)
-        self.wakeups.forget(key)
-        await self._proxies.forget(key)
-
-    async def _delete_trials(self, key: Key) -> None:
-        """Delete the trials of a study that is gone, where its storage goes on without them."""
-        memory = self._memories.get(key)
-        if key.kind != "Study" or memory is None or memory.study_id is None:
-            return
-        storage = self.store.get("StudyStorage", key.namespace, memory.storage)
-        if storage is None or "deletionTimestamp" in storage["metadata"]:
-            return
-        own = any(one["kind"] == "Study" for one in storage["metadata"].get("ownerReferences", ()))
-        if not own and storage.get("spec", {}).get("retention") == "Delete":
-            studies = await self._proxies.of(key.namespace, memory.storage)
-            await studies.delete(memory.study_id, names.OPERATOR)
 
     async def _look_at_study(
         self, key: Key, obj: Mapping[str, Any], memory: Memory
@@ -218,10 +211,8 @@ class Controller:
             and pod.end.kind in (EndKind.LOST, EndKind.FAILED)
             and not is_over(observed)
         }
-        if plan.ensure and observed.storage is not None:
-            studies = await self._proxies.of(observed.subject.namespace, observed.storage.name)
-            if await ensure(self._cluster, studies, observed, memory):
-                return 0.0
+        if plan.ensure and await self._ensure(observed, memory):
+            return 0.0
         # A worker that is known to have died with its session is replaced at once.
         return again if len(memory.served) == served else 0.0
 
@@ -246,23 +237,34 @@ class Controller:
         if obstacles.misses_config(observed) or memory.unconfirmed(now):
             memory.created.clear()
             observed = replace(observed, created=frozenset())
-        if self._deletes(key):
+        if memory.left_behind:
             observed = replace(observed, busy=True)
         plan = plan_storage(observed, self._options, self._keys, now)
         plan = await self._bring_about(observed.subject, plan, memory)
         again = await self._publish(observed.subject, plan, [], memory, now)
-        waits += [] if again is None else [again]
+        swept = await self._sweep(obj, memory)
+        waits += [wait for wait in (again, swept) if wait is not None]
         return min(waits, default=None)
 
-    def _deletes(self, storage: Key) -> bool:
-        """Whether trials of a study that is gone are still to be deleted."""
-        return any(
-            key.namespace == storage.namespace
-            and memory.storage == storage.name
-            and memory.study_id is not None
-            and self.store.get(*key) is None
-            for key, memory in self._memories.items()
-        )
+    async def _sweep(self, obj: Mapping[str, Any], memory: Memory) -> float | None:
+        """Delete the trials of Studies that are gone; return when to look again."""
+        if not deletes_trials(obj):
+            memory.left_behind, memory.swept = False, None
+            return None
+        metadata = obj["metadata"]
+        if not any(pod.ready for pod in proxy_pods(self.store, *_place(metadata))):
+            return None
+        if memory.left_behind or memory.swept is None or _now() - memory.swept >= SWEEP_EVERY:
+            # A Study that goes meanwhile is for the next time.
+            memory.left_behind = False
+            try:
+                studies = await self._proxies.of(*_place(metadata))
+                await sweep(self._cluster, studies, obj)
+            except Exception:
+                memory.left_behind = True
+                raise
+            memory.swept = _now()
+        return SWEEP_EVERY.total_seconds()
 
     async def _bring_about(self, subject: Subject, plan: Plan, memory: Memory) -> Plan:
         """Apply the objects of a plan; return the plan, with what stood in its way."""
@@ -299,6 +301,20 @@ class Controller:
             await self._applier.write_status(subject, plan.status, memory, now)
         await self._applier.tell(subject, [*plan.notes, *notes], memory, now)
         return again
+
+    async def _ensure(self, observed: StudyObserved, memory: Memory) -> bool:
+        """Tell the storage what a study is; whether anything is different now."""
+        subject = observed.subject
+        if observed.storage is None:
+            return False
+        storage = self.store.get("StudyStorage", subject.namespace, observed.storage.name)
+        if storage is None:
+            return False
+        studies = await self._proxies.of(subject.namespace, observed.storage.name)
+        if memory.ensured is None and deletes_trials(storage):
+            await delete_predecessor(studies, storage, subject.name, subject.uid)
+        owner = owner_of_trials(storage, subject.uid)
+        return await ensure(self._cluster, studies, observed, memory, owner)
 
     # -- what only proxies know ------------------------------------------------------------------
 
@@ -361,6 +377,10 @@ class Controller:
                         known.ensured = known.study_id = None
             memory.database, memory.identified = told, True
         return memory.database
+
+
+def _place(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    return metadata["namespace"], metadata["name"]
 
 
 def _now() -> datetime.datetime:

@@ -17,6 +17,7 @@ def define(
     *,
     source: str | None = None,
     adopt: bool = False,
+    owner: str = "",
 ) -> StudyDefinition:
     """Return what a storage is told of a study.
 
@@ -41,6 +42,7 @@ def define(
         metric_names=[objective.name for objective in spec.objectives],
         definition=study_definition.define(spec, source),
         adopt=adopt,
+        owner=owner,
     )
 
 

@@ -20,9 +20,9 @@ _WAYS_OUT = (
 
 
 async def ensure(
-    cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory
+    cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory, owner: str
 ) -> bool:
-    """Tell a storage what a study is; whether anything is different now."""
+    """Tell a storage what a study is and whose; whether anything is different now."""
     study, subject = observed.study, observed.subject
     assert study is not None and observed.storage is not None
     before = memory.blocked
@@ -36,6 +36,7 @@ async def ensure(
             memory.points or (),
             source=await _source(cluster, observed, started=started),
             adopt=study.spec.adopt or started,
+            owner=owner,
         )
         ensured = await studies.ensure(definition)
     except InvalidInput as error:
@@ -48,7 +49,7 @@ async def ensure(
         if not ensured.differs:
             memory.blocked = None
             memory.ensured = subject.generation
-            memory.study_id, memory.storage = ensured.study_id, observed.storage.name
+            memory.study_id = ensured.study_id
             memory.found = 0 if started else ensured.trials
             return True
         memory.blocked = Trouble(reasons.DEFINITION_DIFFERS, f"{ensured.differs}; {_WAYS_OUT}")

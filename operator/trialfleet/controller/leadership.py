@@ -97,7 +97,8 @@ class Leadership:
             self.check()
             try:
                 await self._attempt()
-            except ClusterError as error:
+            except Exception as error:
+                # Whatever it is, the next attempt is as good; if none succeeds the time runs out.
                 _log.warning("the Lease %s was not renewed: %s", self._name, error)
             self.check()
 

@@ -21,8 +21,6 @@ class Memory:
     study_id: int | None = None
     found: int = 0
     """Trials of an earlier study of this name that the storage had when it was told."""
-    storage: str = ""
-    """Name of the storage that knows it by this id."""
     blocked: Trouble | None = None
     """Why the storage could not be told."""
     points: list[dict[str, Any]] | None = None
@@ -47,6 +45,10 @@ class Memory:
     """CloudNativePG is installed."""
     written: datetime.datetime | None = None
     """When the status was written last."""
+    swept: datetime.datetime | None = None
+    """When the studies of the storage were last compared with the Studies."""
+    left_behind: bool = False
+    """A Study of the storage is gone since."""
     last: Mapping[str, Any] | None = None
     """The object as it was when it was deleted."""
     told: dict[str, datetime.datetime] = field(default_factory=dict)

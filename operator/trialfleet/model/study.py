@@ -16,6 +16,8 @@ class StudyRecord:
     directions: Sequence[StudyDirection]
     user_attrs: Sequence[tuple[str, str]] = ()
     system_attrs: Sequence[tuple[str, str]] = ()
+    owner: str = ""
+    """Whose it is, as told by the owner; empty: nobody's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ MAX_TRIALS: Final = 1000
 # Of Optuna's columns: ids and numbers are 32 bits wide there, and wider on the wire.
 _MAX_INT: Final = 2**31 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
+_LONGEST_OWNER: Final = 256
+"""Characters."""
 
 # Both protocols give Optuna's states Optuna's own numbers.
 _STATES: Final = {state.value: state for state in TrialState}
@@ -253,6 +255,17 @@ def _budget(budget: pb.Budget, objectives: int) -> Budget:
     )
 
 
+def owner(text: str) -> str:
+    """Return whose a study is, as its owner says."""
+    if len(text) > _LONGEST_OWNER:
+        raise InvalidInput(
+            f"owner: found {len(text)} characters, accepted: at most {_LONGEST_OWNER}"
+        )
+    if "\0" in text:
+        raise InvalidInput(f"owner: found {text!r}, accepted: a text without NUL characters")
+    return text
+
+
 def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
     """Return the command of a request."""
     if not request.name:
@@ -281,6 +294,7 @@ def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
         metric_names=list(request.metric_names),
         definition=request.definition,
         adopt=request.adopt,
+        owner=owner(request.owner),
     )
 
 
@@ -328,6 +342,7 @@ def study(record: StudyRecord) -> pb.Study:
         directions=direction_numbers(record.directions),
         user_attrs=_pairs(record.user_attrs),
         system_attrs=_pairs(record.system_attrs),
+        owner=record.owner,
     )
 
 

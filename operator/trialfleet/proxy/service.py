@@ -149,6 +149,7 @@ class TrialFleet:
         studies = await self._storage.studies(
             study_id=messages.study_id(request.study_id) if selector == "study_id" else None,
             name=messages.study_name(request.name) if selector == "name" else None,
+            owner=messages.owner(request.owner) if selector == "owner" else None,
         )
         return pb.ListStudiesReply(
             studies=map(messages.study, studies), identity=self._storage.identity

@@ -39,6 +39,8 @@ class EnsureStudy:
     """What makes two studies the same; empty: not told, and nothing is compared."""
     adopt: bool = False
     """Take over trials of another definition."""
+    owner: str = ""
+    """Whose the study is from now on; empty: as before."""
 
 
 class StudyEnsured(NamedTuple):

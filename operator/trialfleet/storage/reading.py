@@ -37,12 +37,14 @@ _STUDIES: Final = """
         ARRAY(SELECT ARRAY[a.key, a.value_json] FROM study_user_attributes a
             WHERE a.study_id = s.study_id ORDER BY a.study_user_attribute_id),
         ARRAY(SELECT ARRAY[a.key, a.value_json] FROM study_system_attributes a
-            WHERE a.study_id = s.study_id ORDER BY a.study_system_attribute_id)
-    FROM studies s {where} ORDER BY s.study_id
+            WHERE a.study_id = s.study_id ORDER BY a.study_system_attribute_id),
+        coalesce(d.owner, '')
+    FROM studies s LEFT JOIN trialfleet_studies d USING (study_id) {where} ORDER BY s.study_id
 """
 _ALL_STUDIES: Final = sa.text(_STUDIES.format(where=""))
 _STUDY_BY_ID: Final = sa.text(_STUDIES.format(where="WHERE s.study_id = :study_id"))
 _STUDY_BY_NAME: Final = sa.text(_STUDIES.format(where="WHERE s.study_name = :name"))
+_STUDIES_BY_OWNER: Final = sa.text(_STUDIES.format(where="WHERE starts_with(d.owner, :owner)"))
 
 # The columns of one study's standing; see :class:`Standing`. A study that only stock Optuna
 # knows has no row in trialfleet_studies.
@@ -236,13 +238,22 @@ def read_trial_id(connection: sa.Connection, study_id: int, number: int) -> int:
 
 
 def read_studies(
-    connection: sa.Connection, *, study_id: int | None = None, name: str | None = None
+    connection: sa.Connection,
+    *,
+    study_id: int | None = None,
+    name: str | None = None,
+    owner: str | None = None,
 ) -> list[StudyRecord]:
-    """Return one study by its id or name, or all; a list without it if it does not exist."""
+    """Return one study by its id or name, those whose owner begins as given, or all.
+
+    A list without it if it does not exist.
+    """
     if study_id is not None:
         rows = connection.execute(_STUDY_BY_ID, {"study_id": study_id})
     elif name is not None:
         rows = connection.execute(_STUDY_BY_NAME, {"name": name})
+    elif owner is not None:
+        rows = connection.execute(_STUDIES_BY_OWNER, {"owner": owner})
     else:
         rows = connection.execute(_ALL_STUDIES)
     return [
@@ -252,6 +263,7 @@ def read_studies(
             directions=[StudyDirection[direction] for direction in row[2]],
             user_attrs=[tuple(pair) for pair in row[3]],
             system_attrs=[tuple(pair) for pair in row[4]],
+            owner=row[5],
         )
         for row in rows
     ]

@@ -216,10 +216,13 @@ class Storage:
         return await self._reading(read_silent)
 
     async def studies(
-        self, *, study_id: int | None = None, name: str | None = None
+        self, *, study_id: int | None = None, name: str | None = None, owner: str | None = None
     ) -> Sequence[StudyRecord]:
-        """Return one study by id or name, or all; an empty list if it does not exist."""
-        read = functools.partial(reading.read_studies, study_id=study_id, name=name)
+        """Return one study by id or name, or those whose owner begins as given, or all.
+
+        An empty list if it does not exist.
+        """
+        read = functools.partial(reading.read_studies, study_id=study_id, name=name, owner=owner)
         return await self._reading(read)
 
     async def trials(self, trial_ids: Sequence[int]) -> Sequence[TrialRecord]:

@@ -35,13 +35,14 @@ _INSERT_DIRECTIONS = sa.text(
 _DEFINE = sa.text(
     """
     INSERT INTO trialfleet_studies AS s
-        (study_id, max_trials, max_failed, timeout_s, goals, retries, definition)
+        (study_id, max_trials, max_failed, timeout_s, goals, retries, definition, owner)
     VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries,
-        nullif(:definition, ''))
+        nullif(:definition, ''), nullif(:owner, ''))
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
         goals = excluded.goals, retries = excluded.retries,
         definition = coalesce(excluded.definition, s.definition),
+        owner = coalesce(excluded.owner, s.owner),
         stopped = s.stopped
             AND (s.max_trials, s.max_failed, s.timeout_s, s.goals) IS NOT DISTINCT FROM
                 (excluded.max_trials, excluded.max_failed, excluded.timeout_s, excluded.goals)
@@ -174,6 +175,7 @@ def ensure_study(transaction: Transaction, command: EnsureStudy) -> StudyEnsured
             "goals": json.dumps([list(goal) for goal in budget.goals]),
             "retries": command.retries,
             "definition": command.definition,
+            "owner": command.owner,
         },
     ).scalar_one()
     if command.metric_names:

@@ -233,11 +233,14 @@ class Workloads:
         for claim in owner["spec"].get("volumeClaimTemplates", ()):
             source = {"claimName": f"{claim['metadata']['name']}-{name}"}
             place = ("persistentvolumeclaims", metadata["namespace"], source["claimName"])
+            claimed: Object = {"labels": owner["spec"]["selector"]["matchLabels"]}
+            policy = owner["spec"].get("persistentVolumeClaimRetentionPolicy", {})
+            if policy.get("whenDeleted") == "Delete":
+                reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"]}
+                reference |= {"name": metadata["name"], "uid": metadata["uid"]}
+                claimed["ownerReferences"] = [reference]
             with contextlib.suppress(Refused):
-                made = {
-                    **copy.deepcopy(claim),
-                    "metadata": {"labels": owner["spec"]["selector"]["matchLabels"]},
-                }
+                made = {**copy.deepcopy(claim), "metadata": claimed}
                 self._objects.create(place, made, "controller")
             volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": source}
             spec.setdefault("volumes", []).append(volume)

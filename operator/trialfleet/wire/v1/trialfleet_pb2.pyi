@@ -150,7 +150,7 @@ class Goal(_message.Message):
     def __init__(self, objective: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
 
 class EnsureStudyRequest(_message.Message):
-    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt")
+    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt", "owner")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class EnsureStudyRequest(_message.Message):
     METRIC_NAMES_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     name: str
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     budget: Budget
@@ -167,7 +168,8 @@ class EnsureStudyRequest(_message.Message):
     metric_names: _containers.RepeatedScalarFieldContainer[str]
     definition: str
     adopt: bool
-    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ...) -> None: ...
+    owner: str
+    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class EnsureStudyReply(_message.Message):
     __slots__ = ("study_id", "created", "differs", "trials", "definition")
@@ -226,26 +228,30 @@ class SetStudyAttributeRequest(_message.Message):
     def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., study_id: _Optional[int] = ..., system: _Optional[bool] = ..., attribute: _Optional[_Union[Attribute, _Mapping]] = ...) -> None: ...
 
 class ListStudiesRequest(_message.Message):
-    __slots__ = ("study_id", "name")
+    __slots__ = ("study_id", "name", "owner")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     study_id: int
     name: str
-    def __init__(self, study_id: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    owner: str
+    def __init__(self, study_id: _Optional[int] = ..., name: _Optional[str] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class Study(_message.Message):
-    __slots__ = ("study_id", "name", "directions", "user_attrs", "system_attrs")
+    __slots__ = ("study_id", "name", "directions", "user_attrs", "system_attrs", "owner")
     STUDY_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     USER_ATTRS_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_ATTRS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     study_id: int
     name: str
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     user_attrs: _containers.RepeatedCompositeFieldContainer[Attribute]
     system_attrs: _containers.RepeatedCompositeFieldContainer[Attribute]
-    def __init__(self, study_id: _Optional[int] = ..., name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., user_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., system_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ...) -> None: ...
+    owner: str
+    def __init__(self, study_id: _Optional[int] = ..., name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., user_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., system_attrs: _Optional[_Iterable[_Union[Attribute, _Mapping]]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class ListStudiesReply(_message.Message):
     __slots__ = ("studies", "identity")
