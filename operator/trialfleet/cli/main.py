@@ -47,6 +47,9 @@ _PLACES: Final = {
 }
 """Module and function of a command that is not called as they are."""
 
+_NAMES_ONLY: Final = "--names-only"
+"""Instead of a command: none is loaded, for only their names are wanted."""
+
 
 def build(command: str | None = None) -> typer.Typer:
     """Return the command line, with one command only if its name is given and known."""
@@ -58,6 +61,9 @@ def build(command: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     for name in (command,) if command in COMMANDS else COMMANDS:
+        if command == _NAMES_ONLY:
+            app.command(name)(_nothing)
+            continue
         place, function = _PLACES.get(name, (name, name))
         try:
             module = importlib.import_module(f"trialfleet.cli.{place}")
@@ -76,6 +82,22 @@ def build(command: str | None = None) -> typer.Typer:
         else:
             app.command(name)(found)
     return app
+
+
+def _nothing() -> None:
+    pass
+
+
+def _asked_for() -> str | None:
+    """Return the command that is to be run, or whose arguments a shell completes.
+
+    A shell that completes a line waits for it: it gets no more than it takes.
+    """
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")
+    if words is None or not any(key.endswith("TRIALFLEET_COMPLETE") for key in os.environ):
+        return sys.argv[1] if len(sys.argv) > 1 else None
+    found = [word for word in words.split()[1:] if word in COMMANDS]
+    return found[0] if found else _NAMES_ONLY
 
 
 def _show_version(wanted: bool) -> None:
@@ -102,7 +124,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            build(sys.argv[1] if len(sys.argv) > 1 else None)()
+            build(_asked_for())()
         finally:
             sys.stdout.flush()
     except TrialfleetError as error:

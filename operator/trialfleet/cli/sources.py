@@ -1,6 +1,8 @@
 """Where a command reads studies from: a folder of local data, a database, a proxy, or a cluster."""
 
 import contextlib
+import dataclasses
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +63,30 @@ ProxyOption = Annotated[
     str | None,
     typer.Option("--proxy", metavar="HOST:PORT", help="A running proxy instead."),
 ]
-NamedStudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="The study.")]
+
+
+def complete_study(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of studies that begin so, of where the options before say; for a shell."""
+    fields = {field.name for field in dataclasses.fields(Where)}
+    given = {name: value for name, value in ctx.params.items() if name in fields and value}
+    for name in ("data", "token_file", "ca_file"):
+        if name in given:
+            given[name] = Path(given[name])
+    # Whatever is wrong with it is told when the command is run.
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.suppress(errors.TrialfleetError, OSError),
+    ):
+        return [
+            name for name in sorted(Where(**given).study_names()) if name.startswith(incomplete)
+        ]
+    return []
+
+
+NamedStudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="The study.", autocompletion=complete_study)
+]
 NamespaceOption = Annotated[
     str | None,
     typer.Option(
@@ -79,7 +104,11 @@ ContextOption = Annotated[
 ]
 StudyArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[STUDY]", help="The study; needed where there are several."),
+    typer.Argument(
+        metavar="[STUDY]",
+        help="The study; needed where there are several.",
+        autocompletion=complete_study,
+    ),
 ]
 
 PROXY_PATIENCE_S: Final = 10.0
@@ -129,6 +158,16 @@ class Where:
             raise _nothing(DEFAULT_FOLDER)
         with open_cluster(self.namespace, self.context) as namespace:
             yield namespace
+
+    def study_names(self) -> list[str]:
+        """Return the names of the studies there are. Raises as :meth:`open_study`."""
+        with self.open_namespace() as namespace:
+            if namespace is None:
+                with self.open_storage() as storage:
+                    return [study.study_name for study in storage.get_all_studies()]
+            from trialfleet.cluster.namespace import STUDIES
+
+            return [study["metadata"]["name"] for study in namespace.list(STUDIES)]
 
     @contextlib.contextmanager
     def open_study(self, name: str | None) -> Iterator[optuna.Study]:
