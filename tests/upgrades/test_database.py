@@ -2,6 +2,8 @@
 
 import asyncio
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from tests.storage.fleet import Worker, check, database, query
+from tests.controller.kube import wait_for
+from tests.storage.fleet import Worker, check, database, query, stock
 from trialfleet.local.postgres import find_binaries
 from trialfleet.model.session import WriteId
 from trialfleet.model.study import Counts
@@ -110,6 +113,44 @@ def test_a_running_study_goes_on(database_url: str) -> None:
             assert after == Counts(complete=6, pruned=1, failed=1, running=1, waiting=0, lost=1)
 
     asyncio.run(main())
+    check(database_url)
+
+
+def test_writers_go_on_while_it_is_upgraded(database_url: str) -> None:
+    """As proxies of the release before do; ``benchmarks.upgrade`` has them in full."""
+    restore(database_url, "0.1.0")
+    ((study_id, there),) = query(
+        database_url,
+        "SELECT study_id, count(*) FROM trials JOIN studies USING (study_id) "
+        "WHERE study_name = 'running' AND state = 'COMPLETE' GROUP BY 1",
+    )
+    written = [0, 0]
+    upgraded = threading.Event()
+
+    def write(number: int) -> None:
+        with stock(database_url) as storage:
+            enough = 0
+            while written[number] < enough or not upgraded.is_set():
+                trial_id = storage.create_new_trial(study_id)
+                storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+                written[number] += 1
+                if not upgraded.is_set():
+                    enough = written[number] + 3
+
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(write, number) for number in range(2)]
+        try:
+            wait_for("both write", lambda: min(written) >= 3)
+            prepare(database_url)
+        finally:
+            upgraded.set()
+        for each in writing:
+            each.result()
+    assert query(
+        database_url,
+        "SELECT count(*), count(DISTINCT number) FILTER (WHERE state = 'COMPLETE') FROM trials "
+        f"WHERE study_id = {study_id} AND state = 'COMPLETE'",
+    ) == [(there + sum(written), there + sum(written))]
     check(database_url)
 
 
