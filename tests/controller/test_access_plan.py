@@ -1,5 +1,6 @@
 """Pods of a study whose storage encrypts get a token and the authority to trust."""
 
+import dataclasses
 from typing import Any
 
 from tests.controller.observations import KEYS, NOW, OPTIONS, PROXIES, observed
@@ -33,7 +34,7 @@ def test_the_secret_is_made_once() -> None:
 
 def test_the_token_opens_this_study_only() -> None:
     (secret,) = plan(seen()).once
-    key = access.token_key(KEYS, access.StorageNames("ns", "s"))
+    key = access.token_key(KEYS, access.StorageNames("ns", "s"), 1)
     assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
 
 
@@ -55,3 +56,16 @@ def test_workers_are_replaced_if_the_operators_key_is_another() -> None:
     assert (
         first["metadata"]["annotations"][annotation] != other["metadata"]["annotations"][annotation]
     )
+
+
+def test_another_key_makes_another_token_and_replaces_the_workers() -> None:
+    first, second = seen(), seen()
+    assert second.storage is not None
+    second = dataclasses.replace(second, storage=dataclasses.replace(second.storage, token_key=2))
+    (secret,) = plan(second).once
+    key = access.token_key(KEYS, access.StorageNames("ns", "s"), 2)
+    assert tokens.check([key], secret["stringData"]["token"]) == tokens.Grant("q")
+    assert secret["metadata"]["name"] != plan(first).once[0]["metadata"]["name"]
+    jobs = [plan(one).objects[-1] for one in (first, second)]
+    contracts = {job["metadata"]["annotations"][names.ANNOTATION_CONTRACT] for job in jobs}
+    assert len(contracts) == 2

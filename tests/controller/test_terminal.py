@@ -9,10 +9,12 @@ import yaml
 
 from tests.controller.conftest import Operator, database, namespace
 from tests.controller.kube import Object, wait_for
+from tests.controller.standin.containers import data_of
 from tests.controller.standin.standin import StandIn
 from tests.controller.terminal import Terminal
 from tests.scenarios.env import Env
 from trialfleet import names
+from trialfleet.wire import tokens
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,55 @@ def test_an_encrypted_storage(terminal: Terminal, finished: Env) -> None:
     assert terminal.good("trials", "secret", "--output", "json") == "[]\n"
     told = terminal.bad("trials", "secret", at=_somebody(terminal, "no-secrets"))
     assert told.startswith("secrets is forbidden: ") and "docs/terminal.md has a Role" in told
+
+
+def test_the_key_of_tokens_is_replaced(terminal: Terminal, finished: Env) -> None:
+    spec: Object = {"postgres": {"external": {"secretRef": {"name": "database"}}}}
+    spec |= {"proxy": {"placement": "Shared"}, "security": {"tls": True}}
+    made = {"apiVersion": names.API_VERSION, "kind": "StudyStorage", "spec": spec}
+    finished.kube.create("studystorages", {**made, "metadata": {"name": "rotated"}})
+    finished.ready("rotated")
+    finished.study("turned", storage={"name": "rotated"}, parallelism=0)
+
+    def shown() -> set[str]:
+        secrets = finished.kube.list("secrets", study="turned")
+        return {data_of(secret)["token"].decode() for secret in secrets}
+
+    def accepted() -> list[str]:
+        """The keys in the Secret that proxies are to have."""
+        proxies = finished.kube.get("deployments", names.proxy_service("rotated"))
+        volumes = proxies["spec"]["template"]["spec"]["volumes"]
+        (name,) = {one["secret"]["secretName"] for one in volumes if "secret" in one}
+        return data_of(finished.kube.get("secrets", name))["token.key"].decode().split()
+
+    def step(before: list[str]) -> str:
+        said = ""
+
+        def taken() -> bool:
+            nonlocal said
+            code, said, _ = terminal.run("storage", "rotate", "rotated")
+            return code == 0
+
+        wait_for("the step", taken)
+        wait_for("other keys", lambda: accepted() != before)
+        return said
+
+    wait_for("its token", shown)
+    (old,), (first,) = shown(), accepted()
+    assert step([first]).startswith("rotated: step 1 of 3")
+    one, two = accepted()
+    assert one == first
+    assert step([one, two]).startswith("rotated: step 2 of 3")
+    assert accepted() == [two, one]
+    wait_for("a new token", lambda: shown() - {old})
+    assert tokens.check([two], *(shown() - {old})) == tokens.Grant("turned")
+    assert "opens nothing" in step([two, one])
+    assert accepted() == [two]
+    assert tokens.check([two], old) is None
+    # Through the proxy that has the new key, when it is there.
+    wait_for("its trials", lambda: terminal.run("trials", "turned")[0] == 0)
+    told = terminal.bad("storage", "rotate", "none")
+    assert told.startswith("NAME: found no StudyStorage 'none' in ")
 
 
 def test_a_port_that_may_not_be_forwarded(terminal: Terminal) -> None:

@@ -195,6 +195,11 @@ class Security(Model):
     tls: bool = True
     """Encrypt and authenticate with a certificate authority of the storage's own, and a token for
     each study."""
+    token_keys: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        default=[1], min_length=1, max_length=2
+    )
+    """Numbers of the keys that tokens are made with: proxies take tokens of each of them, new ones
+    are made with the first. `trialfleet storage rotate` changes it."""
     plaintext_port: Annotated[int, Field(ge=1024, le=65535)] | None = None
     """Open this port without encryption and token, for stock Optuna clients; absent: none. Whoever
     reaches it can read, change and delete every study of the storage. Pickled state of samplers

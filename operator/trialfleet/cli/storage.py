@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import typer
 
 from trialfleet.cli.cluster_storages import list_storages, wake
+from trialfleet.cli.rotate import rotate
 from trialfleet.cli.sources import (
     CONNECT_S,
     DEFAULT_FOLDER,
@@ -28,6 +29,7 @@ storage = typer.Typer(
 )
 storage.command("list")(list_storages)
 storage.command("wake")(wake)
+storage.command("rotate")(rotate)
 
 
 @storage.command("upgrade")

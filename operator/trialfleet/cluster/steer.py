@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
-from trialfleet.cluster.namespace import STUDIES, Namespace
+from trialfleet.cluster.namespace import STORAGES, STUDIES, Namespace
 from trialfleet.model import errors
 
 
@@ -18,6 +18,42 @@ def scale(namespace: Namespace, study: str, parallelism: int) -> None:
 def suspend(namespace: Namespace, study: str, *, suspended: bool) -> None:
     """Let a study's workers leave, or start again."""
     namespace.patch(STUDIES, study, {"spec": {"suspend": suspended}})
+
+
+def rotate(namespace: Namespace, storage: str) -> list[int]:
+    """Take the next of three steps from a storage's key of tokens to a new one.
+
+    One key: a second one is taken too. Two, the old one first: new tokens are made with the new
+    one. Two, the new one first: the old one is taken no more. Returns the numbers of the keys,
+    that of new tokens first.
+
+    Raises:
+        InvalidInput: There is no such storage, it has no tokens, or what was changed before is not
+            everywhere yet.
+    """
+    found = namespace.find(STORAGES, storage)
+    if found is None:
+        raise errors.InvalidInput(f"NAME: found no StudyStorage {storage!r} in {namespace}")
+    security, status = found["spec"].get("security", {}), found.get("status", {})
+    if not security.get("tls", True):
+        raise errors.InvalidInput(f"{storage}: found security.tls false, accepted: true")
+    known = status.get("observedGeneration") == found["metadata"]["generation"]
+    if not (known and status.get("phase") == "Ready"):
+        raise errors.InvalidInput(
+            f"{storage}: found it {status.get('phase', 'Pending')}, accepted: Ready, with all that "
+            f"was changed in place"
+        )
+    keys = list(security.get("tokenKeys") or [1])
+    first = keys[0]
+    if len(keys) == 1:
+        following = [first, first + 1]
+    elif first < keys[1]:
+        following = [keys[1], first]
+    else:
+        following = [first]
+    patch = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}}
+    namespace.patch(STORAGES, storage, {**patch, "spec": {"security": {"tokenKeys": following}}})
+    return following
 
 
 def check_point(study: optuna.Study, point: Mapping[str, Any]) -> None:

@@ -159,6 +159,12 @@ def storage_name(study: Mapping[str, Any]) -> str:
     return str(reference.get("name") or study["metadata"]["name"])
 
 
+def token_key(storage: Mapping[str, Any]) -> int:
+    """Return the number of the key that a storage's tokens are made with."""
+    keys = storage.get("spec", {}).get("security", {}).get("tokenKeys")
+    return int(keys[0]) if keys else 1
+
+
 def uses_tls(storage: Mapping[str, Any]) -> bool:
     """Whether the proxies of a storage encrypt and ask for tokens."""
     return bool(storage.get("spec", {}).get("security", {}).get("tls", True))
@@ -220,6 +226,7 @@ def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView |
         message=stalled.message if told and stalled is not None else "",
         proxies=proxy_addresses(name, namespace, placement),
         tls=uses_tls(obj),
+        token_key=token_key(obj),
     )
 
 

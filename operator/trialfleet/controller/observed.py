@@ -57,6 +57,8 @@ class StorageView:
     """Where workers find the proxies, the nearest first."""
     tls: bool
     """Its proxies encrypt and ask for tokens."""
+    token_key: int = 1
+    """Number of the key that tokens are made with."""
 
 
 @dataclass(frozen=True, slots=True)

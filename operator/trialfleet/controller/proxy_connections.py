@@ -7,7 +7,7 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.client.study_calls import Studies
 from trialfleet.controller.build import access
-from trialfleet.controller.observe import proxy_pods, uses_tls
+from trialfleet.controller.observe import proxy_pods, token_key, uses_tls
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.store import Key, Store
 from trialfleet.wire import tokens
@@ -27,23 +27,26 @@ class Proxies:
         self._keys = keys
         self._check = check
         self._studies: dict[Key, Studies] = {}
+        self._token_keys: dict[Key, int] = {}
 
     async def of(self, namespace: str, storage: str) -> Studies:
         """Return the calls to the proxies of a storage that are ready now."""
         key = Key("StudyStorage", namespace, storage)
         obj = self._store.get(*key)
         encrypted = obj is not None and uses_tls(obj)
+        number = 1 if obj is None else token_key(obj)
         studies = self._studies.get(key)
         if studies is not None:
             known = studies.connection
-            if (known.credentials.authorities is not None) != encrypted:
+            changed = (known.credentials.authorities is not None) != encrypted
+            if changed or self._token_keys[key] != number:
                 await known.close()
                 studies = None
         if studies is None:
             credentials = self._credentials(obj) if encrypted and obj else Credentials()
             # Each proxy is tried once: whoever asks looks again.
             studies = Studies(Connection((), 0.0, credentials), _CALL_S)
-            self._studies[key] = studies
+            self._studies[key], self._token_keys[key] = studies, number
         pods = proxy_pods(self._store, namespace, storage)
         serving = [f"{pod.address}:{names.PROXY_PORT}" for pod in pods if pod.ready]
         await studies.connection.use(serving)
@@ -82,5 +85,5 @@ class Proxies:
             authorities=access.authority(self._keys, where, now).certificate_pem,
             # They are called by their pods' addresses.
             server_name=access.server_name(where),
-            token=tokens.for_admin(access.token_key(self._keys, where)),
+            token=tokens.for_admin(access.token_key(self._keys, where, token_key(obj))),
         )

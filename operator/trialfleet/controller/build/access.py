@@ -36,9 +36,10 @@ class StorageNames(NamedTuple):
     name: str
 
 
-def token_key(keys: Keys, storage: StorageNames) -> str:
-    """Return the key that a storage's proxies check tokens with."""
-    return keys.derive("tokens", *storage).hex()
+def token_key(keys: Keys, storage: StorageNames, number: int) -> str:
+    """Return a key that a storage's proxies check tokens with."""
+    purpose = "tokens" if number == 1 else f"tokens {number}"
+    return keys.derive(purpose, *storage).hex()
 
 
 def authority(keys: Keys, storage: StorageNames, now: datetime.datetime) -> Authority:
@@ -71,21 +72,25 @@ def build_storage_secret(
     return _secret(owner, names.storage_secret(storage.name, digest(data)[:8]), data)
 
 
-def access_secret_name(keys: Keys, study: str, storage: StorageNames) -> str:
+def access_secret_name(keys: Keys, study: str, storage: StorageNames, number: int) -> str:
     """Return the name of the Secret by which the pods of a study reach its storage."""
     identity = keys.derive("identity", *storage).hex()
-    return names.access_secret(study, digest([identity, study])[:8])
+    key = [] if number == 1 else [number]
+    return names.access_secret(study, digest([identity, study, *key])[:8])
 
 
 def build_access_secret(
-    owner: Owner, keys: Keys, storage: StorageNames, now: datetime.datetime
+    owner: Owner, keys: Keys, storage: StorageNames, number: int, now: datetime.datetime
 ) -> Object:
-    """Return the Secret with a study's token, and the authority to know the proxies by."""
+    """Return the Secret with a study's token, and the authority to know the proxies by.
+
+    The token is made with the storage's key of that number.
+    """
     data = {
-        TOKEN: tokens.for_study(token_key(keys, storage), owner.name),
+        TOKEN: tokens.for_study(token_key(keys, storage, number), owner.name),
         CA: authority(keys, storage, now).certificate_pem.decode(),
     }
-    return _secret(owner, access_secret_name(keys, owner.name, storage), data)
+    return _secret(owner, access_secret_name(keys, owner.name, storage, number), data)
 
 
 def _certificates(
@@ -111,7 +116,9 @@ def _certificates(
         CA: signer.certificate_pem.decode(),
         TLS_CERTIFICATE: certificate,
         TLS_KEY: key,
-        TOKEN_KEY: token_key(keys, storage),
+        TOKEN_KEY: "\n".join(
+            token_key(keys, storage, number) for number in spec.security.token_keys
+        ),
     }
     if spec.postgres.managed is not None:
         certificate, key = issue("postgres-server", names.postgres_service(storage.name))

@@ -47,7 +47,7 @@ def reach_of(observed: StudyObserved, keys: Keys) -> Reach:
     secret = None
     if storage.tls:
         where = access.StorageNames(observed.subject.namespace, storage.name)
-        secret = access.access_secret_name(keys, observed.subject.name, where)
+        secret = access.access_secret_name(keys, observed.subject.name, where, storage.token_key)
     return Reach(storage.name, storage.proxies, secret)
 
 
@@ -82,7 +82,9 @@ def _secret(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> tupl
     if name is None or storage is None or name in observed.created:
         return ()
     where = access.StorageNames(observed.subject.namespace, storage.name)
-    return (access.build_access_secret(observed.subject.owner, keys, where, now),)
+    return (
+        access.build_access_secret(observed.subject.owner, keys, where, storage.token_key, now),
+    )
 
 
 def _storage_trouble(observed: StudyObserved) -> Trouble | None:
