@@ -17,10 +17,11 @@ _OPTIONS: Final[tuple[tuple[str, object], ...]] = (
     # The proxy is the one that limits messages; the client checks before it sends.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A proxy that was restarted is found again within a second.
+    # How often a proxy that is away is tried, the caller's pauses say: see connection.py. A longer
+    # back-off of gRPC's own would only be added to them. The minimum is for one attempt.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # Retries are ours: they go to another proxy.
     ("grpc.enable_retries", 0),
     # A channel made anew must not share the broken connection of the one before.
