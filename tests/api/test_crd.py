@@ -263,6 +263,19 @@ def test_a_file_is_for_one_machine(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_of_points_is_for_one_machine(tmp_path: Path) -> None:
+    text = study(trialsFrom="{file: hparams.json}")
+    path = written(tmp_path, text)
+    (notice,) = manifest.read(path).notices
+    assert notice.endswith(
+        ": spec.trialsFrom.file: read on one machine only; a cluster accepts configMap"
+    )
+    assert rejections(content_of(text)) == [
+        ".spec.trialsFrom: file is read on one machine only, by 'trialfleet run'; on a cluster "
+        "give configMap"
+    ]
+
+
 def test_what_the_cluster_kept_is_read_again(tmp_path: Path) -> None:
     (resource,) = manifest.load(written(tmp_path, FULL))
     assert isinstance(resource, Study)

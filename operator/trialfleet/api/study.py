@@ -17,6 +17,7 @@ from trialfleet.api.base import (
     ObjectMeta,
     ParameterName,
     Scalar,
+    Text,
     broken,
     broken_at,
     exactly_one,
@@ -92,11 +93,34 @@ class StorageRef(Model):
         return self
 
 
-class TrialsFrom(Model):
-    """Where points to run first are read from."""
+_ONE_SOURCE: Final = "accepted: exactly one of configMap and file"
+_FILE: Final = "file is read on one machine only, by 'trialfleet run'; on a cluster give configMap"
 
-    config_map: ConfigMapKey
-    """The key of a ConfigMap that holds a JSON list of objects, such as hparams.json."""
+
+class TrialsFrom(Model):
+    """Where points to run first are read from: a JSON list of objects, parameter to value."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            RULES: [
+                rule("!has(self.file)", _FILE),
+                rule(exactly_one("configMap", "file"), _ONE_SOURCE),
+            ],
+            "examples": [{"configMap": {"name": "points", "key": "hparams.json"}}],
+        }
+    )
+
+    config_map: ConfigMapKey | None = None
+    """The key of a ConfigMap that holds the list, such as hparams.json."""
+    file: Text | None = None
+    """A file beside the manifest that holds the list. Read by `trialfleet run`, on one machine
+    only: a cluster does not have the file, so it wants configMap."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.config_map is None) == (self.file is None):
+            raise broken(f"{found_fields(self, 'config_map', 'file')}, {_ONE_SOURCE}")
+        return self
 
 
 _MAX_ERRORS = 100
@@ -144,7 +168,7 @@ class StudySpec(Model):
     )
     """Points to run first; parameters that a point leaves out are sampled."""
     trials_from: TrialsFrom | None = None
-    """Points to run first, from a ConfigMap."""
+    """Points to run first, from a ConfigMap or, on one machine, a file."""
     search_space: (
         Annotated[dict[ParameterName, ParameterSpace], Field(min_length=1, max_length=256)] | None
     ) = Field(

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from trialfleet import names
 from trialfleet.api.base import Finding, OpenModel, rule
 from trialfleet.api.grid import grid_problems, too_many_to_try
-from trialfleet.api.search_space import describe, distributions, is_possible, rounded
+from trialfleet.api.points import point_errors
 from trialfleet.api.suggestions import did_you_mean, found, listed
 
 if TYPE_CHECKING:
@@ -166,24 +166,8 @@ def _sampler_errors(spec: "StudySpec") -> Iterator[Finding]:
 
 
 def _point_errors(spec: "StudySpec") -> Iterator[Finding]:
-    space = None if spec.search_space is None else distributions(spec.search_space)
-    for index, point in enumerate(spec.trials or ()):
-        for name, value in point.items():
-            if space is None:
-                accepted = rounded(value)
-            elif name not in space:
-                yield Finding(
-                    ("trials", index, name),
-                    f"unknown parameter, accepted: {listed(space, len(space))}"
-                    + did_you_mean(name, space),
-                )
-                continue
-            else:
-                accepted = "" if is_possible(space[name], value) else describe(space[name])
-            if accepted:
-                yield Finding(
-                    ("trials", index, name), f"found {found(value)}, accepted: {accepted}"
-                )
+    for finding in point_errors(spec.trials or (), spec.search_space):
+        yield Finding(("trials", *finding.path), finding.message)
 
 
 def _metric_errors(spec: "StudySpec") -> Iterator[Finding]:
@@ -226,6 +210,10 @@ def spec_notices(spec: "StudySpec") -> Iterator[Finding]:
         yield Finding(
             ("objective", "python", "file"),
             "read on one machine only; a cluster accepts source, configMap or callable",
+        )
+    if spec.trials_from is not None and spec.trials_from.file is not None:
+        yield Finding(
+            ("trialsFrom", "file"), "read on one machine only; a cluster accepts configMap"
         )
     yield from _unexpanded(spec)
     for name, parameter in (spec.search_space or {}).items():

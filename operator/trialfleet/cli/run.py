@@ -20,6 +20,7 @@ from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.dry_plan import define, make_plan
 from trialfleet.local.failures import Failures
 from trialfleet.local.notices import local_notices
+from trialfleet.local.points import read_points
 from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.local.worker_logs import WorkerLogs
 from trialfleet.model import errors
@@ -99,9 +100,10 @@ def run(
     Run again, it goes on where it stopped. Ctrl-C ends it in order. Progress is on standard
     error, the result on standard output.
     """
-    study, definition, notices = _read(file)
+    study, manifest = _read(file)
+    points = read_points(study.spec, manifest)
     console = progress_console()
-    for notice in notices:
+    for notice in (*manifest.notices, *local_notices(study.spec)):
         console.print(f"notice: {notice}", markup=False, soft_wrap=True)
     if plot is not None:
         from trialfleet.cli.drawing import check_plot
@@ -120,8 +122,9 @@ def run(
         folder=data,
         parallelism=parallelism or max(1, study.spec.parallelism),
         trials=trials,
+        points=points,
         storage=storage,
-        definition=definition,
+        definition=_definition(study, manifest),
         adopt=adopt,
         write_results=_write_results,
     )
@@ -130,7 +133,9 @@ def run(
     if dry_run:
         from trialfleet.cli.dry_run import describe
 
-        describe(study, define(study, trials), plan, as_json=output is RunOutput.JSON)
+        describe(
+            study, define(study, trials, points=points), plan, as_json=output is RunOutput.JSON
+        )
         return
     interrupts = Interrupts()
     with interrupts.handled():
@@ -140,16 +145,14 @@ def run(
             raise typer.Exit(errors.EXIT_INTERRUPTED) from None
 
 
-def _read(file: Path) -> tuple[Study, str, list[str]]:
-    """Return the only Study of a manifest, its definition, and what its user should know."""
+def _read(file: Path) -> tuple[Study, manifests.Manifest]:
+    """Return the only Study of a file, and what else is in it."""
     manifest = manifests.read(file)
     found = [resource for resource in manifest.resources if isinstance(resource, Study)]
     if len(found) != 1:
         listed = f" ({', '.join(study.metadata.name for study in found)})" if found else ""
         raise errors.InvalidInput(f"{file}: found {len(found)} studies{listed}, accepted: one")
-    notices = list(manifest.notices)
-    notices += local_notices(found[0].spec)
-    return found[0], _definition(found[0], manifest), notices
+    return found[0], manifest
 
 
 def _write_results(storage: "FleetStorage", study_id: int, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """What a storage is told of a study. Pure."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,6 @@ from trialfleet.api import study_definition
 from trialfleet.api.study import Study
 from trialfleet.client.answers import StudyDefinition
 from trialfleet.model.budget import Goal
-from trialfleet.model.errors import InvalidInput
 
 
 def define(
@@ -52,15 +50,3 @@ def definition_of(study: Study) -> str:
     if python is not None and python.config_map is not None:
         return ""
     return study_definition.define(study.spec)
-
-
-def parse_points(text: str, where: str) -> list[dict[str, Any]]:
-    """Return the points that a ConfigMap's key holds. Raises ``InvalidInput``."""
-    accepted = "a JSON list of objects, parameter to value"
-    try:
-        points = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"{where}: found no JSON ({error}), accepted: {accepted}") from error
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise InvalidInput(f"{where}: found another JSON value, accepted: {accepted}")
-    return points

@@ -3,10 +3,11 @@
 from typing import Any
 
 from trialfleet.api.base import ConfigMapKey
+from trialfleet.api.points import parse_points
 from trialfleet.client.study_calls import Studies
 from trialfleet.controller import reasons
 from trialfleet.controller.cluster import Cluster
-from trialfleet.controller.ensured_study import define, parse_points
+from trialfleet.controller.ensured_study import define
 from trialfleet.controller.kinds import CONFIG_MAP
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import StudyObserved
@@ -59,8 +60,12 @@ async def ensure(
 async def _points(cluster: Cluster, observed: StudyObserved) -> list[dict[str, Any]]:
     assert observed.study is not None and observed.study.spec.trials_from is not None
     reference = observed.study.spec.trials_from.config_map
+    if reference is None:
+        # An API server with the resource of an earlier release has taken the field without a look.
+        raise InvalidInput("spec.trialsFrom: found no configMap, accepted on a cluster: one")
     where = f"spec.trialsFrom.configMap: ConfigMap {reference.name!r}, key {reference.key!r}"
-    return parse_points(await _read(cluster, observed, reference, where), where)
+    text = await _read(cluster, observed, reference, where)
+    return parse_points(text, where, observed.study.spec.search_space)
 
 
 async def _source(cluster: Cluster, observed: StudyObserved, *, started: bool) -> str | None:

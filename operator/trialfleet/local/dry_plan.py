@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trialfleet import names
 from trialfleet.local import run_once
@@ -26,9 +26,17 @@ _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def define(
-    study: "Study", trials: int | None = None, *, definition: str = "", adopt: bool = False
+    study: "Study",
+    trials: int | None = None,
+    *,
+    points: Sequence[Mapping[str, Any]] = (),
+    definition: str = "",
+    adopt: bool = False,
 ) -> "StudyDefinition":
-    """Return what the storage is told of a study; ``trials`` replaces its budget of trials."""
+    """Return what the storage is told of a study; ``trials`` replaces its budget of trials.
+
+    ``points`` are those of ``spec.trialsFrom``.
+    """
     # Not sooner: the fleet imports the client while other processes start.
     from trialfleet.client import Goal, StudyDefinition
 
@@ -45,7 +53,7 @@ def define(
             if objective.goal is not None
         ],
         retries=spec.retries,
-        enqueue=spec.trials or (),
+        enqueue=spec.trials or points,
         metric_names=[objective.name for objective in spec.objectives],
         definition=definition,
         adopt=adopt or spec.adopt,
@@ -59,6 +67,7 @@ def make_plan(
     folder: Path,
     parallelism: int,
     trials: int | None = None,
+    points: Sequence[Mapping[str, Any]] = (),
     storage: str | None = None,
     definition: str = "",
     adopt: bool = False,
@@ -87,7 +96,9 @@ def make_plan(
         return Workforce(parallelism, worker_command(manifest), environment)
 
     return RunPlan(
-        define=lambda client: define(study, trials, definition=definition, adopt=adopt),
+        define=lambda client: define(
+            study, trials, points=points, definition=definition, adopt=adopt
+        ),
         prepare=run_once.read("prepare", study.spec.prepare, manifest.parent),
         collate=run_once.read("collate", study.spec.collate, manifest.parent),
         write_results=write_results,
