@@ -75,6 +75,17 @@ def set_condition(status: Object, kind: str, value: bool) -> None:
     status["conditions"] = [*others, {"type": kind, "status": "True" if value else "False"}]
 
 
+def terminated(log: Path, code: int) -> Object:
+    """Return the state of a container that has ended, with its last words if it failed."""
+    said = log.read_text(errors="replace")[-2048:] if code and log.exists() else ""
+    return {
+        "exitCode": code,
+        "reason": "Completed" if code == 0 else "Error",
+        "message": said,
+        "finishedAt": now(),
+    }
+
+
 def base_environment(folder: Path) -> dict[str, str]:
     kept = {key: os.environ[key] for key in ("HOME", "LANG", "TMPDIR") if key in os.environ}
     return {

@@ -27,6 +27,7 @@ from tests.controller.standin.containers import (
     now,
     services_of,
     set_condition,
+    terminated,
 )
 from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused
@@ -385,16 +386,7 @@ class _Pod:
                 self._objects.forget(place)
 
     def _terminated(self, name: str, code: int) -> Object:
-        said = ""
-        log = self._folder / f"{name}.log"
-        if code and log.exists():
-            said = log.read_text(errors="replace")[-2048:]
-        return {
-            "exitCode": code,
-            "reason": "Completed" if code == 0 else "Error",
-            "message": said,
-            "finishedAt": now(),
-        }
+        return terminated(self._folder / f"{name}.log", code)
 
     def _update(self, change: Callable[[Object], Object]) -> None:
         if self.node in self._frozen:
