@@ -35,6 +35,7 @@ from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import BackupView, StorageObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import Trouble
+from trialfleet.controller.policies.leftovers import note_of_volume
 from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.local.postgres import find_binaries
 
@@ -135,6 +136,24 @@ def test_what_is_not_asked_for_any_more_is_deleted() -> None:
     }
     assert removed(plan({"backup": None}, live=live)) == list(live)
     assert removed(plan(live=live)) == []
+
+
+def test_the_dumps_that_are_left_are_named() -> None:
+    status = {"database": {"trials": 3}}
+    spec: dict[str, Any] = {"backup": SPEC["backup"]}
+    storage = {"metadata": {"name": "s"}, "spec": spec, "status": status}
+    note = note_of_volume(storage)
+    assert note is not None
+    assert note.message == (
+        "the volume of 's' is kept, with 3 finished trials; the dumps of 's' are kept, as "
+        "spec.retention says: a storage of its name takes them up again, and 'kubectl delete pvc "
+        "data-s-tpg-0 s-tf-backup' deletes them"
+    )
+    spec |= {"postgres": {"managed": {"emptyDir": {}}}}
+    note = note_of_volume(storage)
+    assert note is not None
+    assert "'kubectl delete pvc s-tf-backup'" in note.message
+    assert note_of_volume({**storage, "spec": {"retention": "Delete"}}) is None
 
 
 ENDED = {"idle": {"after": "10m"}}

@@ -9,6 +9,15 @@ pg_restore --list "$FILE" | grep 'TABLE DATA public trialfleet_storage ' >/dev/n
   ls -l >&2
   exit 1
 }
+tries=0
+until pg_isready --quiet --timeout=5; do
+  tries=$((tries + 1))
+  if [ "$tries" -ge 60 ]; then
+    echo "PostgreSQL at $PGHOST does not answer" >&2
+    exit 1
+  fi
+  sleep 2
+done
 echo "restoring $FILE"
 new=${PGDATABASE}_restored
 old=${PGDATABASE}_replaced

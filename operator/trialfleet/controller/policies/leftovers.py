@@ -9,18 +9,23 @@ from trialfleet.controller.plan import Note
 
 
 def note_of_volume(storage: Mapping[str, Any]) -> Note | None:
-    """Return the Event about the volume that stays when a storage is gone, as it was last."""
+    """Return the Event about the volumes that stay when a storage is gone, as it was last."""
     spec = storage.get("spec", {})
     postgres = spec.get("postgres", {"managed": {}})
-    kept = "managed" in postgres and "emptyDir" not in postgres["managed"]
-    if not kept or spec.get("retention", "Retain") != "Retain":
+    if "managed" not in postgres or spec.get("retention", "Retain") != "Retain":
         return None
     name = storage["metadata"]["name"]
-    claim = names.postgres_claim(name)
-    trials = storage.get("status", {}).get("database", {}).get("trials")
-    held = "" if trials is None else f", with {trials} finished trials"
+    kept = {}
+    if "emptyDir" not in postgres["managed"]:
+        trials = storage.get("status", {}).get("database", {}).get("trials")
+        held = "" if trials is None else f", with {trials} finished trials"
+        kept[names.postgres_claim(name)] = f"the volume of {name!r} is kept{held}"
+    if "backup" in spec and "claimName" not in spec["backup"].get("volume", {}):
+        kept[names.backup_name(name)] = f"the dumps of {name!r} are kept"
+    if not kept:
+        return None
     return Note(
         reasons.EVENT_VOLUME_KEPT,
-        f"the volume of {name!r} is kept, as spec.retention says{held}: a storage of its name "
-        f"takes it up again, and 'kubectl delete pvc {claim}' deletes it",
+        f"{'; '.join(kept.values())}, as spec.retention says: a storage of its name takes them up "
+        f"again, and 'kubectl delete pvc {' '.join(kept)}' deletes them",
     )
