@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state
+from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state, reachable
 from trialfleet.local.postgres_keeper import postmaster
 from trialfleet.model import errors
 
@@ -211,3 +212,25 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Postgres(tmp_path / "file" / "data"),
     ):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_folders_of_the_user_keep_their_permissions(folder: Path) -> None:
+    folder.parent.chmod(0o700)
+    with Postgres(folder) as postgres:
+        assert one_value(postgres.url, "SELECT 1") == 1
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    assert keeper_state(folder) is KeeperState.ABSENT
+
+
+def test_programs_that_only_root_can_reach_are_copied(tmp_path: Path) -> None:
+    binaries = tmp_path / "home" / "pginstall" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "postgres").write_text("program")
+    (tmp_path / "home").chmod(0o700)
+    copy = reachable(binaries, tmp_path / "programs")
+    assert (copy / "postgres").read_text() == "program"
+    assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+    assert reachable(binaries, tmp_path / "programs") == copy
+    assert list((tmp_path / "programs").iterdir()) == [copy.parent]

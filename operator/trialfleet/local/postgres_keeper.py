@@ -100,8 +100,10 @@ class Keeper:
         if self.user is not None and self.group is not None:
             os.chown(unfinished, self.user, self.group)
         initdb = self.spawn(
+            "initdb",
+            unfinished,
             [
-                *("initdb", "-D", str(unfinished), "-U", "postgres"),
+                *("-U", "postgres"),
                 # Nothing depends on the locales that this machine happens to have.
                 *("-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
                 # Who can reach the socket is decided by its folder's mode, 0700.
@@ -138,9 +140,13 @@ class Keeper:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server; its end becomes an event."""
         with self.log.open("ab") as log:
+            # A relative one is below the data.
+            sockets = "." if self.sockets == self.data else str(self.sockets)
             server = self.spawn(
+                "postgres",
+                self.data,
                 [
-                    *("postgres", "-D", str(self.data), "-k", str(self.sockets)),
+                    *("-k", sockets),
                     *("-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"),
                 ],
                 output=log.fileno(),
@@ -153,20 +159,33 @@ class Keeper:
         threading.Thread(target=report_end, daemon=True).start()
         return server
 
-    def spawn(self, arguments: list[str], output: int) -> subprocess.Popen[bytes]:
-        """Start one of PostgreSQL's programs, never as root: it refuses that."""
-        return subprocess.Popen(
-            [str(self.binaries / arguments[0]), *arguments[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd="/",
-            start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
-            user=self.user,
-            group=self.group,
-            extra_groups=None if self.user is None else [],
-        )
+    def spawn(
+        self, program: str, data: Path, arguments: list[str], output: int
+    ) -> subprocess.Popen[bytes]:
+        """Start one of PostgreSQL's programs, never as root: it refuses that.
+
+        Its user may not be let through the folders above the data, such as root's home. Their
+        permissions are not ours to change: the program is given the folder, opened.
+        """
+        folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+        opened = Path(f"/proc/self/fd/{folder}")
+        given = data if self.user is None or not opened.exists() else opened
+        try:
+            return subprocess.Popen(
+                [str(self.binaries / program), "-D", str(given), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=[folder],
+                env={**os.environ, "LC_ALL": "C"},
+                user=self.user,
+                group=self.group,
+                extra_groups=None if self.user is None else [],
+            )
+        finally:
+            os.close(folder)
 
     def wait_until_unused(self) -> None:
         """Wait until no user holds the folder; its lock is kept until this process ends.
@@ -208,7 +227,7 @@ def postmaster(data: Path) -> int | None:
         return None
     if len(lines) < 8 or lines[7].strip() != "ready":
         return None
-    sockets = Path(lines[4].strip())
+    sockets = data / lines[4].strip()
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(sockets / f".s.PGSQL.{lines[3].strip()}"))
