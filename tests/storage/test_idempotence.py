@@ -273,6 +273,29 @@ def test_a_write_that_failed_may_be_made_again(url: str) -> None:
     asyncio.run(main())
 
 
+def test_a_number_that_is_used_for_two_writes(url: str) -> None:
+    async def main() -> None:
+        async with Storage(url) as storage:
+            here = await scene(storage)
+            write = here.worker.write()
+            await storage.apply(SetStudyAttribute(here.study_id, "k", "1", False, write))
+            update = TrialUpdate(here.waiting)
+            for other in (
+                CreateStudy("other", [MAXIMIZE], write),
+                CreateTrial(here.study_id, TEMPLATE, write),
+                WriteTrial(update, TrialState.FAIL, write=write),
+            ):
+                with pytest.raises(InvalidInput, match=r"^write\.sequence: found that of a write"):
+                    await storage.apply(other)
+            write = here.worker.write()
+            other_study = await storage.apply(CreateStudy("other", [MAXIMIZE], write))
+            with pytest.raises(NotFound, match="no trial has the id"):
+                await storage.apply(CreateTrial(other_study, TEMPLATE, write))
+
+    asyncio.run(main())
+    check(url)
+
+
 def test_the_study_of_a_repeated_write_may_be_gone(url: str) -> None:
     async def main() -> None:
         async with storages(url, 1) as (storage,):

@@ -295,9 +295,17 @@ def _is_shared(command: Command) -> bool:
 
 def _restored(transaction: Transaction, command: Command, answer: int | None) -> Any:
     """Return what the first of two equal writes was answered."""
+    if answer is None and isinstance(command, CreateStudy | CreateTrial | WriteTrial):
+        raise InvalidInput(
+            "write.sequence: found that of a write of another kind, accepted: a number of its own"
+        )
     if isinstance(command, CreateTrial):
-        query = sa.text("SELECT trial_id, number FROM trials WHERE trial_id = :trial_id")
-        row = transaction.execute(query, {"trial_id": answer}).first()
+        query = sa.text(
+            "SELECT trial_id, number FROM trials "
+            "WHERE trial_id = :trial_id AND study_id = :study_id"
+        )
+        key = {"trial_id": answer, "study_id": command.study_id}
+        row = transaction.execute(query, key).first()
         if row is None:
             raise NotFound(f"no trial has the id {answer}")
         return TrialCreated(*row)
