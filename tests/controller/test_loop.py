@@ -11,7 +11,7 @@ from tests.controller.observations import KEYS, OPTIONS
 from trialfleet import names
 from trialfleet.controller.build.comparing import projected
 from trialfleet.controller.build.objects import Owner, hashed
-from trialfleet.controller.cluster import Cluster
+from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.controller import Controller
 from trialfleet.controller.operator_metrics import OperatorMetrics
 from trialfleet.controller.options import OperatorOptions
@@ -88,6 +88,35 @@ def warning(last: str, message: str) -> dict[str, Any]:
 
 
 class TestWakeups:
+    @pytest.mark.parametrize(
+        ("code", "traceback"),
+        [(0, False), (409, False), (429, False), (500, False), (503, False), (422, True)],
+    )
+    def test_a_busy_api_server_is_told_in_a_line(
+        self, code: int, traceback: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def run() -> None:
+            done = asyncio.Event()
+
+            async def look(key: Key) -> float | None:
+                if not done.is_set():
+                    done.set()
+                    raise ClusterError(code, "Why", "PATCH /apis/jobs/x: refused")
+                return None
+
+            wakeups = Wakeups(look)
+            task = asyncio.create_task(wakeups.run())
+            wakeups.wake(A)
+            await asyncio.wait_for(done.wait(), 5)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        with caplog.at_level("WARNING"):
+            asyncio.run(run())
+        (record,) = caplog.records
+        assert "Study ns/a: PATCH /apis/jobs/x: refused; again in 1 s" in record.getMessage()
+        assert bool(record.exc_info) == traceback
+
     def test_many_wake_ups_are_one_look(self) -> None:
         async def run() -> list[Key]:
             looks: list[Key] = []

@@ -40,6 +40,11 @@ class ClusterError(Exception):
         """Whether the object, or its namespace, is not there or is about to go."""
         return self.code == 404 or "is being terminated" in str(self)
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may be granted later: nothing is wrong with it."""
+        return self.code in (0, 409, 429) or self.code >= 500
+
 
 class Cluster:
     """A connection to the API server, on one event loop: ``async with Cluster() as cluster``.

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from trialfleet.controller.cluster import ClusterError
 from trialfleet.controller.store import Key
 from trialfleet.model.errors import TrialfleetError
 
@@ -19,7 +20,8 @@ _AT_ONCE: Final = 16
 """Objects that are looked at at the same time."""
 
 _EXPECTED: Final = (ConnectionError, TrialfleetError)
-"""What a look may end with: one line says it, where of anything else it has to be known whence."""
+"""What a look may end with, beside requests that are refused for a while: one line says it, where
+of anything else it has to be known whence."""
 
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
@@ -110,7 +112,7 @@ class Wakeups:
             _log.warning(
                 "%s %s/%s: %s; again in %.0f s",
                 *(key.kind, key.namespace, key.name, error, again_s),
-                exc_info=not isinstance(error, _EXPECTED) and failures == 0,
+                exc_info=not _is_expected(error) and failures == 0,
             )
         finally:
             self._busy.discard(key)
@@ -118,3 +120,9 @@ class Wakeups:
             if again_s is not None:
                 self.wake(key, again_s)
             self._changed.set()
+
+
+def _is_expected(error: Exception) -> bool:
+    if isinstance(error, ClusterError):
+        return error.passing
+    return isinstance(error, _EXPECTED)
