@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state, reachable
-from trialfleet.local.postgres_keeper import postmaster
+from trialfleet.local.postgres_keeper import SHORT_LIVES, STILL_HELD, postmaster
 from trialfleet.model import errors
 
 HOLDER = """
@@ -157,6 +158,27 @@ def test_a_server_that_dies_comes_back(folder: Path) -> None:
         waiting.start()
         waiting.join(10)
         assert server_of(folder).pid != server.pid
+        assert one_value(postgres.url, "SELECT 1") == 1
+    assert users_of(folder) == []
+
+
+def test_a_server_that_dies_comes_back_when_its_children_have_ended(folder: Path) -> None:
+    """A killed server's children end by themselves, but not while they are frozen."""
+    log = folder / "postgres.log"
+    with Postgres(folder) as postgres:
+        server = server_of(folder)
+        children = server.children()
+        for child in children:
+            child.suspend()
+        server.kill()
+        deadline = time.monotonic() + 60
+        while log.read_text().count(STILL_HELD) <= SHORT_LIVES:
+            assert keeper_state(folder) is not KeeperState.ABSENT
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for child in children:
+            child.resume()
+        postgres.wait()
         assert one_value(postgres.url, "SELECT 1") == 1
     assert users_of(folder) == []
 

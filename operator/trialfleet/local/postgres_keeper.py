@@ -32,6 +32,12 @@ SHORT_LIFE_S = 5.0
 SHORT_LIVES = 5
 """So many short lives in a row, and the keeper gives up."""
 
+STILL_HELD = "pre-existing shared memory block"
+"""Of a killed server whose children live on: a new one can't start before they have ended."""
+
+STILL_HELD_S = 60.0
+"""For such children to end: they do so at once, unless they are frozen or the machine swaps."""
+
 RESTART_PAUSE_S = 0.5
 """After a crash the server's former children may hold its shared memory for a moment."""
 
@@ -79,7 +85,7 @@ class Keeper:
         # Says until this process ends that a server that answers is this keeper's own.
         fcntl.flock(os.open(self.data, os.O_RDONLY), fcntl.LOCK_EX)
         threading.Thread(target=self.wait_until_unused, daemon=True).start()
-        short_lives = 0
+        short_lives, served_at = 0, time.monotonic()
         while True:
             log_start = self.log.stat().st_size
             started = time.monotonic()
@@ -87,7 +93,11 @@ class Keeper:
             if self.events.get() is Event.UNUSED:
                 stop(server)
                 return
-            short_lives = 0 if time.monotonic() - started > SHORT_LIFE_S else short_lives + 1
+            now = time.monotonic()
+            if now - started > SHORT_LIFE_S:
+                short_lives, served_at = 0, now
+            elif now > served_at + STILL_HELD_S or STILL_HELD not in self.telling_line(log_start):
+                short_lives += 1
             if short_lives >= SHORT_LIVES:
                 raise ServerFailed(f"PostgreSQL does not start: {self.telling_line(log_start)}")
             time.sleep(RESTART_PAUSE_S)
