@@ -52,7 +52,7 @@ scenarios: $(STAMP) ## Run what may befall a study on a cluster, against a stand
 	$(BIN)/python -m pytest -m scenario tests/controller $(PARALLEL) $(ARGS)
 
 soak: $(STAMP) ## Run the tests that take long: random kills, memory over an hour
-	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
+	$(BIN)/python -m pytest -m soak -s -o faulthandler_timeout=0 $(ARGS)
 
 crds: $(STAMP) ## Regenerate crds/ from operator/trialfleet/api
 	$(BIN)/python tools/generate.py crds

@@ -139,6 +139,7 @@ def namespace(standin: StandIn, operator: Operator, url: str) -> Iterator[Env]:
         start_operator=operator.start,
         stop_operator=lambda: operator.stop(signal.SIGKILL),
         refuse_pods=refuse,
+        break_api=standin.break_api,
         lose_database=lambda: close_database(url),
         sql=lambda storage, statement: execute(_url_of(kube, storage), statement),
         security={"tls": False},

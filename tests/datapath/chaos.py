@@ -35,8 +35,8 @@ _AHEAD = 3
 
 # Workers are forked from a process that has imported what they need: most of a worker's life
 # would be spent importing otherwise.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["optuna", "numpy", "trialfleet.client", __name__])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["optuna", "numpy", "trialfleet.client", __name__])
 
 
 def work(endpoints: str, worker: str, ledger: Path, seed: int) -> None:
@@ -212,7 +212,7 @@ class Chaos:
         return ",".join(f"127.0.0.1:{port}" for port in [*ports[k:], *ports[:k]])
 
     def _start_worker(self, name: str, ports: Sequence[int], k: int) -> ForkServerProcess:
-        process = _PROCESSES.Process(
+        process = PROCESSES.Process(
             target=work,
             args=(self._endpoints(ports, k), name, self.folder / f"{name}.ledger", self.seed + k),
             daemon=True,

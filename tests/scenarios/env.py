@@ -38,6 +38,9 @@ class Env:
     """Lose a node, with all that runs on it; it is back when the test is over."""
     sql: Callable[[str, str], None]
     """Run a statement in the database of a managed storage, as its administrator."""
+    break_api: Callable[[bool], None] | None = None
+    """Let the API server refuse a share of the operator's requests and drop its watches, or no
+    more; None where that can't be had."""
     security: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of storages that a test makes."""
     image: str | None = None

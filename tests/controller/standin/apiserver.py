@@ -18,6 +18,7 @@ from aiohttp import web
 from tests.controller.standin import streams
 from tests.controller.standin.containers import data_of
 from tests.controller.standin.objects import Change, Object, Objects, Place, Refused
+from trialfleet import names
 
 RESOURCES = {
     "v1": {
@@ -70,6 +71,8 @@ class ApiServer:
         self.requests: list[Request] = []
         self._runner: web.AppRunner | None = None
         self.url = ""
+        self._broken = False
+        self._watches: set[asyncio.Task[None]] = set()
         self.log_of: Callable[[str, str], bytes] = lambda pod, container: b""
         """What a container of a pod has written."""
 
@@ -90,11 +93,31 @@ class ApiServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    async def breaks(self, broken: bool) -> None:
+        """Refuse every fourth request of the operator, as a busy server does; or no more.
+
+        Watches are dropped now, and begin anew with an error: what they ask for is too old.
+        """
+        self._broken = broken
+        for task in tuple(self._watches):
+            task.cancel()
+
+    def _refuse(self, request: web.Request, agent: str) -> None:
+        watches = request.query.get("watch") in ("true", "1")
+        if not self._broken or watches or agent != names.OPERATOR or len(self.requests) % 4:
+            return
+        codes = {429: "TooManyRequests", 500: "InternalError"}
+        if request.method in ("PATCH", "PUT"):
+            codes[409] = "Conflict"
+        code = sorted(codes)[len(self.requests) // 4 % len(codes)]
+        raise Refused(code, codes[code], "the server is busy")
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         agent = request.headers.get("User-Agent", "")
         self.requests.append(Request(request.method, path, agent))
         try:
+            self._refuse(request, agent)
             discovered = _discover(path)
             if discovered is not None:
                 return web.json_response(discovered)
@@ -198,7 +221,15 @@ class ApiServer:
                 queue.put_nowait(change)
         self.objects.listeners.append(queue.put_nowait)
         await response.prepare(request)
+        task = asyncio.current_task()
+        assert task is not None
+        self._watches.add(task)
         try:
+            if self._broken:
+                gone = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired"}
+                event = {"type": "ERROR", "object": {"apiVersion": "v1", **gone}}
+                await response.write(json.dumps(event).encode() + b"\n")
+                return response
             async with asyncio.timeout(float(query.get("timeoutSeconds") or 3600)):
                 while True:
                     change = await queue.get()
@@ -213,6 +244,7 @@ class ApiServer:
         except (ConnectionError, TimeoutError):
             pass
         finally:
+            self._watches.discard(task)
             self.objects.listeners.remove(queue.put_nowait)
         return response
 

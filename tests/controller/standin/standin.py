@@ -72,6 +72,10 @@ class StandIn:
         """Create no pod from now on, as a quota does; empty: create them again."""
         self._workloads.refusal = why
 
+    def break_api(self, broken: bool) -> None:
+        """Refuse a share of the operator's requests, and drop its watches; or no more."""
+        self._run(lambda: self._server.breaks(broken))
+
     def lose_node(self, node: str) -> None:
         """Hear nothing of a node any more."""
         self._run(lambda: self._workloads.lose_node(node))
