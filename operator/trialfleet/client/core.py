@@ -24,6 +24,8 @@ _PAUSE_S: Final = 0.1
 """Between two attempts to send what could not be sent."""
 _LASTING_FLUSH_S: Final = 0.05
 """For what a trial of Optuna's own interface gains to gather: a brief one costs no call more."""
+_LASTING_TRIES: Final = 10
+"""Where the trial is being sent or read meanwhile; then it goes with what has waited for long."""
 _LAST_CALL_S: Final = 2.0
 """Deadline of each call that is made when a storage object is closed."""
 
@@ -130,8 +132,10 @@ class Core:
         task = asyncio.current_task()
         self._flushes.add(task)
         try:
-            await asyncio.sleep(_LASTING_FLUSH_S)
-            await self.running.flush_lasting(self._flush_s)
+            for _ in range(_LASTING_TRIES):
+                await asyncio.sleep(_LASTING_FLUSH_S)
+                if await self.running.flush_lasting(self._flush_s):
+                    break
         finally:
             self._flushes.discard(task)
 

@@ -51,11 +51,17 @@ class Flushing:
             trial.fence()
         return reply
 
-    async def flush(self, trials: Iterable[RunningTrial], deadline_s: float) -> None:
-        """Send what trials have unsent; tries each proxy once."""
+    async def flush(self, trials: Iterable[RunningTrial], deadline_s: float) -> bool:
+        """Send what trials have unsent; tries each proxy once.
+
+        Returns False if one of them was being sent, which may not be all of it, or read.
+        """
+        idle = True
         for trial in trials:
-            # Another thread that is sending sends this too.
-            if trial.fenced or not trial.sending.acquire(blocking=False):
+            if trial.fenced:
+                continue
+            if not trial.sending.acquire(blocking=False):
+                idle = False
                 continue
             try:
                 await self.send(trial, None, deadline_s, patience_s=0)
@@ -66,6 +72,7 @@ class Flushing:
                 logger.debug("trial %d was not flushed: %s", trial.number, error)
             finally:
                 trial.sending.release()
+        return idle
 
     async def read_others(self, trials: Iterable[RunningTrial], deadline_s: float) -> None:
         """Read what others wrote to trials; tries each proxy once."""

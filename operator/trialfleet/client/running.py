@@ -273,10 +273,13 @@ class RunningTrials:
         """Return in how many seconds :meth:`flush_old` will have something to send."""
         return min((t.due_in() for t in self._all() if not t.fenced), default=math.inf)
 
-    async def flush_lasting(self, deadline_s: float) -> None:
-        """Send what trials of Optuna's own interface gained: any client may end them now."""
+    async def flush_lasting(self, deadline_s: float) -> bool:
+        """Send what trials of Optuna's own interface gained: any client may end them now.
+
+        Returns False if one of them was being sent or read at that time.
+        """
         trials = [trial for trial in self._all() if trial.lasting and trial.unsent_bytes]
-        await self._flushing.flush(trials, deadline_s)
+        return await self._flushing.flush(trials, deadline_s)
 
     async def flush_old(self, deadline_s: float) -> None:
         """Send what has been waiting for long; tries each proxy once, for ``deadline_s``.
