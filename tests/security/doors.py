@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+import psutil
 
 from tests.proxy.running import TIMEOUT_S, Process
 from trialfleet.wire import tokens
@@ -73,6 +74,12 @@ class Doors:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         return context.wrap_socket(self.connect())
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of a processor that the proxy has used."""
+        times = psutil.Process(self.process.popen.pid).cpu_times()
+        return float(times.user + times.system)
 
     @property
     def memory(self) -> float:

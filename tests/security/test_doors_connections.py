@@ -19,6 +19,7 @@ def test_many_handshakes_at_once(doors: Doors) -> None:
                 doors.encrypt().close()
                 shaken.append(1)
 
+    began_s = doors.cpu_s
     with Worker(doors) as worker:
         threads = [threading.Thread(target=shake) for _ in range(8)]
         for thread in threads:
@@ -29,3 +30,6 @@ def test_many_handshakes_at_once(doors: Doors) -> None:
     assert len(shaken) > 50
     assert not worker.failures
     assert doors.memory < 200
+    # 0.5 ms each; its caller takes more.
+    spent_s = doors.cpu_s - began_s
+    assert spent_s < 0.005 * (len(shaken) + len(worker.seconds))
