@@ -343,6 +343,34 @@ def test_the_sampler_may_end_the_study(folder: Path) -> None:
     assert "the sampler or the objective has stopped it" in done.stdout
 
 
+def test_a_worker_that_is_only_starting_does_not_hold_the_end_up(folder: Path) -> None:
+    write_study(
+        folder,
+        """
+        import os, time
+        from pathlib import Path
+
+        try:
+            os.mkdir("first")
+        except FileExistsError:
+            Path("second").touch()
+            time.sleep(10_000)  # as a long import would
+
+        def objective(trial):
+            while not Path("second").exists():
+                time.sleep(0.01)
+            trial.study.stop()
+            return trial.suggest_float("x", 0, 1)
+        """,
+        trials=100,
+        parallelism=2,
+    )
+    done = run(["run", "study.yaml"], folder)
+    assert done.returncode == 0, done.stderr
+    assert "test: 1 of 100 trials (1 complete)" in done.stdout
+    assert [line for line in done.stderr.splitlines() if not line.startswith("test: ")] == []
+
+
 def test_what_only_a_cluster_has_is_told_by_what_it_changes(folder: Path) -> None:
     manifest = write_study(
         folder,

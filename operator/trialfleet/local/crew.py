@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import platform
 import signal
 import threading
 import time
@@ -11,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from trialfleet import names
-from trialfleet.local import exits
-from trialfleet.local.processes import Child, Reaper, inherited_environment
+from trialfleet.local.processes import Reaper
+from trialfleet.local.slot import Slot
 from trialfleet.model import errors
 from trialfleet.model.ends import EndKind, WorkerEnd
 
@@ -34,9 +32,6 @@ GIVE_UP_S: Final = 5.0
 START_S: Final = 3.0
 """For a worker to open its session; then the next one is started anyway."""
 
-RANK: Final = 0
-"""Orphaned workers are ended first."""
-
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 4.0
 
@@ -51,6 +46,8 @@ class Workforce:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
     """Their current folder; absent: the supervisor's."""
+    marks_trials: bool = False
+    """Whether a worker's output says where a trial begins."""
 
 
 class Crew:
@@ -95,7 +92,7 @@ class Crew:
         self._prepare = prepare
         self._collate = collate
         self._is_prepared = prepare is None
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._threads: list[threading.Thread] = []
         """All that has to end before the crew has."""
         self._watching = threading.Thread(target=self._watch, name="trialfleet-watch", daemon=True)
@@ -110,7 +107,7 @@ class Crew:
             count = self.workforce.parallelism
             if self._definition.trials is not None:
                 count = min(count, max(1, self._definition.trials - self._fruit))
-            self._slots += [_Slot(self, index) for index in range(count)]
+            self._slots += [Slot(self, index) for index in range(count)]
             self._threads += self._slots
             if self._prepare is not None:
                 self._threads.append(
@@ -194,10 +191,12 @@ class Crew:
             self._changed.wait_for(lambda: self._is_prepared or self.stopping.is_set())
             deadline = time.monotonic() + START_S * math.ceil(index / cores)
             while not self.stopping.is_set():
+                if self.summary.ended:
+                    return False
                 up = self.summary.sessions
                 left_s = deadline - time.monotonic()
                 if index < (up + cores if up else 1) or left_s <= 0:
-                    return not self.summary.ended
+                    return True
                 self._changed.wait(left_s)
         return False
 
@@ -304,92 +303,9 @@ class Crew:
                 self.look()
             except errors.TrialfleetError as error:
                 self.fail(error)
-            if self.is_up:
-                for slot in self._slots:
+            is_over = self.summary.ended and not self.summary.counts.running
+            for slot in self._slots:
+                if self.is_up:
                     slot.flush()
-
-
-class _Slot(threading.Thread):
-    """A place for one worker after another."""
-
-    def __init__(self, crew: Crew, index: int) -> None:
-        super().__init__(name=f"trialfleet-worker-{index}", daemon=True)
-        self._crew = crew
-        self._index = index
-        self._worker = f"local-{platform.node() or 'host'}-{os.getpid()}-{index}"
-        self._child: Child | None = None
-        self._sent: signal.Signals | None = None
-        self._hearing = threading.Lock()
-        self._held: str | None = None
-        self._last_line = "a worker can't start"
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a process now."""
-        return self._child is not None
-
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the process, also to one that is only just being started."""
-        self._sent = signum
-        child = self._child
-        if child is not None:
-            child.send(signum)
-
-    def run(self) -> None:
-        """Run one worker after another until there is no more work."""
-        try:
-            if self._crew.wait_for_turn(self._index):
-                while self._live():
-                    pass
-        except errors.TrialfleetError as error:
-            self._crew.fail(error)
-        except OSError as error:
-            self._crew.fail(errors.TrialfleetError(f"can't start a worker: {error}"))
-
-    def _live(self) -> bool:
-        """Run one worker to its end; return whether another one is to follow."""
-        crew = self._crew
-        oom_kills = exits.oom_kills()
-        self._child = Child(
-            crew.workforce.command,
-            reaper=crew.reaper,
-            rank=RANK,
-            environment={
-                **inherited_environment(),
-                **crew.workforce.environment,
-                names.ENV_WORKER: self._worker,
-            },
-            on_line=self._hear,
-            folder=crew.workforce.folder,
-        )
-        if self._sent is not None:
-            self._child.send(self._sent)
-        code = self._child.wait()
-        self._child = None
-        end = exits.end_of_process(code, out_of_memory=exits.oom_kills() > oom_kills)
-        if end.kind is EndKind.OBJECTIVE_UNUSABLE:
-            raise errors.ObjectiveImportError(self._last_line)
-        if end.kind is EndKind.UNUSABLE:
-            raise errors.InvalidInput(self._last_line)
-        if end.kind is not EndKind.NO_MORE_WORK and not crew.stopping.is_set():
-            crew.look()  # that the study was deleted is no failure of the worker
-        self.flush()
-        was_open = crew.report_end(self._worker, end)
-        if crew.stopping.is_set() or (end.kind is EndKind.NO_MORE_WORK and not was_open):
-            return False
-        return not crew.stopping.wait(0.0 if end.kind is EndKind.LEFT else crew.pause_s(end))
-
-    def flush(self) -> None:
-        """Pass on the line that is held back."""
-        with self._hearing:
-            held, self._held = self._held, None
-            if held is not None and self._crew.error is None:
-                self._crew.output(self._worker, held)
-
-    def _hear(self, line: str) -> None:
-        # The last line of a worker that can't begin says why, and is told as the run's error.
-        self.flush()
-        with self._hearing:
-            self._last_line = self._held = line
-        if self._crew.is_up:
-            self.flush()
+                if is_over and self.workforce.marks_trials:
+                    slot.dismiss()

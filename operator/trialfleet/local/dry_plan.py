@@ -93,7 +93,7 @@ def make_plan(
             names.ENV_PROXY: address,
             names.ENV_CHECKPOINT_ROOT: str((folder / "checkpoints").absolute()),
         }
-        return Workforce(parallelism, worker_command(manifest), environment)
+        return Workforce(parallelism, worker_command(manifest), environment, marks_trials=True)
 
     return RunPlan(
         define=lambda client: define(
