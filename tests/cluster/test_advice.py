@@ -7,6 +7,7 @@ from trialfleet.controller import reasons
 KINDS = {
     *(reasons.STORAGE_READY, reasons.PREPARED, reasons.RUNNING, reasons.STALLED),
     *(reasons.COLLATED, reasons.FAILED, reasons.POSTGRES_READY, reasons.PROXIES_READY),
+    *(reasons.BACKED_UP, reasons.PLAINTEXT_PORT),
 }
 """Of conditions, which are no reasons."""
 

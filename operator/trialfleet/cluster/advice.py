@@ -46,6 +46,8 @@ ADVICE: Final = {
     "again: trialfleet suspend STUDY, trialfleet resume STUDY",
     "CollateFailed": "read the pod's last lines, below; the trials are safe: trialfleet trials "
     "STUDY",
+    "BackupFailed": "read the message: the volume of the dumps may be full, or the database may "
+    "not answer; then make a dump at once (docs/disasters.md)",
     "CustomResourceMissing": "install CloudNativePG, or let the storage manage PostgreSQL itself "
     "(spec.postgres.managed)",
     # -- how far a study or storage is
@@ -107,7 +109,10 @@ ADVICE: Final = {
     "NoStudyRuns": "wake the storage to read its trials: trialfleet storage wake STORAGE",
     "Awake": "nothing: the storage is there",
     "Needed": "nothing: the storage is there",
-    "VolumeKept": "delete the volume that the message names, if its trials are not needed",
+    "VolumeKept": "delete the volumes that the message names, if what they hold is not needed",
+    "NotYet": "wait for the next dump, or make one at once (docs/disasters.md)",
+    "OpenWithoutToken": "nothing, if who reaches the port may read and change all trials of the "
+    "storage (docs/security.md); else remove spec.security.plaintextPort",
     "Recovered": "nothing: what was in the way is gone",
     "Expired": "nothing: spec.ttlSecondsAfterFinished is over",
 }
