@@ -183,3 +183,106 @@ class TestReplacement:
         old, new = job(1, parallelism=1, active=0), job(2)
         planned = plan(observed(jobs=(old, new)))
         assert gone(planned) == ["q-workers-1"]
+
+
+OLD = "q-workers-1"
+NEW = "q-workers-2"
+
+
+def rolling(
+    parallelism: int, old: int, new: int, *, sessions: int | None = None, **changes: Any
+) -> Workers:
+    """Plan with so many workers that run of an old template, and of the one that is wanted."""
+    template = {"spec": {"containers": [{"name": "worker", "image": "worker:0"}]}}
+    jobs = [job(1, parallelism=old, active=old, of=study(template=template))]
+    if new or "granted" in changes:
+        size = changes.pop("granted", new)
+        jobs.append(job(2, parallelism=size, active=size, generation=2))
+    pods = [pod(f"{OLD}-{n}", OLD) for n in range(old)] + [
+        pod(f"{NEW}-{n}", NEW, created=ago(5)) for n in range(new)
+    ]
+    seen = observed(
+        study=study(parallelism=parallelism),
+        subject=subject(generation=2),
+        jobs=tuple(jobs),
+        pods=tuple(pods),
+        summary=summary(sessions=old + new if sessions is None else sessions),
+    )
+    return plan(dataclasses.replace(seen, **changes))
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "old", "new", "wanted", "removals"),
+    [
+        (8, 8, 0, {OLD: 6, NEW: 2}, []),
+        (8, 6, 2, {OLD: 4, NEW: 4}, []),
+        (8, 4, 4, {OLD: 2, NEW: 6}, []),
+        (8, 2, 6, {NEW: 8}, [OLD]),
+        # Of few workers none leaves before another is at work.
+        (1, 1, 0, {NEW: 1}, []),
+        (1, 1, 1, {}, [OLD]),
+        (3, 3, 0, {NEW: 1}, []),
+        (3, 3, 1, {OLD: 2, NEW: 2}, []),
+        # What the old ones don't do, the new ones do: nothing runs that would be kept.
+        (8, 0, 0, {NEW: 8}, [OLD]),
+    ],
+)
+def test_workers_follow_their_template_a_few_at_a_time(
+    parallelism: int, old: int, new: int, wanted: dict[str, int], removals: list[str]
+) -> None:
+    planned = rolling(parallelism, old, new)
+    assert sizes(planned) == wanted
+    assert gone(planned) == removals
+    for one in planned.objects:
+        image = one["spec"]["template"]["spec"]["containers"][0]["image"]
+        assert (image == "worker:0") == (one["metadata"]["name"] == OLD)
+    assert len(planned.notes) == (not new) + bool(new and removals) - (not old)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"new": 1},  # one of two does not run
+        {"new": 2, "sessions": 6},  # they run, and have no session yet
+    ],
+)
+def test_the_others_stay_until_those_before_are_at_work(changes: dict[str, Any]) -> None:
+    planned = rolling(8, 6, granted=2, **changes)
+    assert (sizes(planned), gone(planned)) == ({}, [])
+
+
+def test_a_worker_that_has_run_for_a_minute_is_at_work_without_a_session() -> None:
+    seen = [pod(f"{NEW}-{n}", NEW, created=ago(61)) for n in range(2)]
+    old = [pod(f"{OLD}-{n}", OLD) for n in range(6)]
+    planned = rolling(8, 6, 2, sessions=0, pods=(*seen, *old))
+    assert sizes(planned) == {OLD: 4, NEW: 4}
+
+
+def test_a_template_that_does_not_work_leaves_the_old_workers_and_is_told() -> None:
+    end = WorkerEnd(EndKind.UNUSABLE, reasons.WORKERS_FAILED, "no such option")
+    dead = pod(f"{NEW}-x", NEW, end=end)
+    old = [pod(f"{OLD}-{n}", OLD) for n in range(6)]
+    template = {"spec": {"containers": [{"name": "worker", "image": "worker:0"}]}}
+    jobs = (
+        job(1, parallelism=6, active=6, of=study(template=template)),
+        job(2, parallelism=2, active=0, generation=2, failure="PodFailurePolicy"),
+    )
+    planned = rolling(8, 6, 2, jobs=jobs, pods=(dead, *old))
+    assert planned.trouble == Trouble(reasons.WORKERS_FAILED, "no such option")
+    assert (sizes(planned), gone(planned)) == ({}, [])
+    assert planned.failed is None
+    # Once none of the old ones is left it is the study's failure.
+    alone = rolling(8, 6, 2, jobs=jobs, pods=(dead,))
+    assert alone.failed == planned.trouble
+
+
+def test_workers_that_can_not_reach_the_storage_any_more_are_replaced_at_once() -> None:
+    old = job(1)
+    (container,) = old.live["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        if variable["name"] == names.ENV_PROXY:
+            variable["value"] = "elsewhere:13000"
+    pods = tuple(pod(f"{OLD}-{n}", OLD) for n in range(4))
+    other = dataclasses.replace(old, contract="x")
+    planned = plan(observed(jobs=(other,), pods=pods, summary=summary(sessions=4)))
+    assert (sizes(planned), gone(planned)) == ({NEW: 4}, [OLD])

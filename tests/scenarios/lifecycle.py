@@ -1,6 +1,8 @@
 """Scenarios: a study from its manifest to its end, and what people do to it on the way."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from tests.controller.kube import KubeError, condition, wait_for
 from tests.scenarios.env import Env
@@ -269,3 +271,42 @@ def test_what_the_cluster_can_not_check_is_told(env: Env) -> None:
     failed = condition(study, "Failed")
     assert failed is not None and failed["reason"] == "InvalidSpec"
     assert "spec.sampler.options.sed" in failed["message"]
+
+
+def test_workers_of_a_running_study_follow_its_template(env: Env) -> None:
+    source = (
+        "import os, time\n"
+        "def objective(trial):\n"
+        "    time.sleep(0.3)\n"
+        "    trial.set_user_attr('version', os.environ.get('VERSION', '1'))\n"
+        "    return trial.suggest_float('x', -1, 1)\n"
+    )
+
+    def template(**worker: Any) -> Mapping[str, Any]:
+        return {"spec": {"containers": [{"name": "worker", **worker}]}}
+
+    env.study("follows", source=source, budget={"trials": 9000}, parallelism=4)
+    env.running_workers("follows", 4)
+    first = {pod["metadata"]["name"] for pod in env.workers("follows")}
+    new = template(env=[{"name": "VERSION", "value": "2"}])
+    env.kube.patch("studies", "follows", {"spec": {"template": new}})
+
+    def replaced() -> bool:
+        names_now = {pod["metadata"]["name"] for pod in env.workers("follows")}
+        return len(names_now) == 4 and not names_now & first
+
+    wait_for("other workers", replaced, env.patience_s)
+    wait_for("an Event", lambda: "WorkersReplaced" in env.reasons("follows"), env.patience_s)
+    second = {pod["metadata"]["name"] for pod in env.workers("follows")}
+    # One that can't start: it is told, and the others go on.
+    broken = template(command=["/no/such/trialfleet"])
+    env.kube.patch("studies", "follows", {"spec": {"template": broken}})
+    study = env.wait_condition("follows", "Stalled")
+    assert study["status"]["phase"] == "Running"
+    still = {pod["metadata"]["name"] for pod in env.workers("follows")}
+    assert len(still & second) >= 3
+    env.kube.patch("studies", "follows", {"spec": {"template": new}})
+    wait_for("all well", lambda: not condition(env.kube.get("studies", "follows"), "Stalled"), 60)
+    env.kube.patch("studies", "follows", {"spec": {"budget": {"trials": 10}}})
+    study = env.wait_condition("follows", "Complete")
+    assert study["status"]["trials"]["lost"] == study["status"]["trials"]["failed"] == 0

@@ -204,6 +204,8 @@ def _run(
     draft.desired = decided.desired
     draft.objects += decided.objects
     draft.remove(decided.removals)
+    draft.notes += decided.notes
+    draft.trouble = draft.trouble or decided.trouble
     draft.waits += [POLL, decided.requeue_after]
     summary = observed.summary
     assert summary is not None

@@ -2,13 +2,14 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.controller.build.objects import Object, Owner, digest, hashed
-from trialfleet.controller.build.pod_parts import own_container
+from trialfleet.controller.build.pod_parts import SECRET_MOUNT, own_container
 from trialfleet.controller.build.template import (
     completed,
     dump_template,
@@ -85,6 +86,24 @@ def contract(reach: Reach, template: Object) -> str:
     return digest([reach.proxies, reach.secret, template])
 
 
+def backoff_limit_for(parallelism: int) -> int:
+    """Return how many workers of a Job may fail by themselves before it is given up."""
+    return _BACKOFF_LIMIT * max(1, parallelism)
+
+
+def reaches(job: Mapping[str, Any], reach: Reach) -> bool:
+    """Whether the pods of a Job that exists reach the storage as those of a new one do."""
+    pod = job["spec"]["template"]["spec"]
+    (worker,) = (one for one in pod["containers"] if one["name"] == names.WORKER_CONTAINER)
+    proxies = {one.get("value") for one in worker["env"] if one["name"] == names.ENV_PROXY}
+    secrets = [
+        volume["secret"]["secretName"]
+        for volume in pod.get("volumes", ())
+        if volume["name"] == SECRET_MOUNT["name"]
+    ]
+    return proxies == {reach.proxies} and secrets == ([reach.secret] if reach.secret else [])
+
+
 def build_job(
     owner: Owner,
     study: Study,
@@ -113,7 +132,7 @@ def build_job(
         },
         spec={
             "parallelism": parallelism,
-            "backoffLimit": _BACKOFF_LIMIT * max(1, parallelism),
+            "backoffLimit": backoff_limit_for(parallelism),
             "podFailurePolicy": {"rules": _failure_rules()},
             "podReplacementPolicy": "Failed",
             "template": _pod_template(owner, study, template, reach, options),

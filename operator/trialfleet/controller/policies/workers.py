@@ -24,8 +24,9 @@ from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import OperatorOptions
-from trialfleet.controller.plan import Removal
+from trialfleet.controller.plan import Note, Removal
 from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.policies.rollout import has_running, plan_rollout
 from trialfleet.model.ends import EndKind
 
 REPLACE_AFTER: Final = datetime.timedelta(seconds=15)
@@ -48,6 +49,9 @@ class Workers:
     stopped: bool = False
     """A worker said that there is no more work, before the budget was used up."""
     requeue_after: datetime.timedelta | None = None
+    trouble: Trouble | None = None
+    """Workers of a new template can't run; those of the old one go on."""
+    notes: tuple[Note, ...] = ()
 
 
 def plan_workers(
@@ -63,29 +67,57 @@ def plan_workers(
     present = [job for job in jobs if not job.deleting]
     finished = [job for job in present if job.finished]
     live = [job for job in present if not job.finished and job.contract == contract]
-    outdated = [job for job in present if not job.finished and job.contract != contract]
+    others = [job for job in present if not job.finished and job.contract != contract]
+    # Those that can't reach the storage any more are replaced at once.
+    outdated = [job for job in others if build.reaches(job.live, reach)]
+    cut_off = [job for job in others if job not in outdated]
     current = live[-1] if live and not _is_past(live[-1], observed, now) else None
     if current is None:
         verdict = _verdict(observed, finished)
+        if verdict is not None and verdict.failed and has_running(observed, outdated):
+            return Workers(study.spec.parallelism, trouble=verdict.failed)
         if verdict is not None:
             return verdict
     retiring = [job for job in live if job is not current]
     alive = Counter(pod.job for pod in observed.alive)
     busy = sum(alive[job.name] for job in retiring)
-    desired = _desired(observed, busy + (0 if current is None else current.parallelism))
+    leaving = sum(alive[job.name] for job in outdated)
+    granted = 0 if current is None else current.parallelism
+    desired = _desired(observed, busy + granted + leaving)
     wanted = max(0, desired - busy)
     objects = [_retired(job) for job in retiring if job.parallelism > job.active]
+    removals = cut_off + finished + [job for job in retiring if not job.active]
+    gone = tuple(Removal("batch/v1", "Job", job.name, job.uid) for job in removals)
+    notes: tuple[Note, ...] = ()
+    if outdated:
+        rollout = plan_rollout(observed, outdated, live, desired, now)
+        wanted = max(0, rollout.new - busy)
+        objects += rollout.objects
+        gone = (*rollout.removals, *gone)
+        ends = len(rollout.removals) == len(outdated)
+        notes = _notes(begins=not live and not ends, ends=ends and bool(live))
     if current is None:
         objects.append(_new_job(observed, jobs, wanted, reach, options))
     elif current.parallelism != wanted or (current.suspended and not current.queued):
-        objects.append(build.resized(dict(current.live), wanted))
-    ended = [job for job in retiring if not job.active]
+        grows = wanted > current.parallelism
+        limit = build.backoff_limit_for(wanted) if grows else None
+        objects.append(build.resized(dict(current.live), wanted, backoff_limit=limit))
     return Workers(
         desired,
         tuple(objects),
-        tuple(Removal("batch/v1", "Job", job.name, job.uid) for job in outdated + finished + ended),
+        gone,
         requeue_after=REPLACE_AFTER if current and current.uid in observed.short_since else None,
+        notes=notes,
     )
+
+
+def _notes(*, begins: bool, ends: bool) -> tuple[Note, ...]:
+    if begins:
+        text = "workers of the new template take the place of the others, a few at a time"
+        return (Note(reasons.EVENT_WORKERS_FOLLOW, text),)
+    if ends:
+        return (Note(reasons.EVENT_WORKERS_REPLACED, "all workers are of the new template"),)
+    return ()
 
 
 def plan_first(observed: StudyObserved, options: OperatorOptions, reach: Reach) -> Workers:
