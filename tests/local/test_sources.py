@@ -11,6 +11,7 @@ import pytest
 
 from tests.local.conftest import Start
 from tests.local.running import run, until, write_study
+from trialfleet.cli.trial_slices import open_slices
 
 
 @pytest.fixture
@@ -71,6 +72,43 @@ def test_a_database(folder: Path, filled_url: str) -> None:
             "trials": {"running": 0, "complete": 4, "pruned": 0, "fail": 1, "waiting": 0},
         }
     ]
+
+
+def test_what_is_read_in_slices(folder: Path, database_url: str) -> None:
+    storage = optuna.storages.RDBStorage(database_url)
+    study = optuna.create_study(study_name="many", storage=storage)
+    # More than a slice; what only some trials have is a column of its own all the same.
+    study.add_trials(
+        optuna.trial.create_trial(
+            value=float(number),
+            params={"x": number / 1000, **({"late": "b"} if number == 299 else {})},
+            distributions={
+                "x": optuna.distributions.FloatDistribution(0, 1),
+                **(
+                    {"late": optuna.distributions.CategoricalDistribution(["a", "b"])}
+                    if number == 299
+                    else {}
+                ),
+            },
+        )
+        for number in range(300)
+    )
+    expected = study.get_trials()
+    with open_slices(study) as slices:
+        assert [len(trials) for trials in slices.read(None, None)] == [250, 50]
+    storage.engine.dispose()
+
+    def listed(*options: str) -> str:
+        done = run(["trials", "--storage", database_url, *options], folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    trials = json.loads(listed("--output", "json"))
+    assert [trial["params"] for trial in trials] == [trial.params for trial in expected]
+    assert trials[0]["datetime_start"] == str(expected[0].datetime_start).replace(" ", "T")
+    rows = list(csv.DictReader(io.StringIO(listed("--output", "csv", "--limit", "2"))))
+    assert [(row["number"], row["params_late"]) for row in rows] == [("298", ""), ("299", "b")]
+    assert listed("--output", "json", "--state", "fail") == "[]\n"
 
 
 def test_nothing_is_written_to_an_empty_database(folder: Path, database_url: str) -> None:

@@ -21,6 +21,7 @@ from trialfleet.cli.trial_output import (
     standard_output,
     write_trials,
 )
+from trialfleet.cli.trial_slices import keys_of
 
 
 def best(
@@ -40,4 +41,5 @@ def best(
     """Show a study's best trials; with several objectives, those on the Pareto front."""
     where = Where(data, storage, proxy, token_file, ca_file, namespace, context)
     with where.open_study(study) as found:
-        write_trials(standard_output(), best_trials(found, limit), metric_names(found), output)
+        listed = best_trials(found, limit)
+        write_trials(standard_output(), [listed], keys_of(listed), metric_names(found), output)

@@ -7,6 +7,7 @@ import enum
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trialfleet import names
+from trialfleet.cli.trial_slices import Keys, keys_of
 
 LONGEST_CELL: Final = 60
 """Characters of a parameter's or message's text in a table."""
@@ -75,17 +77,28 @@ def metric_names(study: optuna.Study) -> list[str]:
 
 
 def write_trials(
-    console: Console, trials: Sequence[FrozenTrial], metrics: Sequence[str], output: OutputFormat
+    console: Console,
+    slices: Iterable[Sequence[FrozenTrial]],
+    keys: Keys,
+    metrics: Sequence[str],
+    output: OutputFormat,
 ) -> None:
-    """Write trials to a console's file, as a table, as CSV with a header, or as a JSON list."""
+    """Write trials to a console's file, as a table, as CSV with a header, or as a JSON list.
+
+    CSV and JSON are written slice by slice. A table's columns are as wide as their widest cell.
+    """
     if output is OutputFormat.JSON:
-        write_json(console.file, [as_json(trial, metrics) for trial in trials])
+        write_json_list(
+            console.file, (as_json(trial, metrics) for trials in slices for trial in trials)
+        )
     elif output is OutputFormat.CSV:
-        write_csv(console.file, trials, metrics)
-    elif len(trials) > LONGEST_TABLE:
-        _write_lines(console, trials, metrics)
+        write_csv(console.file, slices, keys, metrics)
     else:
-        console.print(table(trials, metrics))
+        trials = [trial for some in slices for trial in some]
+        if len(trials) > LONGEST_TABLE:
+            _write_lines(console, trials, metrics)
+        else:
+            console.print(table(trials, metrics))
 
 
 def write_results(storage: BaseStorage, study_id: int, folder: Path) -> None:
@@ -96,7 +109,7 @@ def write_results(storage: BaseStorage, study_id: int, folder: Path) -> None:
     with (folder / "trials.json").open("w", encoding="utf-8") as file:
         write_json(file, [as_json(trial, metrics) for trial in trials])
     with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
-        write_csv(file, trials, metrics)
+        write_csv(file, [trials], keys_of(trials), metrics)
 
 
 def table(trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> Table:
@@ -138,7 +151,7 @@ def _columns_and_rows(
     trials: Sequence[FrozenTrial], metrics: Sequence[str]
 ) -> tuple[list[_Column], Iterator[list[str]]]:
     """Return the columns of a table, and its rows one by one."""
-    params = _keys(trial.params for trial in trials)
+    params = keys_of(trials).params
     states = {trial.state for trial in trials} - {TrialState.COMPLETE}
     reasons = any(_reason(trial) for trial in trials)
     columns = [_Column("trial"), *([_Column("state", left=True)] if states else [])]
@@ -160,35 +173,36 @@ def _columns_and_rows(
     return columns, rows()
 
 
-def write_csv(file: IO[str], trials: Sequence[FrozenTrial], metrics: Sequence[str]) -> None:
-    """Write trials as CSV: a column for each value, parameter and attribute.
+def write_csv(
+    file: IO[str], slices: Iterable[Sequence[FrozenTrial]], keys: Keys, metrics: Sequence[str]
+) -> None:
+    """Write trials as CSV: a column for each value, and each parameter and attribute of ``keys``.
 
     The columns' names are those of Optuna's ``trials_dataframe``. What is no text and no number
     is written as JSON.
     """
-    params = _keys(trial.params for trial in trials)
-    user = _keys(trial.user_attrs for trial in trials)
-    system = _keys(trial.system_attrs for trial in trials)
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         [
             *("number", "state", *metrics, "datetime_start", "datetime_complete", "duration_s"),
-            *(f"params_{name}" for name in params),
-            *(f"user_attrs_{name}" for name in user),
-            *(f"system_attrs_{name}" for name in system),
+            *(f"params_{name}" for name in keys.params),
+            *(f"user_attrs_{name}" for name in keys.user_attrs),
+            *(f"system_attrs_{name}" for name in keys.system_attrs),
         ]
     )
-    for trial in trials:
-        values: Sequence[float | None] = trial.values or [None] * len(metrics)
-        writer.writerow(
-            [
-                *(trial.number, trial.state.name, *values),
-                *(_time(trial.datetime_start), _time(trial.datetime_complete), _seconds(trial)),
-                *(_csv_cell(trial.params, name) for name in params),
-                *(_csv_cell(trial.user_attrs, name) for name in user),
-                *(_csv_cell(trial.system_attrs, name) for name in system),
-            ]
-        )
+    for trials in slices:
+        writer.writerows(_csv_row(trial, keys, metrics) for trial in trials)
+
+
+def _csv_row(trial: FrozenTrial, keys: Keys, metrics: Sequence[str]) -> list[object]:
+    values: Sequence[float | None] = trial.values or [None] * len(metrics)
+    return [
+        *(trial.number, trial.state.name, *values),
+        *(_time(trial.datetime_start), _time(trial.datetime_complete), _seconds(trial)),
+        *(_csv_cell(trial.params, name) for name in keys.params),
+        *(_csv_cell(trial.user_attrs, name) for name in keys.user_attrs),
+        *(_csv_cell(trial.system_attrs, name) for name in keys.system_attrs),
+    ]
 
 
 def as_json(trial: FrozenTrial, metrics: Sequence[str]) -> dict[str, Any]:
@@ -213,13 +227,26 @@ def write_json(file: IO[str], value: object) -> None:
 
     Where the file is not in UTF-8, or a text is none, characters are escaped as JSON does it.
     """
+    file.write(f"{_json(file, value)}\n")
+
+
+def write_json_list(file: IO[str], values: Iterable[object]) -> None:
+    """Write as ``write_json`` does a list, item by item."""
+    between = "["
+    for value in values:
+        file.write(f"{between}\n{textwrap.indent(_json(file, value), '  ')}")
+        between = ","
+    file.write("[]\n" if between == "[" else "\n]\n")
+
+
+def _json(file: IO[str], value: object) -> str:
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     encoding = codecs.lookup(getattr(file, "encoding", None) or "utf-8").name
     try:
         text.encode("ascii" if encoding != "utf-8" else encoding)
     except UnicodeEncodeError:
         text = json.dumps(_finite(value), indent=2, allow_nan=False)
-    file.write(f"{text}\n")
+    return text
 
 
 def _finite(value: object) -> object:
@@ -230,10 +257,6 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _keys(mappings: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
 def _reason(trial: FrozenTrial) -> str:

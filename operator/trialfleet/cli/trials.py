@@ -17,6 +17,7 @@ from trialfleet.cli.sources import (
     Where,
 )
 from trialfleet.cli.trial_output import OutputFormat, metric_names, standard_output, write_trials
+from trialfleet.cli.trial_slices import open_slices
 
 
 class State(enum.StrEnum):
@@ -49,8 +50,11 @@ def trials(
     """List a study's trials with values, parameters and attributes, ordered by number."""
     states = [TrialState[name.name] for name in state] if state else None
     where = Where(data, storage, proxy, token_file, ca_file, namespace, context)
-    with where.open_study(study) as found:
-        listed = found.get_trials(deepcopy=False, states=states)
-        if limit is not None:
-            listed = listed[-limit:]
-        write_trials(standard_output(), listed, metric_names(found), output)
+    with where.open_study(study) as found, open_slices(found) as slices:
+        write_trials(
+            standard_output(),
+            slices.read(states, limit),
+            slices.keys,
+            metric_names(found),
+            output,
+        )

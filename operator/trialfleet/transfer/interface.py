@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -121,15 +122,20 @@ class InterfaceTarget:
     def _add(self, study_id: int, trials: Sequence[TrialRecord]) -> None:
         for trial in trials:
             try:
-                self._storage.create_new_trial(study_id, _frozen(trial))
+                self._storage.create_new_trial(study_id, frozen_trial(trial))
             except ValueError as error:
                 raise InvalidInput(f"trial {trial.number}: {error}") from error
             except KeyError as error:
                 raise InvalidInput("the study was deleted meanwhile") from error
 
 
-def _frozen(trial: TrialRecord) -> FrozenTrial:
-    distributions = {name: json_to_distribution(text) for name, _, text in trial.params}
+# Most trials of a study have the same few.
+_distribution = functools.lru_cache(maxsize=1024)(json_to_distribution)
+
+
+def frozen_trial(trial: TrialRecord) -> FrozenTrial:
+    """Return a trial as Optuna has it; equal distributions are one object."""
+    distributions = {name: _distribution(text) for name, _, text in trial.params}
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.trial_id,
