@@ -32,6 +32,16 @@ def objective(trial):
         return sum(executor.map(abs, [x, -x]))
 """
 
+# Its default, loky, and the one that forks.
+JOBLIB = """
+import joblib
+
+def objective(trial):
+    x = trial.suggest_int("x", 0, 9)
+    with joblib.parallel_config(backend="{backend}"):
+        return sum(joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(y) for y in (x, -x)))
+"""
+
 FORK = """
 import os, sys
 
@@ -79,6 +89,8 @@ def objective(trial):
         POOL.format(method="spawn"),
         EXECUTOR.format(method="fork"),
         EXECUTOR.format(method="spawn"),
+        JOBLIB.format(backend="loky"),
+        JOBLIB.format(backend="multiprocessing"),
         FORK,
         DAEMON,
         KILLED,
@@ -89,6 +101,8 @@ def objective(trial):
         "spawn",
         "executor",
         "executor-spawn",
+        "joblib-loky",
+        "joblib-multiprocessing",
         "os.fork",
         "daemon",
         "killed",
