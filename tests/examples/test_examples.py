@@ -1,6 +1,8 @@
 """Each example runs as its manifest says, with the outcome that it promises."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +85,28 @@ def test_command(folder: Path) -> None:
     best = told["best"][0]
     assert best["values"]["rmse"] < 15
     assert best["params"].keys() == {"degree", "rate", "momentum", "epochs"}
+
+
+def test_make(folder: Path) -> None:
+    # It writes beside its manifest.
+    for example in ("make", "command"):
+        shutil.copytree(EXAMPLES / example, folder / example)
+    manifest = "make/study.yaml"
+    plan = json.loads(command(folder, "run", manifest, "--dry-run", "--output", "json"))
+    assert plan["processes"]["prepare"] == ["make data.csv"]
+    assert plan["first"] == json.loads((EXAMPLES / "make" / "hparams.json").read_text())
+    assert not (folder / "make" / "data.csv").exists()
+
+    told = json.loads(command(folder, "run", manifest, "--output", "json"))
+    # One point diverges.
+    assert (told["trials"]["complete"], told["trials"]["failed"]) == (9, 1)
+    trials = json.loads(command(folder, "trials", "--output", "json"))
+    assert [trial["params"] for trial in trials] == plan["first"]
+    with (folder / "make" / "summary.csv").open(newline="") as file:
+        errors = [float(row["rmse"]) for row in csv.DictReader(file)]
+    assert len(errors) == 9
+    assert errors == sorted(errors)
+    assert errors[0] == told["best"][0]["values"]["rmse"]
 
 
 def test_each_example_is_in_the_readme_and_has_a_test() -> None:
