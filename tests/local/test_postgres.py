@@ -1,6 +1,7 @@
 """PostgreSQL on this machine: started once, shared, gone with its last user."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,7 +17,14 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from trialfleet.local.postgres import KeeperState, Postgres, has_data, keeper_state, reachable
+from trialfleet.local.postgres import (
+    KeeperState,
+    Postgres,
+    find_binaries,
+    has_data,
+    keeper_state,
+    reachable,
+)
 from trialfleet.local.postgres_keeper import SHORT_LIVES, STILL_HELD, postmaster
 from trialfleet.model import errors
 
@@ -246,13 +254,18 @@ def test_folders_of_the_user_keep_their_permissions(folder: Path) -> None:
 
 
 def test_programs_that_only_root_can_reach_are_copied(tmp_path: Path) -> None:
-    binaries = tmp_path / "home" / "pginstall" / "bin"
-    binaries.mkdir(parents=True)
-    (binaries / "postgres").write_text("program")
-    (tmp_path / "home").chmod(0o700)
+    package = find_binaries().parent.parent
+    home = tmp_path / "home"
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        if folder.exists():
+            shutil.copytree(folder, home / folder.name, symlinks=True)
+    home.chmod(0o700)
+    binaries = home / package.name / "pginstall" / "bin"
     copy = reachable(binaries, tmp_path / "programs")
-    assert (copy / "postgres").read_text() == "program"
-    assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o755
-    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
+    said = subprocess.run([copy / "postgres", "--version"], capture_output=True, text=True)
+    assert said.stdout.startswith("postgres (PostgreSQL) "), said.stderr
+    (place,) = (tmp_path / "programs").iterdir()
+    assert copy.is_relative_to(place)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert reachable(binaries, tmp_path / "programs") == copy
-    assert list((tmp_path / "programs").iterdir()) == [copy.parent]

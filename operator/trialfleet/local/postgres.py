@@ -265,19 +265,22 @@ def reachable(binaries: Path, programs: Path) -> Path:
     """
     if all(parent.stat().st_mode & stat.S_IXOTH for parent in (binaries, *binaries.parents)):
         return binaries
-    installed = binaries.parent
-    version = f"{installed}\0{(binaries / 'postgres').stat().st_mtime_ns}"
+    package = binaries.parent.parent
+    version = f"{package}\0{(binaries / 'postgres').stat().st_mtime_ns}"
     copy = programs / hashlib.sha256(version.encode()).hexdigest()[:16]
     if not copy.exists():
         programs.mkdir(mode=0o755, parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=programs))
-        shutil.copytree(installed, unfinished, symlinks=True, dirs_exist_ok=True)
+        # The programs find their libraries beside the package.
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            if folder.exists():
+                shutil.copytree(folder, unfinished / folder.name, symlinks=True)
         unfinished.chmod(0o755)
         try:
             unfinished.rename(copy)
         except OSError:  # another process was quicker
             shutil.rmtree(unfinished)
-    return copy / binaries.name
+    return copy / binaries.relative_to(package.parent)
 
 
 def _is_locked(path: Path) -> bool:
