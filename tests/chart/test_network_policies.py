@@ -15,6 +15,7 @@ from trialfleet.api.study_storage import ManagedPostgres, PostgresSettings, Stud
 from trialfleet.controller.build.network import build_policies
 from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.template import labels_of_pods
+from trialfleet.controller.options import OperatorOptions
 
 SYSTEM, TEAM, OTHER = "trialfleet-system", "team", "other"
 STORAGE = Owner("StudyStorage", "shared", TEAM, "1")
@@ -56,8 +57,9 @@ OUTSIDE = Pod("", {})
 def policies() -> list[Object]:
     """Return all policies of the cluster."""
     chart = render({"networkPolicy": {"studyNamespaces": [TEAM]}}, namespace=SYSTEM)
+    options = OperatorOptions(image="operator", worker_image="worker", home=SYSTEM)
     spec = StudyStorageSpec(postgres=PostgresSettings(managed=ManagedPostgres()))
-    return [DENY, *of_kind(chart, "NetworkPolicy"), *build_policies(STORAGE, spec)]
+    return [DENY, *of_kind(chart, "NetworkPolicy"), *build_policies(STORAGE, spec, options)]
 
 
 def reaches(source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
@@ -151,6 +153,7 @@ def test_all_can_look_up_names(source: Pod) -> None:
         # The same labels in another namespace open nothing.
         (WORKER._replace(namespace=OTHER), PROXY, names.PROXY_PORT),
         (PROXY._replace(namespace=OTHER), POSTGRES, names.POSTGRES_PORT),
+        (OPERATOR._replace(namespace=OTHER), PROXY, names.PROXY_PORT),
     ],
 )
 def test_nothing_else_does(source: Pod, target: Pod, port: int) -> None:

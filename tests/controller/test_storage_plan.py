@@ -130,6 +130,27 @@ def test_proxies_trust_cloudnativepg_by_its_authority() -> None:
     assert environment["PGSSLROOTCERT"] == f"{mount['mountPath']}/ca.crt"
 
 
+def test_who_may_reach_the_proxies() -> None:
+    def rules(**options: Any) -> list[Any]:
+        planned = plan(storage_observed(), home="operators", **options)
+        (policy,) = (
+            one
+            for one in planned.objects
+            if one["metadata"]["name"] == "s-tf-proxy" and one["kind"] == "NetworkPolicy"
+        )
+        return list(policy["spec"]["ingress"])
+
+    calls, metrics = rules()
+    assert calls["from"][1]["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": "operators"
+    }
+    assert "from" not in metrics
+    _, metrics = rules(metrics_namespaces=("monitoring",))
+    (watcher,) = metrics["from"]
+    (expression,) = watcher["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == ["monitoring"]
+
+
 def test_network_policies_are_optional() -> None:
     planned = plan(storage_observed(), network_policies=False)
     assert not [name for name in made(planned) if name.startswith("NetworkPolicy")]

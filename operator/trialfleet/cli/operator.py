@@ -90,6 +90,14 @@ def operator(
     network_policies: Annotated[
         bool, typer.Option(help="Make NetworkPolicies for PostgreSQL and proxies.")
     ] = True,
+    metrics_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMESPACE",
+            help="Whose pods the NetworkPolicies let in to the proxies' metrics, any if absent; "
+            "may be repeated.",
+        ),
+    ] = None,
     home: Annotated[
         str,
         typer.Option(
@@ -153,6 +161,7 @@ def operator(
         image_pull_policy=image_pull_policy,
         image_pull_secrets=tuple(image_pull_secret or ()),
         network_policies=network_policies,
+        metrics_namespaces=tuple(metrics_from or ()),
         home=home or _own_namespace(),
         key_secret=key_secret,
         lease=lease,

@@ -31,6 +31,8 @@ class OperatorOptions:
     """Names of Secrets, in the studies' namespaces, for pods of these images."""
     network_policies: bool = True
     """Make NetworkPolicies that let in only what is needed."""
+    metrics_namespaces: tuple[str, ...] = ()
+    """Whose pods these let in to the proxies' metrics; empty: all."""
     home: str = "default"
     """The operator's own namespace."""
     key_secret: str = "trialfleet-operator"

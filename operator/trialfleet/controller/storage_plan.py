@@ -140,7 +140,7 @@ def _objects(
     kept = not asleep and (observed.runs or _in_memory(storage))
     objects += disruption.build_budgets(owner, spec, needed=kept)
     if options.network_policies:
-        objects += network.build_policies(owner, spec)
+        objects += network.build_policies(owner, spec, options)
     return objects
 
 

@@ -3,15 +3,22 @@
 Workers get none: what an objective needs of the network, only its author knows.
 """
 
+from collections.abc import Sequence
+from typing import Final
+
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller.build import postgres_server, proxies
 from trialfleet.controller.build.objects import Object, Owner
+from trialfleet.controller.options import OperatorOptions
+
+_NAMESPACE: Final = "kubernetes.io/metadata.name"
+"""The label that Kubernetes gives each namespace."""
 
 
-def build_policies(owner: Owner, spec: StudyStorageSpec) -> list[Object]:
+def build_policies(owner: Owner, spec: StudyStorageSpec, options: OperatorOptions) -> list[Object]:
     """Return the policies of a storage."""
-    policies = [_proxies(owner, spec)]
+    policies = [_proxies(owner, spec, options)]
     if spec.postgres.managed is not None:
         policies.append(_postgres(owner))
     if spec.backup is not None:
@@ -58,6 +65,11 @@ def _backups(owner: Owner) -> Object:
     )
 
 
+def _in_namespaces(namespaces: Sequence[str]) -> Object:
+    expression = {"key": _NAMESPACE, "operator": "In", "values": list(namespaces)}
+    return {"namespaceSelector": {"matchExpressions": [expression]}}
+
+
 def _of_backups(owner: Owner) -> Object:
     components = [names.COMPONENT_BACKUP, names.COMPONENT_RESTORE]
     return {
@@ -68,7 +80,7 @@ def _of_backups(owner: Owner) -> Object:
     }
 
 
-def _proxies(owner: Owner, spec: StudyStorageSpec) -> Object:
+def _proxies(owner: Owner, spec: StudyStorageSpec, options: OperatorOptions) -> Object:
     workers = {
         "podSelector": {
             "matchLabels": {names.LABEL_STORAGE: owner.name},
@@ -86,14 +98,24 @@ def _proxies(owner: Owner, spec: StudyStorageSpec) -> Object:
         }
     }
     operator = {
-        # The operator may run in any namespace; the label is its own there.
-        "namespaceSelector": {},
+        # Anybody may give a pod of theirs this label.
+        "namespaceSelector": {"matchLabels": {_NAMESPACE: options.home}},
         "podSelector": {"matchLabels": {names.LABEL_APP: names.OPERATOR}},
     }
-    # What watches over a cluster may be anywhere in it; kubelets are always let in.
-    open_ports = ["metrics"]
+    # Kubelets are always let in.
+    rules: list[Object] = [
+        {"from": [workers, operator], "ports": [{"port": "grpc", "protocol": "TCP"}]},
+        {
+            "ports": [{"port": "metrics", "protocol": "TCP"}],
+            **(
+                {"from": [_in_namespaces(options.metrics_namespaces)]}
+                if options.metrics_namespaces
+                else {}
+            ),
+        },
+    ]
     if spec.security.plaintext_port is not None:
-        open_ports.append("plaintext")
+        rules.append({"ports": [{"port": "plaintext", "protocol": "TCP"}]})
     return owner.make(
         "networking.k8s.io/v1",
         "NetworkPolicy",
@@ -102,10 +124,7 @@ def _proxies(owner: Owner, spec: StudyStorageSpec) -> Object:
         spec={
             "podSelector": {"matchLabels": proxies.selector(owner)},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {"from": [workers, operator], "ports": [{"port": "grpc", "protocol": "TCP"}]},
-                {"ports": [{"port": port, "protocol": "TCP"} for port in open_ports]},
-            ],
+            "ingress": rules,
             # PostgreSQL may be anywhere, on any port: a URL in a Secret says where.
             "egress": [{}],
         },
