@@ -29,7 +29,8 @@ class Effort:
     def fuzz(self, test: Callable[[], None], inputs: int) -> None:
         """Call a function that ``given`` has made, with ``inputs`` of them unless it is a soak."""
         if self._minutes:
-            self._rounds(lambda: seed(self._next())(_new()(test))())
+            numbered = _new()(test)  # once: a function takes settings one time only
+            self._rounds(lambda: seed(self._next())(numbered)())
         else:
             _same(inputs)(test)()
 
