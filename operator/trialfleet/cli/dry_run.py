@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from trialfleet.api.study import Study
 from trialfleet.cli.sources import hide_password
 from trialfleet.cli.trial_output import write_json
+from trialfleet.local import gpus
 from trialfleet.local.postgres import has_data
 
 if TYPE_CHECKING:
     from trialfleet.client import StudyDefinition
+    from trialfleet.local.crew import Workforce
     from trialfleet.local.run_once import RunOnce
     from trialfleet.local.supervisor import RunPlan
 
@@ -54,11 +56,17 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
             "proxy": shlex.join(plan.proxy("127.0.0.1:0")),
             "workers": workforce.parallelism,
             "worker": shlex.join(workforce.command),
+            **_gpus(workforce),
             **_once(plan.prepare),
             **_once(plan.collate),
         },
         "environment": dict(workforce.environment),
     }
+
+
+def _gpus(workforce: "Workforce") -> dict[str, list[str]]:
+    owned = [own[gpus.VARIABLE] for own in workforce.own_environments]
+    return {"gpus": owned} if owned else {}
 
 
 def _once(task: "RunOnce | None") -> dict[str, list[str]]:

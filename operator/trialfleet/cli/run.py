@@ -4,6 +4,7 @@ import contextlib
 import enum
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +89,10 @@ def run(
             "--adopt", help="Go on with trials of another definition, as spec.adopt says it."
         ),
     ] = False,
+    share_gpus: Annotated[
+        bool,
+        typer.Option("--share-gpus", help="Let workers share GPUs where there are too few."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     output: Annotated[RunOutput, typer.Option(help="How the result is written.")] = RunOutput.TABLE,
     plot: Annotated[
@@ -116,6 +121,7 @@ def run(
         "--storage": None if storage is None else hide_password(storage),
         "--plot": plot,
     }
+    flags = ["--share-gpus"] if share_gpus else []
     plan = make_plan(
         study,
         file,
@@ -127,9 +133,10 @@ def run(
         definition=_definition(study, manifest),
         adopt=adopt,
         write_results=_write_results,
+        share_gpus=share_gpus,
     )
     total = trials or study.spec.budget.trials
-    this = _Run(study, total, plan, output, plot, _command("run", str(file), options))
+    this = _Run(study, total, plan, output, plot, _command("run", str(file), options, flags))
     if dry_run:
         from trialfleet.cli.dry_run import describe
 
@@ -308,9 +315,9 @@ def _verdict(this: _Run, fleet: "Fleet", stopped: bool, seconds: float) -> str:
     return f"{text} in {seconds:.1f} s; {why}"
 
 
-def _command(command: str, subject: str, options: dict[str, Any]) -> str:
+def _command(command: str, subject: str, options: dict[str, Any], flags: Sequence[str] = ()) -> str:
     words = ["trialfleet", command, subject]
     for name, value in options.items():
         if value is not None:
             words += [name, str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *flags])

@@ -46,8 +46,14 @@ class Workforce:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     folder: Path | None = None
     """Their current folder; absent: the supervisor's."""
+    own_environments: Sequence[Mapping[str, str]] = ()
+    """What each worker has in its environment beside the others', such as its GPUs; by index."""
     marks_trials: bool = False
     """Whether a worker's output says where a trial begins."""
+
+    def own(self, index: int) -> Mapping[str, str]:
+        """Return what only one worker has in its environment."""
+        return self.own_environments[index] if self.own_environments else {}
 
 
 class Crew:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from trialfleet import names
-from trialfleet.local import run_once
+from trialfleet.local import gpus, run_once
 from trialfleet.local.crew import Workforce
 from trialfleet.local.stages import WriteResults
 from trialfleet.local.supervisor import RunPlan
@@ -72,11 +72,13 @@ def make_plan(
     definition: str = "",
     adopt: bool = False,
     write_results: WriteResults | None = None,
+    share_gpus: bool = False,
 ) -> RunPlan:
     """Return the plan of a local run; ``trials`` replaces the budget of trials.
 
     ``definition`` tells the study from others of its name; ``adopt`` takes over their trials;
-    ``write_results`` writes the files that ``collate`` reads.
+    ``write_results`` writes the files that ``collate`` reads; with ``share_gpus`` several workers
+    may have the same GPU.
 
     Raises ``InvalidInput`` for what only a cluster can run.
     """
@@ -86,6 +88,8 @@ def make_plan(
             "command"
         )
 
+    own = _own_environments(study.spec, parallelism, share_gpus)
+
     def workforce(address: str) -> Workforce:
         environment = {
             **share_of_cores(parallelism, os.environ),
@@ -93,7 +97,13 @@ def make_plan(
             names.ENV_PROXY: address,
             names.ENV_CHECKPOINT_ROOT: str((folder / "checkpoints").absolute()),
         }
-        return Workforce(parallelism, worker_command(manifest), environment, marks_trials=True)
+        return Workforce(
+            parallelism,
+            worker_command(manifest),
+            environment,
+            own_environments=own,
+            marks_trials=True,
+        )
 
     return RunPlan(
         define=lambda client: define(
@@ -107,6 +117,21 @@ def make_plan(
         workforce=workforce,
         storage=storage,
     )
+
+
+def _own_environments(
+    spec: "StudySpec", parallelism: int, share_gpus: bool
+) -> list[dict[str, str]]:
+    """Return what only one worker has in its environment: its GPUs, where it wants any."""
+    count = gpus.wanted(spec)
+    if not count:
+        return []
+    found = gpus.devices({**os.environ, **manifest_environment(spec)})
+    return [
+        {gpus.VARIABLE: ",".join(devices)}
+        for devices in gpus.assign(count, parallelism, found, share=share_gpus)
+        if devices
+    ]
 
 
 def proxy_command(address: str) -> Sequence[str]:

@@ -83,6 +83,7 @@ class Slot(threading.Thread):
             environment={
                 **inherited_environment(),
                 **crew.workforce.environment,
+                **crew.workforce.own(self._index),
                 names.ENV_WORKER: self._worker,
             },
             on_line=self._hear,
