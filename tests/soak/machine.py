@@ -6,7 +6,6 @@ these the database, by relays. The second is one that ``trialfleet run`` runs on
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import psutil
 from optuna.study import StudyDirection
 
 from tests.datapath.chaos import PROCESSES, STUDY, TIME_TO_LIVE_S, free_port, work
+from tests.soak.breaking import freeze, hold, mounted, nothing, slow
 from tests.soak.relay import Relay
 from trialfleet import names
 from trialfleet.client import FleetStorage, StudyDefinition
@@ -84,7 +84,7 @@ class Machine:
     def _start(self, stack: contextlib.ExitStack) -> None:
         disk = self.folder / "disk"
         disk.mkdir()
-        self.has_disk = _mounted(disk)
+        self.has_disk = mounted(disk)
         """Whether the database has a small file system of its own."""
         if self.has_disk:
             stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
@@ -244,7 +244,7 @@ class Machine:
     def worker_frozen(self, place: int) -> Callable[[], None]:
         name = self._worker(place)
         pid = self.workers[name].pid if name else None
-        return _freeze([pid] if pid else [])
+        return freeze([pid] if pid else [])
 
     def _worker(self, place: int) -> str:
         found = sorted(self.workers)
@@ -252,10 +252,10 @@ class Machine:
 
     def launcher_killed(self, place: int) -> Callable[[], None]:
         self.launcher.kill()
-        return _nothing
+        return nothing
 
     def launcher_frozen(self, place: int) -> Callable[[], None]:
-        return _freeze([self.launcher.pid])
+        return freeze([self.launcher.pid])
 
     def launched_child_killed(self, place: int) -> Callable[[], None]:
         """A worker, the proxy or the reaper of ``trialfleet run``."""
@@ -263,7 +263,7 @@ class Machine:
             children = psutil.Process(self.launcher.pid).children()
             if children:
                 children[place % len(children)].kill()
-        return _nothing
+        return nothing
 
     def proxy_killed(self, place: int) -> Callable[[], None]:
         place %= len(self.proxies)
@@ -276,7 +276,7 @@ class Machine:
         return mend
 
     def proxy_frozen(self, place: int) -> Callable[[], None]:
-        return _freeze([self.proxies[place % len(self.proxies)].pid])
+        return freeze([self.proxies[place % len(self.proxies)].pid])
 
     def postgres_killed(self, place: int) -> Callable[[], None]:
         pid = postmaster(self.postgres.folder / "postgres")
@@ -290,27 +290,27 @@ class Machine:
         if pid is not None:
             with contextlib.suppress(psutil.Error):
                 pids = [pid, *(one.pid for one in psutil.Process(pid).children())]
-        return _freeze(pids)
+        return freeze(pids)
 
     def worker_link_cut(self, place: int) -> Callable[[], None]:
         self.relays[place % 2].cut()
-        return _nothing
+        return nothing
 
     def worker_link_slow(self, place: int) -> Callable[[], None]:
-        return _slow(self.relays[place % 2])
+        return slow(self.relays[place % 2])
 
     def worker_link_half_open(self, place: int) -> Callable[[], None]:
-        return _hold(self.relays[place % 2])
+        return hold(self.relays[place % 2])
 
     def database_link_cut(self, place: int) -> Callable[[], None]:
         self.link.cut()
-        return _nothing
+        return nothing
 
     def database_link_slow(self, place: int) -> Callable[[], None]:
-        return _slow(self.link)
+        return slow(self.link)
 
     def database_link_half_open(self, place: int) -> Callable[[], None]:
-        return _hold(self.link)
+        return hold(self.link)
 
     def disk_full(self, place: int) -> Callable[[], None]:
         filler = self._disk / "filler"
@@ -326,7 +326,7 @@ class Machine:
 
     def scaled(self, place: int) -> Callable[[], None]:
         self.desired = 1 + place % 6
-        return _nothing
+        return nothing
 
     def suspended(self, place: int) -> Callable[[], None]:
         before, self.desired = self.desired, 0
@@ -366,7 +366,7 @@ class Machine:
 
         self._changes.append(threading.Thread(target=run))
         self._changes[-1].start()
-        return _nothing
+        return nothing
 
     def settle(self) -> None:
         """Wait for changes that were begun: all else is mended."""
@@ -381,40 +381,3 @@ KINDS: Final = sorted(
     for name, found in vars(Machine).items()
     if not name.startswith("_") and getattr(found, "__annotations__", {}).get("place") is int
 )
-
-
-def _nothing() -> None:
-    """Mend what mends itself."""
-
-
-def _freeze(pids: list[int]) -> Callable[[], None]:
-    def send(signum: signal.Signals) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signum)
-
-    send(signal.SIGSTOP)
-    return lambda: send(signal.SIGCONT)
-
-
-def _slow(relay: Relay) -> Callable[[], None]:
-    relay.delay_s = 0.2
-
-    def mend() -> None:
-        relay.delay_s = 0.0
-
-    return mend
-
-
-def _hold(relay: Relay) -> Callable[[], None]:
-    relay.hold(True)
-    return lambda: relay.hold(False)
-
-
-def _mounted(folder: Path) -> bool:
-    """Give a folder a small file system of its own, which takes root; return whether it has."""
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        return False
-    command = [mount, "-t", "tmpfs", "-o", "size=1g,mode=755", "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
