@@ -233,7 +233,12 @@ def content_of(text: str) -> Any:
         (
             study(template="{spec: {unknownField: 1}}"),
             study(template="{spec: {unknownField: 2}}"),
-            [f".spec.template: template {FIXED}"],
+            [],
+        ),
+        (
+            study(prepare="{spec: {unknownField: 1}}"),
+            study(prepare="{spec: {unknownField: 2}}"),
+            [f".spec.prepare: prepare {FIXED}"],
         ),
         (
             storage(retention="Retain"),

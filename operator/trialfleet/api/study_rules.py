@@ -39,7 +39,6 @@ _FIXED_FIELDS: Final = (
     "trialsFrom",
     "searchSpace",
     "objective",
-    "template",
     "prepare",
     "collate",
 )
