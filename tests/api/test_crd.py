@@ -236,8 +236,8 @@ def content_of(text: str) -> Any:
             [],
         ),
         (
-            study(prepare="{spec: {unknownField: 1}}"),
-            study(prepare="{spec: {unknownField: 2}}"),
+            study(prepare="{spec: {containers: [{name: x}], unknownField: 1}}"),
+            study(prepare="{spec: {containers: [{name: x}], unknownField: 2}}"),
             [f".spec.prepare: prepare {FIXED}"],
         ),
         (
