@@ -45,6 +45,8 @@ class Soak:
         self.watcher = Watcher(OWNERLESS_S)
         self.status: dict[str, Any] = {}
         self._budgets: deque[tuple[float, int]] = deque(maxlen=50)
+        self._reached = 0
+        """Trials that counted or ran when the budget's last change had arrived."""
         self._versions = 0
 
     def begin(self) -> None:
@@ -83,7 +85,7 @@ class Soak:
             finished=counted + trials["lost"],
             counted=counted,
             running=trials["running"],
-            budget=self._budget_at(now),
+            budget=self._budget_at(now, counted + trials["running"]),
             ownerless=ownerless,
             size=len(json.dumps(study, separators=(",", ":"))),
         )
@@ -91,10 +93,15 @@ class Soak:
         if counted > self.budget - 100:
             self._change_budget(self.budget + 1_000)
 
-    def _budget_at(self, now: float) -> int:
-        """Return the largest that the status may be of: it follows what was changed a bit later."""
+    def _budget_at(self, now: float, reached: int) -> int:
+        """Return the largest that the status may be of: it follows what was changed a bit later.
+
+        A budget that is made smaller than what there is by then takes nothing back.
+        """
         recent = [most for at, most in self._budgets if at > now - _LAG_S]
-        return max([*recent, self.budget])
+        if recent:
+            self._reached = reached
+        return max([*recent, self.budget, self._reached])
 
     def healed(self, after_s: float) -> bool:
         """Whether as many workers are ready as are wanted, some time after the last fault."""
