@@ -502,3 +502,17 @@ def test_workers_that_wait_for_their_storage_are_not_ready() -> None:
     begun = subject({"startTime": timestamp(ago(100))})
     status = plan(dataclasses.replace(seen, subject=begun)).status
     assert status is not None and status["workers"]["ready"] == 1
+
+
+def test_that_workers_follow_is_told_however_short_the_last_status_is_ago() -> None:
+    """An early look writes no status and tells nothing, and the next one would not know of it."""
+    template = {"spec": {"containers": [{"name": "worker", "image": "worker:0"}]}}
+    seen = observed(
+        subject=subject(status_of(reasons.RUNNING, phase="Running")),
+        jobs=(job(of=study(template=template)),),
+        pods=tuple(pod(f"q-workers-1-{n}") for n in range(4)),
+        summary=summary(sessions=4),
+    )
+    planned = plan(seen)
+    assert [note.reason for note in planned.notes] == [reasons.EVENT_WORKERS_FOLLOW]
+    assert planned.urgent

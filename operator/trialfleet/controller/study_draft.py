@@ -34,6 +34,8 @@ class Draft:
     prepared: bool | None = None
     collated: bool | None = None
     ensure: bool = False
+    urgent: bool = False
+    """Something is told that no later look would tell again."""
     undecided: bool = False
     """Whether it goes on by a newer spec is not known yet."""
 

@@ -205,6 +205,7 @@ def _run(
     draft.objects += decided.objects
     draft.remove(decided.removals)
     draft.notes += decided.notes
+    draft.urgent = bool(decided.notes)
     draft.trouble = draft.trouble or decided.trouble
     draft.waits += [POLL, decided.requeue_after]
     summary = observed.summary
@@ -308,5 +309,5 @@ def _finish(observed: StudyObserved, draft: Draft, now: datetime.datetime) -> Pl
         notes=tuple(notes),
         ensure=draft.ensure,
         requeue_after=min(waits, default=None),
-        urgent=not (before == draft.phase == "Running"),
+        urgent=draft.urgent or not (before == draft.phase == "Running"),
     )
