@@ -139,7 +139,11 @@ def objective(trial):
 
 
 @pytest.mark.parametrize("kind", ["full", "gone"])
-def test_a_run_goes_on_where_its_progress_can_not_be_written(folder: Path, kind: str) -> None:
+def test_a_run_goes_on_where_its_progress_can_not_be_written(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would leave nothing to be written at the end.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     write_study(folder, CHATTY, trials=2)
     if kind == "full":
         stderr = os.open("/dev/full", os.O_WRONLY)

@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from trialfleet.client import FleetStorage, StudyDefinition, Summary
+from trialfleet.model.trial_marks import is_mark
 
 TIMEOUT_S = 60.0
 
@@ -103,6 +104,11 @@ class Worker:
 
     def line(self) -> str:
         """Return the next line that the objective prints."""
+        while is_mark(line := self._next_line()):
+            pass
+        return line
+
+    def _next_line(self) -> str:
         assert self.popen.stdout is not None
         deadline = time.monotonic() + TIMEOUT_S
         while b"\n" not in self._output:

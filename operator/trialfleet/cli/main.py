@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO
 
 import typer
 
@@ -123,6 +123,16 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _run()
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _drop(sys.stderr)
+
+
+def _run() -> None:
+    try:
         try:
             build(_asked_for())()
         finally:
@@ -131,12 +141,16 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(exit_code(error))
     except OSError as error:
-        # Nothing is left that Python would try to write once more when it ends.
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _drop(sys.stdout)
         if error.errno != errno.EPIPE:
             print(f"{error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
+
+
+def _drop(stream: TextIO) -> None:
+    """Drop what could not be written: Python would try again at its end, and exit with 120."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 if __name__ == "__main__":

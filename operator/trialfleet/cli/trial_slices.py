@@ -3,7 +3,7 @@
 import collections
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import optuna
 import sqlalchemy as sa
@@ -12,8 +12,10 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from trialfleet.model.trial import TrialRecord
-from trialfleet.transfer.database import DatabaseSource, snapshot
 from trialfleet.transfer.interface import frozen_trial
+
+if TYPE_CHECKING:
+    from trialfleet.transfer.database import DatabaseSource
 
 
 class Keys(NamedTuple):
@@ -34,7 +36,7 @@ class TrialSlices:
     """Reads the trials of a study, all as of one moment, once."""
 
     def __init__(
-        self, found: list[FrozenTrial] | DatabaseSource, keys: Keys, study_id: int
+        self, found: "list[FrozenTrial] | DatabaseSource", keys: Keys, study_id: int
     ) -> None:
         self.keys = keys
         self._found = found
@@ -75,6 +77,9 @@ def open_slices(study: optuna.Study) -> Iterator[TrialSlices]:
         # Optuna's own wrapper of every database.
         storage = storage._backend
     if isinstance(storage, RDBStorage):
+        # What a worker's image lacks, which reads through a proxy.
+        from trialfleet.transfer.database import snapshot
+
         with snapshot(storage.engine) as source:
             keys = _stored_keys(storage.engine, study._study_id)
             yield TrialSlices(source, keys, study._study_id)

@@ -60,6 +60,8 @@ ADVICE: Final = {
     "WaitingForStorage": "wait: workers start as soon as a proxy serves",
     "WorkersStarting": "wait: the pods, below, say what they wait for",
     "WorkersRunning": "nothing: workers hold sessions",
+    "WorkersFollow": "wait: workers are replaced by ones of the new template, some at a time",
+    "WorkersReplaced": "nothing: all workers are of the new template",
     "NoWorkersWanted": "give it workers: trialfleet scale STUDY N",
     "Draining": "wait: running trials are finished or handed back",
     "Progressing": "nothing: nothing is in the way",
