@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -153,6 +154,23 @@ def test_a_reader_that_gives_up_does_not_stop_the_refresh(database_url: str) -> 
             assert (await patient).end == 1
             with pytest.raises(asyncio.CancelledError):
                 await impatient
+
+    asyncio.run(scenario())
+
+
+def test_a_view_for_one_session_is_read_when_a_trial_of_its_own_ended(database_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(database_url) as (storage, histories, study):
+
+            async def finished(told_at: float) -> int:
+                view = await histories.view(study, finished_only=True, late_s=60, told_at=told_at)
+                return view.end
+
+            assert await finished(0.0) == 0
+            await add(storage, study, TrialState.COMPLETE)
+            assert await finished(0.0) == 0
+            assert await finished(monotonic()) == 1
+            assert len(storage.reads) == 2
 
     asyncio.run(scenario())
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
+from time import monotonic
 from typing import Final
 
 from optuna.pruners import BasePruner
@@ -20,6 +21,8 @@ _STUDIES: Final = 64
 """Studies whose intermediate values are kept in order; of others they are read again."""
 _TRIALS: Final = 50_000
 """Trials of which it is known what was stored; of others it is told later."""
+_SESSIONS: Final = 50_000
+"""Sessions of which it is known when they told a trial last."""
 
 
 @dataclass(slots=True)
@@ -46,7 +49,15 @@ class Decisions:
         # Of both the one that was used last is the last.
         self._studies: OrderedDict[int, _Study] = OrderedDict()
         self._reports: OrderedDict[tuple[bytes, int], _Reports] = OrderedDict()
+        self._told_at: OrderedDict[bytes, float] = OrderedDict()
         self._writing: set[asyncio.Task[None]] = set()
+
+    def told(self, session: bytes) -> None:
+        """Take note that a session has ended a trial: its next decision is to know of it."""
+        self._told_at[session] = monotonic()
+        self._told_at.move_to_end(session)
+        if len(self._told_at) > _SESSIONS:
+            self._told_at.popitem(last=False)
 
     def write(self, update: UpdateTrial) -> int:
         """Begin to write a report; return up to which number the trial's are committed.
@@ -70,15 +81,21 @@ class Decisions:
         return reports.stored
 
     async def prune(
-        self, study_id: int, pruner: str, values: dict[int, float], late_s: float
+        self, study_id: int, session: bytes, pruner: str, values: dict[int, float], late_s: float
     ) -> bool:
         """Return what a pruner decides of a trial with intermediate values, by step.
+
+        It knows of all trials that the session ended itself, and of others' that ended more than
+        ``late_s`` seconds ago.
 
         Raises ``InvalidInput`` for a text that is no pruner, ``NotFound`` for the study.
         """
         decoded = _pruner(pruner)
         study = await self._study(study_id)
-        view = await self._histories.view(study_id, finished_only=True, late_s=late_s)
+        told_at = self._told_at.get(session, 0.0)
+        view = await self._histories.view(
+            study_id, finished_only=True, late_s=late_s, told_at=told_at
+        )
         await study.values.update(view)
         return should_prune(decoded, study.direction, study.values, values)
 

@@ -147,13 +147,15 @@ class _Log:
         """Bytes in memory, without those of a refresh under way."""
         return self._bytes_of_entries + self._definitions.size
 
-    def finished_since(self, moment: float) -> bool:
+    def finished_since(self, moment: float, told_at: float | None) -> bool:
         """Whether a trial may have finished that the view lacks.
 
-        That is one that ended through this proxy after the view was begun, or in any way after
-        a moment of the clock.
+        That is one that ended in any way before a moment of the clock, or through this proxy:
+        before ``told_at`` if that is given, else at any time.
         """
-        return self._endings != self._storage.endings or self._viewed_at < moment
+        if told_at is None:
+            return self._endings != self._storage.endings or self._viewed_at < moment
+        return self._viewed_at < max(moment, told_at)
 
     async def _refresh(self) -> None:
         endings, began = self._storage.endings, self._clock()
@@ -221,12 +223,18 @@ class Histories:
         return sum(log.size for log in tuple(self._logs.values()))
 
     async def view(
-        self, study_id: int, *, finished_only: bool = False, late_s: float = 0.0
+        self,
+        study_id: int,
+        *,
+        finished_only: bool = False,
+        late_s: float = 0.0,
+        told_at: float | None = None,
     ) -> HistoryView:
         """Return a study's history, with all that was committed before this call.
 
         With ``finished_only`` unfinished trials may be missing, and so may trials that finished in
-        the last ``late_s`` seconds through others than this proxy.
+        the last ``late_s`` seconds through others than this proxy; if ``told_at``, a moment of the
+        monotonic clock, is given, also those that finished through this proxy after it.
 
         Raises :class:`NotFound` for a study that does not exist, and what
         :meth:`Storage.trials_since` raises.
@@ -236,7 +244,7 @@ class Histories:
             log = self._logs[study_id] = _Log(self._storage, study_id, self._bound, self._clock)
         now = log.used_at = self._clock()
         self._logs.move_to_end(study_id)
-        if finished_only and late_s and not log.finished_since(now - late_s):
+        if finished_only and late_s and not log.finished_since(now - late_s, told_at):
             return log.view
         wanting = 0 if finished_only else 1
         log.wanting_unfinished += wanting

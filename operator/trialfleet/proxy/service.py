@@ -54,7 +54,8 @@ _MAX_DEFINITIONS: Final = 1000
 """Parameters that an Ask brings; a worker asks about others when it meets them."""
 
 _LATE_S: Final = 0.5
-"""By how much a pruner's view of what others than this proxy finished may be late."""
+"""By how much a pruner's view may be late: of what others than this proxy finished, and where the
+proxy decides, of what others than the session finished."""
 
 _ASK_TRIAL: Final = tag(pb.AskReply, "trial")
 _ASK_NEWS: Final = tag(pb.AskReply, "news")
@@ -241,7 +242,9 @@ class TrialFleet:
         decision = request.decision
         values = dict(zip(decision.steps, decision.values, strict=False))
         study_id = messages.study_id(request.study_id)
-        prune = await self._decisions.prune(study_id, decision.pruner, values, _LATE_S)
+        prune = await self._decisions.prune(
+            study_id, update.write.session, decision.pruner, values, _LATE_S
+        )
         return pb.ReportReply(prune=prune, stored=stored)
 
     async def Tell(self, request: pb.TellRequest) -> bytes:
@@ -259,8 +262,10 @@ class TrialFleet:
         )
         if not request.HasField("next"):
             (told,) = await self._storage.apply_all((tell,))
+            self._decisions.told(tell.write.session)
             return _told(told)
         told, opened = await self._storage.apply_all((tell, _opening(request.next)))
+        self._decisions.told(tell.write.session)
         reply = _told(told)
         if isinstance(opened, Exception) and not isinstance(opened, SessionGivenUp):
             # What was told is told: who asks once more hears why there is no trial.
