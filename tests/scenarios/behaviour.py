@@ -253,6 +253,41 @@ def test_what_is_made_for_an_owner_that_is_gone_goes_too(kube: Kube) -> None:
     wait_for("collected", lambda: kube.find("configmaps", name) is None, 60)
 
 
+def test_a_pod_that_waits_for_a_secret_goes_with_its_deployment(kube: Kube) -> None:
+    """Secrets are deleted in the same moment as the pods that have just begun to want them."""
+    name = fresh()
+    labels = {names.LABEL_COMPONENT: name}
+    key = {"secretKeyRef": {"name": name, "key": "url"}}
+    container = {
+        "name": "proxy",
+        "image": "example.invalid/none:1",
+        "command": ["sleep", "600"],
+        "env": [{"name": "URL", "valueFrom": key}],
+    }
+    deployment: Object = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+    kube.create("deployments", deployment)
+
+    def waits() -> bool:
+        states = [
+            one["state"]
+            for pod in kube.list("pods", component=name)
+            for one in pod.get("status", {}).get("containerStatuses", ())
+        ]
+        return any("waiting" in state for state in states)
+
+    wait_for("a pod that waits", waits, 60)
+    kube.delete("deployments", name, propagationPolicy="Background")
+    wait_for("no pod", lambda: not kube.list("pods", component=name), 60)
+
+
 def test_a_deletion_may_name_the_one_it_means(kube: Kube) -> None:
     name = fresh()
     kube.create("configmaps", config_map(name, {}))

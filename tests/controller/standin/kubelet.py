@@ -33,6 +33,9 @@ from tests.controller.standin.events import warn
 from tests.controller.standin.objects import Object, Objects, Refused
 from tests.controller.standin.probes import PROBE_S, watch
 
+_KILLED = 128 + signal.SIGKILL
+"""The exit code of a container that was not run because its pod is to end."""
+
 
 class Pods:
     """All pods of a cluster of two nodes."""
@@ -136,26 +139,30 @@ class _Pod:
 
     async def live(self) -> None:
         """Run the containers to their end, and say how far they are."""
+        codes: dict[str, int] = {}
+        try:
+            codes = await self._live()
+        finally:
+            # However it ended: a pod that was deleted goes only when this is written.
+            self._write_end(codes)
+
+    async def _live(self) -> dict[str, int]:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o777)
         self._update(begun)
         volumes = await self._volumes()
         if volumes is None:
-            self._write_end({}, phase="Failed")
-            return
+            return {}
         for container in self._spec.get("initContainers", ()):
             code = await self._run(container, volumes)
             if code != 0:
                 ended = {"terminated": self._terminated(container["name"], code)}
                 self._write(container, ended, ready=False)
-                self._write_end({}, phase="Failed")
-                return
+                return {}
         codes = await asyncio.gather(
             *(self._keep(container, volumes) for container in self._spec["containers"])
         )
-        named = zip([one["name"] for one in self._spec["containers"]], codes, strict=True)
-        failed = any(code != 0 for code in codes)
-        self._write_end(dict(named), phase="Failed" if failed else "Succeeded")
+        return dict(zip([one["name"] for one in self._spec["containers"]], codes, strict=True))
 
     def stop(self) -> None:
         """Ask the processes to end, after their hooks, and kill them after the grace."""
@@ -219,7 +226,9 @@ class _Pod:
             (mount["mountPath"], str(volumes[mount["name"]]))
             for mount in container.get("volumeMounts", ())
         ]
-        env = self._environment(container, mounts)
+        env = await self._environment(container, mounts)
+        if env is None:
+            return _KILLED
         command = [*container.get("command", ()), *container.get("args", ())]
         command = [self._expand(part, env, mounts) for part in command]
         env = {**base_environment(self._bin), **env}
@@ -290,7 +299,10 @@ class _Pod:
                 await asyncio.sleep(PROBE_S)
         return None
 
-    def _environment(self, container: Object, mounts: list[tuple[str, str]]) -> dict[str, str]:
+    async def _environment(
+        self, container: Object, mounts: list[tuple[str, str]]
+    ) -> dict[str, str] | None:
+        """Return the variables of a container; waits for what they are read from."""
         env = {"STANDIN_ADDRESS": self._address}
         for variable in container.get("env", ()):
             source = variable.get("valueFrom", {})
@@ -302,12 +314,28 @@ class _Pod:
                     env[variable["name"]] = data_of(held)[reference["key"]].decode()
                 continue
             elif reference := source.get("secretKeyRef"):
-                secret = self._objects.get(("secrets", self._namespace, reference["name"]))
-                value = data_of(secret)[reference["key"]].decode()
+                found = await self._key(container, reference["name"], reference["key"])
+                if found is None:
+                    return None
+                value = found
             else:
                 value = variable.get("value", "")
             env[variable["name"]] = self._expand(value, env, mounts)
         return env
+
+    async def _key(self, container: Object, secret: str, key: str) -> str | None:
+        """Return what a key of a Secret holds, once it is there; None if the pod is to end."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(Refused, KeyError):
+                held = data_of(self._objects.get(("secrets", self._namespace, secret)))
+                return held[key].decode()
+            missing = {
+                "reason": "CreateContainerConfigError",
+                "message": f"secret {secret!r} not found, or it has no key {key!r}",
+            }
+            self._write(container, {"waiting": missing}, ready=False)
+            await asyncio.sleep(PROBE_S)
+        return None
 
     def _expand(self, text: str, env: dict[str, str], mounts: list[tuple[str, str]]) -> str:
         # Each pod has an address of its own, on a machine that they share.
@@ -350,7 +378,7 @@ class _Pod:
             key = "containerStatuses" if main else "initContainerStatuses"
             others = [one for one in status.get(key, ()) if one["name"] != entry["name"]]
             status[key] = [*others, entry]
-            if main:
+            if main and "waiting" not in state:
                 status["phase"] = "Running"
             status["podIP"] = self._address
             set_condition(status, "Ready", main and all(one["ready"] for one in status[key]))
@@ -358,10 +386,13 @@ class _Pod:
 
         self._update(change)
 
-    def _write_end(self, codes: dict[str, int], phase: str) -> None:
+    def _write_end(self, codes: dict[str, int]) -> None:
+        """``codes``: the containers' exit codes; empty if they did not all run."""
+        well = bool(codes) and not any(codes.values())
+
         def change(pod: Object) -> Object:
             status = pod.setdefault("status", {})
-            status["phase"] = phase
+            status["phase"] = "Succeeded" if well else "Failed"
             set_condition(status, "Ready", False)
             others = [
                 one for one in status.get("containerStatuses", ()) if one["name"] not in codes
