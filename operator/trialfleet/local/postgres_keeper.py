@@ -125,7 +125,9 @@ class Keeper:
         )
         said = initdb.communicate()[0].decode(errors="replace")
         if initdb.returncode != 0:
-            raise ServerFailed(f"initdb failed: {' '.join(said.split())[-400:]}")
+            code = initdb.returncode
+            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+            raise ServerFailed(f"initdb failed ({how}): {' '.join(said.split())[-400:]}")
         unfinished.rename(self.data)
 
     def make_sockets_folder(self) -> None:
