@@ -20,6 +20,7 @@ COMMANDS: Final = (
     "studies",
     "export",
     "import",
+    "convert",
     "storage",
     "why",
     "submit",

@@ -1,0 +1,1 @@
+"""Experiments of Katib, read as studies."""
