@@ -225,6 +225,14 @@ def test_variables_and_dollars() -> None:
     assert worker["env"] == [env[0], env[2]]
 
 
+def test_a_variable_from_elsewhere_in_an_argument_is_told() -> None:
+    env = [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
+    trial = job({"containers": [container(args=["--key=$(KEY)"], env=env)]})
+    spec, notes = converted(experiment(trial))
+    assert spec["objective"]["command"]["args"][-1] == "--key=$$(KEY)"
+    assert any("containers[0].args: found '$(KEY)', whose value comes" in note for note in notes)
+
+
 def test_the_pod_is_kept() -> None:
     pod = {
         "containers": [container(resources={"limits": {"nvidia.com/gpu": 1}})],

@@ -196,11 +196,13 @@ def _with_volume(template: dict[str, Any], where: Collected) -> dict[str, Any]:
         return template
     pod = dict(template["spec"])
     worker = dict(pod["containers"][0])
-    mounts = [*(worker.get("volumeMounts") or ())]
+    mounts, volumes = worker.get("volumeMounts") or [], pod.get("volumes") or []
+    if not isinstance(mounts, list) or not isinstance(volumes, list):
+        return template  # which does not validate, and says why
     path = folder(where.file)
     if any(isinstance(mount, Mapping) and mount.get("mountPath") == path for mount in mounts):
         return template
     worker["volumeMounts"] = [*mounts, {"name": _VOLUME, "mountPath": path}]
     pod["containers"] = [worker]
-    pod["volumes"] = [*(pod.get("volumes") or ()), {"name": _VOLUME, "emptyDir": {}}]
+    pod["volumes"] = [*volumes, {"name": _VOLUME, "emptyDir": {}}]
     return {**template, "spec": pod}

@@ -39,6 +39,8 @@ class _Texts:
     job: Mapping[str, Any]
     variables: dict[str, str] = field(default_factory=dict)
     """Of the container, converted."""
+    without_value: set[str] = field(default_factory=set)
+    """Variables whose values come from elsewhere."""
 
     def convert(self, text: str, at: Fields, key: str) -> str:
         """Return a text of args or of a variable.
@@ -48,7 +50,7 @@ class _Texts:
         """
         parts, end = list[str](), 0
         for match in _PLACEHOLDER.finditer(text):
-            parts.append(self._plain(text[end : match.start()]))
+            parts.append(self._plain(text[end : match.start()], at, key))
             end = match.end()
             if match[2] is not None:
                 parts.append(self._meta(match[2], at, key))
@@ -62,17 +64,23 @@ class _Texts:
                 )
             meta = _META.match(reference)
             parts.append(self._meta(meta[1], at, key) if meta else f"$({reference})")
-        return "".join([*parts, self._plain(text[end:])])
+        return "".join([*parts, self._plain(text[end:], at, key)])
 
-    def _plain(self, text: str) -> str:
+    def _plain(self, text: str, at: Fields, key: str) -> str:
         parts, end = list[str](), 0
         for match in _VARIABLE.finditer(text):
             parts.append(_escaped(text[end : match.start()]))
             end = match.end()
             if match[1] is None:
                 parts.append("$$")
-            else:
-                parts.append(self.variables.get(match[1], _escaped(match[0])))
+                continue
+            if match[1] in self.without_value:
+                at.tell(
+                    key,
+                    f"found {found(match[0])}, whose value comes from elsewhere: passed on as it "
+                    "is, for no one replaces it; use a shell and $NAME",
+                )
+            parts.append(self.variables.get(match[1], _escaped(match[0])))
         return "".join([*parts, _escaped(text[end:])])
 
     def _meta(self, name: str, at: Fields, key: str) -> str:
@@ -200,6 +208,7 @@ def _of_container(
     for variable in container.objects("env"):
         name, value = variable.text("name"), variable.any("value")
         if value is None:
+            texts.without_value.add(name)
             kept.append({"name": name, **variable.rest()})
             continue
         variable.close()
