@@ -225,11 +225,18 @@ def test_variables_and_dollars() -> None:
     assert worker["env"] == [env[0], env[2]]
 
 
-def test_a_variable_from_elsewhere_in_an_argument_is_told() -> None:
-    env = [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]
-    trial = job({"containers": [container(args=["--key=$(KEY)"], env=env)]})
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        {"envFrom": [{"secretRef": {"name": "s"}}]},
+    ],
+)
+def test_a_variable_from_elsewhere_in_an_argument_is_told(source: dict[str, Any]) -> None:
+    trial = job({"containers": [container(args=["--key=$(KEY)"], **source)]})
     spec, notes = converted(experiment(trial))
     assert spec["objective"]["command"]["args"][-1] == "--key=$$(KEY)"
+    assert spec["template"]["spec"]["containers"][0].items() >= source.items()
     assert any("containers[0].args: found '$(KEY)', whose value comes" in note for note in notes)
 
 
@@ -300,7 +307,8 @@ def test_a_file_is_printed_by_the_command(form: str, tmp_path: Path) -> None:
     file = tmp_path / "out" / "metrics.log"
     place = {"path": str(file), "kind": "File", "format": form}
     collector = {"collector": {"kind": "File"}, "source": {"fileSystemPath": place}}
-    spec, _ = converted(experiment(metricsCollectorSpec=collector))
+    spec, notes = converted(experiment(metricsCollectorSpec=collector))
+    assert any(f"by sh, removes {file} before each trial" in note for note in notes)
     command = spec["objective"]["command"]
     assert ("regex" in command["metrics"]["loss"]) == (form == "TEXT")
     pod = spec["template"]["spec"]

@@ -77,6 +77,12 @@ def collected(spec: Fields, metric: str) -> Collected:
         source.close()
     if kind_of is not None:
         kind_of.close()
+    if result.file is not None:
+        collector.tell(
+            None,
+            f"the command, by sh, removes {result.file} before each trial, so that no earlier "
+            "one's values count, and prints it afterwards",
+        )
     collector.close()
     return result
 

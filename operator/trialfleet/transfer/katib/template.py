@@ -13,6 +13,7 @@ _META: Final = re.compile(r"^\$\{trialSpec\.(.+?)\}$")
 _KEYED: Final = re.compile(r"^(Labels|Annotations)\[(.+)\]$")
 # Kubernetes replaces $(NAME) of a container's own variables, and reads $$ as $.
 _VARIABLE: Final = re.compile(r"\$\$|\$\(([^()]*)\)")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
 _OF_CONTAINER: Final = "accepted: a Job whose pod has one container with a command"
 _WORKER: Final = "worker"
 
@@ -41,6 +42,8 @@ class _Texts:
     """Of the container, converted."""
     without_value: set[str] = field(default_factory=set)
     """Variables whose values come from elsewhere."""
+    has_others: bool = False
+    """Whether there may be more of them, by envFrom."""
 
     def convert(self, text: str, at: Fields, key: str) -> str:
         """Return a text of args or of a variable.
@@ -74,7 +77,11 @@ class _Texts:
             if match[1] is None:
                 parts.append("$$")
                 continue
-            if match[1] in self.without_value:
+            if match[1] in self.without_value or (
+                self.has_others
+                and match[1] not in self.variables
+                and _IDENTIFIER.fullmatch(match[1])
+            ):
                 at.tell(
                     key,
                     f"found {found(match[0])}, whose value comes from elsewhere: passed on as it "
@@ -203,6 +210,8 @@ def _of_container(
     container: Fields, texts: _Texts
 ) -> tuple[list[str], dict[str, str], dict[str, Any]]:
     container.any("name")
+    others = container.any("envFrom")
+    texts.has_others = bool(others)
     variables: dict[str, str] = {}
     kept = list[dict[str, Any]]()
     for variable in container.objects("env"):
@@ -227,7 +236,10 @@ def _of_container(
         )
     args = [texts.convert(str(word), container, "command") for word in command]
     args += [texts.convert(str(word), container, "args") for word in more]
-    worker: dict[str, Any] = {"name": _WORKER, **container.rest()}
+    worker: dict[str, Any] = {"name": _WORKER}
+    if others:
+        worker["envFrom"] = others
+    worker |= container.rest()
     if kept:
         worker["env"] = kept
     container.tell(
