@@ -288,6 +288,47 @@ def test_a_pod_that_waits_for_a_secret_goes_with_its_deployment(kube: Kube) -> N
     wait_for("no pod", lambda: not kube.list("pods", component=name), 60)
 
 
+def test_a_stateful_set_is_made_anew_while_its_pod_still_ends(kube: Kube) -> None:
+    """The new one is taken at once; its pod waits until the name is free."""
+    name = fresh()
+    labels = {names.LABEL_COMPONENT: name}
+    # Ends at the end of its grace only.
+    script = "trap '' TERM; while :; do sleep 0.2; done"
+    container = {
+        "name": "postgres",
+        "image": "example.invalid/none:1",
+        "command": ["sh", "-c", script],
+    }
+    pod_spec = {"terminationGracePeriodSeconds": 3, "containers": [container]}
+    wanted: Object = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "serviceName": name,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod_spec},
+        },
+    }
+
+    def pod_of(owner: Object) -> bool:
+        return any(
+            reference["uid"] == owner["metadata"]["uid"]
+            for pod in kube.list("pods", component=name)
+            for reference in pod["metadata"]["ownerReferences"]
+            if pod.get("status", {}).get("containerStatuses")
+        )
+
+    first = kube.apply("statefulsets", wanted, OURS)
+    wait_for("a pod", lambda: pod_of(first), 60)
+    kube.delete("statefulsets", name, propagationPolicy="Background")
+    second = kube.apply("statefulsets", wanted, OURS)
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    wait_for("a pod of the new one", lambda: pod_of(second), 60)
+    kube.delete("statefulsets", name, propagationPolicy="Background")
+    wait_for("no pod", lambda: not kube.list("pods", component=name), 60)
+
+
 def test_a_deletion_may_name_the_one_it_means(kube: Kube) -> None:
     name = fresh()
     kube.create("configmaps", config_map(name, {}))

@@ -64,6 +64,10 @@ class Objects:
         """Return an object."""
         return copy.deepcopy(self._find(place).object)
 
+    def has(self, place: Place) -> bool:
+        """Whether there is such an object."""
+        return place in self._stored
+
     def list(self, resource: str, namespace: str = "") -> list[Object]:
         """Return the objects of a resource."""
         return [

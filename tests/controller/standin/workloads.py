@@ -232,7 +232,7 @@ class Workloads:
         spec["nodeName"] = node
         for claim in owner["spec"].get("volumeClaimTemplates", ()):
             source = {"claimName": f"{claim['metadata']['name']}-{name}"}
-            place = ("persistentvolumeclaims", metadata["namespace"], source["claimName"])
+            claim_place = ("persistentvolumeclaims", metadata["namespace"], source["claimName"])
             claimed: Object = {"labels": owner["spec"]["selector"]["matchLabels"]}
             policy = owner["spec"].get("persistentVolumeClaimRetentionPolicy", {})
             if policy.get("whenDeleted") == "Delete":
@@ -241,12 +241,16 @@ class Workloads:
                 claimed["ownerReferences"] = [reference]
             with contextlib.suppress(Refused):
                 made = {**copy.deepcopy(claim), "metadata": claimed}
-                self._objects.create(place, made, "controller")
+                self._objects.create(claim_place, made, "controller")
             volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": source}
             spec.setdefault("volumes", []).append(volume)
         made_by = {"standin/template": repr(owner["spec"]["template"])}
+        place = ("pods", metadata["namespace"], name)
+        if self._objects.has(place):
+            # Of a former one of the owner's name, and still ending: its end syncs this one.
+            return False
         pod = self._objects.create(
-            ("pods", metadata["namespace"], name),
+            place,
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
