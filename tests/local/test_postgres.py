@@ -171,10 +171,16 @@ def test_a_server_that_dies_comes_back(folder: Path) -> None:
     assert users_of(folder) == []
 
 
-def _suspended(process: psutil.Process) -> bool:
-    """Freeze a process; whether it was still there, as a server's workers are not for long."""
+def _suspended(child: psutil.Process) -> bool:
+    """Freeze a child of a server, and say whether that was done.
+
+    Not done if it has ended, as workers do, or was forked a moment ago and has the server's
+    listening socket still: frozen, it would let clients connect to a server that is gone.
+    """
     try:
-        process.suspend()
+        if any(str(one.laddr).endswith(".s.PGSQL.5432") for one in child.net_connections("unix")):
+            return False
+        child.suspend()
     except psutil.NoSuchProcess:
         return False
     return True
@@ -186,6 +192,7 @@ def test_a_server_that_dies_comes_back_when_its_children_have_ended(folder: Path
     with Postgres(folder) as postgres:
         server = server_of(folder)
         children = [child for child in server.children() if _suspended(child)]
+        assert children
         server.kill()
         deadline = time.monotonic() + 60
         while log.read_text().count(STILL_HELD) <= SHORT_LIVES:
