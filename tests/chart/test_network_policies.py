@@ -13,9 +13,9 @@ from tests.chart.rendering import Object, of_kind, only, render
 from trialfleet import names
 from trialfleet.api.study_storage import ManagedPostgres, PostgresSettings, StudyStorageSpec
 from trialfleet.controller.build.network import build_policies
-from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.template import labels_of_pods
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Owner
 
 SYSTEM, TEAM, OTHER = "trialfleet-system", "team", "other"
 STORAGE = Owner("StudyStorage", "shared", TEAM, "1")

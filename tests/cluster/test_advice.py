@@ -2,7 +2,7 @@
 
 from trialfleet import names
 from trialfleet.cluster.advice import ADVICE, advise
-from trialfleet.controller import reasons
+from trialfleet.kube import reasons
 
 KINDS = {
     *(reasons.STORAGE_READY, reasons.PREPARED, reasons.RUNNING, reasons.STALLED),

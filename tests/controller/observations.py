@@ -9,9 +9,7 @@ from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.client.answers import Summary
-from trialfleet.controller import reasons
 from trialfleet.controller.build import worker_job as build
-from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.observed import (
@@ -25,6 +23,8 @@ from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.pod_view import PodView
 from trialfleet.controller.secrecy import Keys
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Owner
 from trialfleet.model.study import Counts
 
 NOW = datetime.datetime(2026, 3, 1, 12, 0, 0, tzinfo=datetime.UTC)

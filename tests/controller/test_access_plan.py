@@ -5,12 +5,12 @@ from typing import Any
 
 from tests.controller.observations import KEYS, NOW, OPTIONS, PROXIES, observed
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.build import access
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.study_plan import plan_study
+from trialfleet.kube import reasons
 from trialfleet.wire import tokens
 
 

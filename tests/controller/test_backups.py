@@ -28,15 +28,15 @@ from tests.storage.conftest import template, url
 from tests.storage.fleet import check, query, stock
 from tests.transfer.studies import everything, fill
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.backup_view import view_backups
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import BackupView, StorageObserved
 from trialfleet.controller.plan import Plan
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies.leftovers import note_of_volume
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 from trialfleet.local.postgres import find_binaries
 
 __all__ = ["template", "url"]

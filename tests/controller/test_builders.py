@@ -21,9 +21,9 @@ from trialfleet import names
 from trialfleet.api.manifest import load
 from trialfleet.api.study import Study
 from trialfleet.controller.build import run_once, worker_job
-from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube.objects import Owner
 from trialfleet.model import errors
 
 OWNER = Owner("Study", "q", "ns", "uid-q")

@@ -13,10 +13,10 @@ from tests.controller.observations import (
     workload,
 )
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube import reasons
 
 ONE, TWO = (f"{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12")
 SEEN = "2026-03-01T11:00:00Z"

@@ -18,11 +18,11 @@ from tests.controller.observations import (
     study,
     workload,
 )
-from trialfleet.controller import reasons
 from trialfleet.controller.build import own_storage
-from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.plan import Plan
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Owner
 
 SLEEPS = {"idle": {"after": "10m"}}
 

@@ -18,8 +18,8 @@ from tests.controller.conftest import Operator, database, delete_all, namespace
 from tests.controller.kube import Kube, Object, condition, wait_for
 from tests.controller.standin.standin import StandIn
 from trialfleet import names
-from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.leadership import Leadership
+from trialfleet.kube.cluster import Cluster
 from trialfleet.model.errors import EXIT_UNAVAILABLE
 
 LEASE_S = 3

@@ -10,14 +10,14 @@ import pytest
 from tests.controller.observations import KEYS, OPTIONS
 from trialfleet import names
 from trialfleet.controller.build.comparing import projected
-from trialfleet.controller.build.objects import Owner, hashed
-from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.controller import Controller
 from trialfleet.controller.operator_metrics import OperatorMetrics
 from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.wakeups import GAP_S, Wakeups
+from trialfleet.kube.cluster import Cluster, ClusterError
+from trialfleet.kube.objects import Owner, hashed
 
 A, B = Key("Study", "ns", "a"), Key("Study", "ns", "b")
 

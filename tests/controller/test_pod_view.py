@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.pod_view import Trouble, find_trouble, view_pod
+from trialfleet.controller.pod_view import view_pod
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble, find_trouble
 from trialfleet.model.ends import EndKind
 
 

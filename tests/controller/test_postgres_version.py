@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.controller.observations import KEYS, NOW, OPTIONS, storage_observed
-from trialfleet.controller.pod_view import find_trouble
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube.pod_status import find_trouble
 from trialfleet.local.postgres import find_binaries
 
 

@@ -20,13 +20,13 @@ from tests.controller.observations import (
 )
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
-from trialfleet.controller import reasons
 from trialfleet.controller.build import access
-from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Plan
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.storage_plan import plan_storage
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 
 
 def plan(seen: StorageObserved, **options: Any) -> Plan:

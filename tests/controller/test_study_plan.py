@@ -24,13 +24,13 @@ from tests.controller.observations import (
     summary,
 )
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.ensured_study import define
 from trialfleet.controller.observed import StorageView, StudyObserved
 from trialfleet.controller.plan import Plan
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.study_plan import is_over, plan_study
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 from trialfleet.model.ends import EndKind, WorkerEnd
 from trialfleet.model.study import Counts, Failure
 

@@ -8,14 +8,15 @@ import pytest
 
 from tests.controller.observations import NOW, ago, job, observed, pod, subject, summary
 from trialfleet import names
-from trialfleet.controller import obstacles, reasons
-from trialfleet.controller.cluster import ClusterError
+from trialfleet.controller import obstacles
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import observe_study
 from trialfleet.controller.plan import Note, Plan
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies.troubles import of_study
 from trialfleet.controller.store import Store
+from trialfleet.kube import reasons
+from trialfleet.kube.cluster import ClusterError
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.ends import EndKind, WorkerEnd
 
 IMAGE = Trouble(reasons.IMAGE_PULL_FAILED, "image 'x': not found")

@@ -18,11 +18,12 @@ from tests.controller.observations import (
     summary,
 )
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.build.worker_job import NO_LIMIT
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.pod_view import PodView
 from trialfleet.controller.policies.workers import Workers, plan_workers
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.ends import EndKind, WorkerEnd
 
 

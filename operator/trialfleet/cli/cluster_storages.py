@@ -15,9 +15,9 @@ from rich.table import Table
 
 from trialfleet import names
 from trialfleet.cli.trial_output import standard_output, write_json
-from trialfleet.controller.cluster import Cluster, ClusterError
-from trialfleet.controller.kinds import CLAIM, STORAGE, STUDY
 from trialfleet.controller.observe import finished_trials, storage_name
+from trialfleet.kube.cluster import Cluster, ClusterError
+from trialfleet.kube.kinds import CLAIM, STORAGE, STUDY
 from trialfleet.model.errors import InvalidInput, StorageUnavailable
 
 WAKE_S: Final = 180.0

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.controller.build.comparing import projected
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.cluster import Cluster, ClusterError
-from trialfleet.controller.conditions import timestamp
-from trialfleet.controller.kinds import EVENT, kind_of
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import Subject
 from trialfleet.controller.plan import Note, Removal
 from trialfleet.controller.store import Store
+from trialfleet.kube.cluster import Cluster, ClusterError
+from trialfleet.kube.kinds import EVENT, kind_of
+from trialfleet.kube.objects import Object
+from trialfleet.kube.times import timestamp
 
 _log = logging.getLogger(__name__)
 

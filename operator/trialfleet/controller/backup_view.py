@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from trialfleet import names
-from trialfleet.controller.conditions import parse_time
 from trialfleet.controller.observed import BackupView
-from trialfleet.controller.pod_view import first_lines
+from trialfleet.kube.pod_status import first_lines
+from trialfleet.kube.times import parse_time
 
 _NEVER: Final = datetime.datetime.fromtimestamp(0, datetime.UTC)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trialfleet.api.base import Condition
+from trialfleet.kube.times import timestamp
 
 LONGEST_MESSAGE = 1024
 """Characters: a status stays small."""
@@ -61,16 +62,6 @@ def is_true(conditions: Iterable[Condition], kind: str) -> bool:
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
     """Return the condition of a type."""
     return next((one for one in conditions if one.type == kind), None)
-
-
-def timestamp(moment: datetime.datetime) -> str:
-    """Return a time as Kubernetes writes it, in UTC, to the second."""
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: str | None) -> datetime.datetime | None:
-    """Return the time that Kubernetes wrote, with or without fractions of a second."""
-    return None if not text else datetime.datetime.fromisoformat(text)
 
 
 def conditions_of(status: Mapping[str, object]) -> list[Condition]:

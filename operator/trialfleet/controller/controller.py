@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.client.answers import GivenUp, Summary
-from trialfleet.controller import obstacles, reasons
+from trialfleet.controller import obstacles
 from trialfleet.controller.apply import STATUS_EVERY, Applier, NameTaken
-from trialfleet.controller.cluster import Cluster, ClusterError
 from trialfleet.controller.ensuring import ensure
-from trialfleet.controller.kinds import CHILDREN, CNPG, OURS
+from trialfleet.controller.kinds import CHILDREN, OURS
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observe import (
     has_ended,
@@ -34,7 +33,7 @@ from trialfleet.controller.ownership import (
     sweep,
 )
 from trialfleet.controller.plan import DeadWorker, Note, Plan
-from trialfleet.controller.pod_view import Trouble, view_pod
+from trialfleet.controller.pod_view import view_pod
 from trialfleet.controller.policies.deaths import note_of
 from trialfleet.controller.policies.leftovers import note_of_volume
 from trialfleet.controller.proxy_connections import Proxies
@@ -44,6 +43,10 @@ from trialfleet.controller.storage_plan import plan_storage
 from trialfleet.controller.store import Key, Store, owner_of
 from trialfleet.controller.study_plan import is_over, plan_study
 from trialfleet.controller.wakeups import Wakeups
+from trialfleet.kube import reasons
+from trialfleet.kube.cluster import Cluster, ClusterError
+from trialfleet.kube.kinds import CNPG
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.ends import EndKind
 from trialfleet.model.errors import NotFound, StorageUnavailable
 

@@ -5,13 +5,13 @@ from typing import Any
 from trialfleet.api.base import ConfigMapKey
 from trialfleet.api.points import parse_points
 from trialfleet.client.study_calls import Studies
-from trialfleet.controller import reasons
-from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.ensured_study import define
-from trialfleet.controller.kinds import CONFIG_MAP
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import Trouble
+from trialfleet.kube import reasons
+from trialfleet.kube.cluster import Cluster
+from trialfleet.kube.kinds import CONFIG_MAP
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.errors import InvalidInput, NotFound, StorageUnavailable
 
 _WAYS_OUT = (

@@ -4,9 +4,9 @@ import base64
 import secrets
 from typing import Final
 
-from trialfleet.controller.cluster import Cluster
-from trialfleet.controller.kinds import SECRET
 from trialfleet.controller.secrecy import Keys
+from trialfleet.kube.cluster import Cluster
+from trialfleet.kube.kinds import SECRET
 from trialfleet.model.errors import InvalidInput
 
 _FIELD: Final = "key"

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.cluster import Cluster, ClusterError
-from trialfleet.controller.kinds import LEASE
+from trialfleet.kube.cluster import Cluster, ClusterError
+from trialfleet.kube.kinds import LEASE
+from trialfleet.kube.objects import Object
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Leadership:
     async def acquire(self) -> None:
         """Stand by until the Lease is this operator's.
 
-        Raises :class:`~trialfleet.controller.cluster.ClusterError` if it may not read or write it.
+        Raises :class:`~trialfleet.kube.cluster.ClusterError` if it may not read or write it.
         """
         told = ""
         while True:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.pod_view import PodView
+from trialfleet.kube.pod_status import Trouble
 
 CONFIRM_EVERY: Final = datetime.timedelta(minutes=5)
 """Secrets are not watched: whether they are still there shows when they are made again."""

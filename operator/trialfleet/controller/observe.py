@@ -11,11 +11,9 @@ from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.api.verdict import Rejected, check
 from trialfleet.client.answers import Summary
-from trialfleet.controller import reasons
 from trialfleet.controller.backup_view import view_backups
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.pod_parts import proxy_addresses
-from trialfleet.controller.conditions import conditions_of, find, is_true, parse_time
+from trialfleet.controller.conditions import conditions_of, find, is_true
 from trialfleet.controller.job_view import JobView, view_job
 from trialfleet.controller.memory import Memory
 from trialfleet.controller.observed import (
@@ -25,8 +23,12 @@ from trialfleet.controller.observed import (
     Subject,
     WorkloadView,
 )
-from trialfleet.controller.pod_view import PodView, Trouble, view_pod, whose
+from trialfleet.controller.pod_view import PodView, view_pod, whose
 from trialfleet.controller.store import Key, Store, Warned
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import parse_time
 
 _LONG_AGO: Final = datetime.timedelta(minutes=10)
 """A worker's session has long expired when its pod ended before that."""

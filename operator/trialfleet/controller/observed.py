@@ -10,10 +10,11 @@ from trialfleet.api.base import Condition
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import StudyStorage
 from trialfleet.client.answers import Summary
-from trialfleet.controller.build.objects import Owner
 from trialfleet.controller.conditions import conditions_of, is_true
 from trialfleet.controller.job_view import JobView
-from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.pod_view import PodView
+from trialfleet.kube.objects import Owner
+from trialfleet.kube.pod_status import Trouble
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import datetime
 from dataclasses import replace
 from typing import Final
 
-from trialfleet.controller import reasons
-from trialfleet.controller.cluster import ClusterError
 from trialfleet.controller.conditions import Wanted, find, one_line, short, with_condition
 from trialfleet.controller.observed import StorageObserved, StudyObserved, Subject
 from trialfleet.controller.plan import Note, Plan
-from trialfleet.controller.pod_view import Trouble
+from trialfleet.kube import reasons
+from trialfleet.kube.cluster import ClusterError
+from trialfleet.kube.pod_status import Trouble
 
 _AGAIN: Final = datetime.timedelta(seconds=15)
 """Between two looks at what is not watched and stands in the way."""

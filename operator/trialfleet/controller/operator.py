@@ -14,13 +14,14 @@ import kopf
 
 from trialfleet import names
 from trialfleet.controller import keys
-from trialfleet.controller.cluster import Cluster
 from trialfleet.controller.controller import Controller
 from trialfleet.controller.health import HealthPage
-from trialfleet.controller.kinds import CHILDREN, CNPG, EVENT, OURS, ResourceKind
+from trialfleet.controller.kinds import CHILDREN, OURS
 from trialfleet.controller.leadership import Leadership
 from trialfleet.controller.operator_metrics import OperatorMetrics
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.cluster import Cluster
+from trialfleet.kube.kinds import CNPG, EVENT, ResourceKind
 from trialfleet.model.errors import EXIT_UNAVAILABLE
 from trialfleet.wire.metrics_page import MetricsPage
 
@@ -37,7 +38,7 @@ async def run(
 
     It stands by until it holds the Lease. ``liveness`` is a URL to serve for liveness probes, such
     as ``http://0.0.0.0:8080/healthz``; ``metrics`` the host and port of the page for Prometheus.
-    Raises ``OSError`` if that is taken, and :class:`~trialfleet.controller.cluster.ClusterError` if
+    Raises ``OSError`` if that is taken, and :class:`~trialfleet.kube.cluster.ClusterError` if
     the API server can't be reached. A process that loses the Lease ends at once.
     """
     for handler in logging.root.handlers:

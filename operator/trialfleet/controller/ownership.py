@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.client.study_calls import Studies
-from trialfleet.controller.cluster import Cluster
-from trialfleet.controller.kinds import STUDY
+from trialfleet.kube.cluster import Cluster
+from trialfleet.kube.kinds import STUDY
 
 _log = logging.getLogger(__name__)
 

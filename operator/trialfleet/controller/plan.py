@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trialfleet.controller.build.objects import Object
+from trialfleet.kube.objects import Object
 
 
 @dataclass(frozen=True, slots=True)

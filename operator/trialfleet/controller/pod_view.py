@@ -6,27 +6,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.conditions import parse_time
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import (
+    Trouble,
+    conditions_of_pod,
+    disruption_of,
+    find_trouble,
+    first_lines,
+    is_unreachable,
+    last_words,
+)
+from trialfleet.kube.times import parse_time
 from trialfleet.model import errors
 from trialfleet.model.ends import EndKind, WorkerEnd, end_of_exit, end_of_signal
 
-_UNDER_WAY: Final = ("", "ContainerCreating", "PodInitializing")
-"""Reasons why a container waits that pass by themselves; every other one is told."""
-
-_PULLING: Final = (
-    *("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
-    *("ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed"),
-)
-_CONFIGURING: Final = ("CreateContainerConfigError",)
 _NOT_BEGUN: Final = ("StartError", "ContainerCannotRun", "CreateContainerError")
 """Reasons for the end of a container that never ran."""
-
-_TAKEN_AWAY: Final = (
-    *(reasons.EVICTED, reasons.NODE_LOST),
-    *("Preempting", "Shutdown", "NodeShutdown", "Terminated"),
-)
-"""Reasons for the end of a pod that its node, or its node's loss, gives."""
 
 _COMMAND_FAILED: Final = (126, 127)
 """Exit codes of a command that can't be run, or is not there."""
@@ -36,17 +31,6 @@ _UNUSABLE: Final = {
     EndKind.UNUSABLE: reasons.WORKERS_FAILED,
 }
 """What the operator calls an end after which no worker can work."""
-
-LONGEST_ERROR: Final = 800
-"""Characters of a pod's own words that are passed on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """What is in the way of something: a reason of ``reasons``, and words for people."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +69,8 @@ def view_pod(pod: Mapping[str, Any], *, gone: bool = False) -> PodView:
     worker = _main_container(status.get("containerStatuses", ()))
     terminated = worker.get("state", {}).get("terminated")
     end = _end_of(status, terminated, gone)
-    conditions = _conditions(status)
-    unreachable = _is_unreachable(status, conditions.get("Ready", {}))
+    conditions = conditions_of_pod(status)
+    unreachable = is_unreachable(status, conditions.get("Ready", {}))
     node = pod.get("spec", {}).get("nodeName", "")
     return PodView(
         name=metadata["name"],
@@ -120,69 +104,6 @@ def whose(component: str, count: int = 1) -> str:
     return one if count == 1 else many
 
 
-def find_trouble(
-    status: Mapping[str, Any], node: str = "", *, unreachable: bool = False
-) -> Trouble | None:
-    """Return what keeps a pod from its work, if its status says so."""
-    if unreachable:
-        return Trouble(reasons.NODE_LOST, f"node {node!r} does not answer")
-    scheduled = _conditions(status).get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        if scheduled.get("reason") == "SchedulingGated":
-            # By whoever has set the gates, and will remove them.
-            return None
-        return Trouble(reasons.UNSCHEDULABLE, scheduled.get("message", ""))
-    containers = [
-        *status.get("initContainerStatuses", ()),
-        *status.get("containerStatuses", ()),
-    ]
-    for container in containers:
-        found = _container_trouble(container)
-        if found is not None:
-            return found
-    if containers or status.get("phase", "Pending") != "Pending":
-        return None
-    if not scheduled and not node:
-        return Trouble(reasons.UNSCHEDULABLE, "no scheduler has looked at it")
-    if not status.get("startTime"):
-        return Trouble(reasons.START_FAILED, f"node {node!r} has not begun with it")
-    return None
-
-
-def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
-    name = container["name"]
-    waiting = container.get("state", {}).get("waiting", {})
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _PULLING:
-        text = f"image {container.get('image', '')!r}: {message or reason}"
-        return Trouble(reasons.IMAGE_PULL_FAILED, text)
-    if reason in _CONFIGURING:
-        return Trouble(reasons.CONFIG_MISSING, message)
-    last = container.get("lastState", {}).get("terminated", {})
-    crashing = container.get("restartCount", 0) > 1 and not container.get("ready")
-    if reason == "CrashLoopBackOff" or (crashing and last.get("exitCode")):
-        return Trouble(reasons.CRASH_LOOP, _last_words(name, last))
-    if reason not in _UNDER_WAY:
-        return Trouble(reasons.START_FAILED, f"container {name!r}: {reason}: {message}")
-    return None
-
-
-def _last_words(container: str, terminated: Mapping[str, Any]) -> str:
-    said = first_lines(terminated.get("message", ""))
-    code = terminated.get("exitCode")
-    return f"container {container!r} ended with exit code {code}" + (f": {said}" if said else "")
-
-
-def first_lines(text: str) -> str:
-    """Return what a program said last, shortened at its begin: its end is the error."""
-    text = text.strip()
-    return text if len(text) <= LONGEST_ERROR else "..." + text[-LONGEST_ERROR:]
-
-
-def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {one["type"]: one for one in status.get("conditions", ())}
-
-
 def _main_container(statuses: Any) -> Mapping[str, Any]:
     statuses = list(statuses)
     for container in statuses:
@@ -190,16 +111,6 @@ def _main_container(statuses: Any) -> Mapping[str, Any]:
             found: Mapping[str, Any] = container
             return found
     return statuses[0] if len(statuses) == 1 else {}
-
-
-def _is_unreachable(status: Mapping[str, Any], ready: Mapping[str, Any]) -> bool:
-    """Whether the cluster has taken a pod that runs for not ready, and its kubelet has not.
-
-    That is what becomes of pods whose node does not answer; a kubelet gives a reason.
-    """
-    containers = status.get("containerStatuses", ())
-    running = status.get("phase") == "Running" and all(one.get("ready") for one in containers)
-    return running and ready.get("status") == "False" and not ready.get("reason")
 
 
 def _others_run(status: Mapping[str, Any]) -> bool:
@@ -212,7 +123,7 @@ def _end_of(
     status: Mapping[str, Any], terminated: Mapping[str, Any] | None, gone: bool
 ) -> WorkerEnd | None:
     phase = status.get("phase", "Pending")
-    disruption = _disruption(status)
+    disruption = disruption_of(status)
     if terminated is None:
         if phase not in ("Failed", "Succeeded") and not gone:
             return None
@@ -236,7 +147,7 @@ def _end_before_begin(status: Mapping[str, Any]) -> WorkerEnd:
     for container in status.get("initContainerStatuses", ()):
         terminated = container.get("state", {}).get("terminated", {})
         if terminated.get("exitCode"):
-            text = _last_words(container["name"], terminated)
+            text = last_words(container["name"], terminated)
             return WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, f"init {text}")
     if status.get("phase") == "Failed" and status.get("reason"):
         # Refused by its node: OutOfcpu, NodeAffinity, UnexpectedAdmissionError and others.
@@ -275,16 +186,6 @@ def _why_not_begun(said: str) -> str:
     if names.APP in said and ("not found" in said or "no such file" in said):
         return f"the image has no {names.APP}, see docs/images.md: {said}"
     return said
-
-
-def _disruption(status: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return reason and message if the pod was taken away rather than ended by itself."""
-    if status.get("reason") in _TAKEN_AWAY:
-        return status["reason"], status.get("message", "")
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            return condition.get("reason") or "Disrupted", condition.get("message", "")
-    return None
 
 
 def _time(text: str | None) -> datetime.datetime:

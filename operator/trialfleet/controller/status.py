@@ -10,11 +10,11 @@ from optuna.trial import FrozenTrial
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.client.answers import Summary
-from trialfleet.controller import reasons
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Note
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.times import timestamp
 from trialfleet.model.study import Failure
 
 BEST: Final = 5

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorage
-from trialfleet.controller import reasons
 from trialfleet.controller.build import (
     access,
     backups,
@@ -17,18 +16,21 @@ from trialfleet.controller.build import (
     proxies,
 )
 from trialfleet.controller.build.comparing import projected
-from trialfleet.controller.build.objects import Object, hashed
 from trialfleet.controller.build.pod_parts import service_address
-from trialfleet.controller.conditions import Wanted, find, one_line, parse_time, settle
+from trialfleet.controller.conditions import Wanted, find, one_line, settle
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Note, Plan, Removal
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import data_loss, troubles
 from trialfleet.controller.policies.backups import plan_backups
 from trialfleet.controller.policies.data_loss import NOTHING_KNOWN, Judgement
 from trialfleet.controller.policies.idleness import NOT_IDLE, Idleness, plan_idleness
 from trialfleet.controller.secrecy import Keys
+from trialfleet.kube import reasons
+from trialfleet.kube.kinds import CNPG
+from trialfleet.kube.objects import Object, hashed
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import parse_time
 
 _FIXED: Final = ("volumeClaimTemplates", "serviceName", "selector")
 """What can't change in a StatefulSet."""
@@ -70,7 +72,7 @@ def plan_storage(
         trouble = Trouble(
             reasons.CRD_MISSING,
             "spec.postgres.cloudNativePG: the cluster has no CloudNativePG (no resource Cluster of "
-            f"{postgres_server.CNPG_API}); install it, or use managed or external",
+            f"{CNPG.api_version}); install it, or use managed or external",
         )
         return _with_status(observed, Plan(), trouble, now)
     subject, spec = observed.subject, storage.spec

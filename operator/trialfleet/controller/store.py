@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from trialfleet import names
-from trialfleet.controller.build.objects import Object
+from trialfleet.kube.objects import Object
 
 _STORAGE_COMPONENTS: Final = (
     names.COMPONENT_POSTGRES,

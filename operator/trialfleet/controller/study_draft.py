@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from trialfleet.controller import reasons
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.conditions import Wanted, find, one_line
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Note, Removal
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.status import failures, improvement
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
 
 _STALLED_EVERY: Final = datetime.timedelta(minutes=5)
 

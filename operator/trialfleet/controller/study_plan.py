@@ -5,19 +5,20 @@ from dataclasses import replace
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.conditions import find, settle, timestamp
+from trialfleet.controller.conditions import find, settle
 from trialfleet.controller.ensured_study import definition_of
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Plan, Removal
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import deaths, finish, startup, troubles, workers
 from trialfleet.controller.policies.expiry import plan_expiry
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.status import only_failures, progress_fields, with_failure
 from trialfleet.controller.study_draft import Draft, message_of, notes_of, wanted_conditions
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 
 POLL: Final = datetime.timedelta(seconds=2)
 """Between two looks at the trials of a study that runs."""

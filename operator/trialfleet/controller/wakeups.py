@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from trialfleet.controller.cluster import ClusterError
 from trialfleet.controller.store import Key
+from trialfleet.kube.cluster import ClusterError
 from trialfleet.model.errors import TrialfleetError
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
-from trialfleet.controller.build.objects import Object, Owner, digest
 from trialfleet.controller.secrecy import Keys
+from trialfleet.kube.objects import Object, Owner, digest
 from trialfleet.wire import certificates, tokens
 from trialfleet.wire.certificates import Authority
 

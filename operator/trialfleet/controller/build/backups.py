@@ -11,7 +11,6 @@ from trialfleet import names
 from trialfleet.api.backup import Backup
 from trialfleet.api.study_storage import ManagedPostgres, StudyStorageSpec
 from trialfleet.controller.build import access
-from trialfleet.controller.build.objects import Object, Owner, without_empty
 from trialfleet.controller.build.pod_parts import (
     SECRET_MOUNT,
     container_security,
@@ -24,6 +23,7 @@ from trialfleet.controller.build.pod_parts import (
 )
 from trialfleet.controller.build.postgres_server import POSTGRES_USER_ID
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object, Owner, without_empty
 
 _DUMPS: Final = "/backups"
 

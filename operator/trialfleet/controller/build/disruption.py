@@ -6,7 +6,7 @@ Proxies of a DaemonSet get none: a drain passes them over, and they go with thei
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller.build import postgres_server, proxies
-from trialfleet.controller.build.objects import Object, Owner
+from trialfleet.kube.objects import Object, Owner
 
 
 def build_budgets(owner: Owner, spec: StudyStorageSpec, *, needed: bool) -> list[Object]:

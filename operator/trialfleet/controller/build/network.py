@@ -9,8 +9,8 @@ from typing import Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller.build import postgres_server, proxies
-from trialfleet.controller.build.objects import Object, Owner
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object, Owner
 
 _NAMESPACE: Final = "kubernetes.io/metadata.name"
 """The label that Kubernetes gives each namespace."""

@@ -3,8 +3,8 @@
 from trialfleet import names
 from trialfleet.api.study import Study
 from trialfleet.api.study_storage import Idle
-from trialfleet.controller.build.objects import Object, Owner
 from trialfleet.controller.build.template import dump_template
+from trialfleet.kube.objects import Object, Owner
 
 
 def build_own_storage(owner: Owner, study: Study) -> Object:

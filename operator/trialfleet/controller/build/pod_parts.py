@@ -6,8 +6,8 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.pods import Resources
 from trialfleet.controller.build.access import FOLDER
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object
 
 USER: Final = 65532
 """The user that our images run as; any will do."""

@@ -14,7 +14,6 @@ from trialfleet.api.study_storage import (
     StudyStorageSpec,
 )
 from trialfleet.controller.build import access
-from trialfleet.controller.build.objects import Object, Owner, without_empty
 from trialfleet.controller.build.pod_parts import (
     SECRET_MOUNT,
     container_security,
@@ -24,8 +23,8 @@ from trialfleet.controller.build.pod_parts import (
     secret_volume,
 )
 from trialfleet.controller.options import OperatorOptions
-
-CNPG_API: Final = "postgresql.cnpg.io/v1"
+from trialfleet.kube.kinds import CNPG
+from trialfleet.kube.objects import Object, Owner, without_empty
 
 _DATA: Final = "/var/lib/postgresql/data"
 
@@ -156,7 +155,7 @@ def build_cnpg_cluster(owner: Owner, given: CloudNativePG) -> Object:
         }
     )
     return owner.make(
-        CNPG_API,
+        CNPG.api_version,
         "Cluster",
         names.postgres_name(owner.name),
         names.COMPONENT_POSTGRES,

@@ -5,7 +5,6 @@ from typing import Final
 from trialfleet import names
 from trialfleet.api.study_storage import StudyStorageSpec
 from trialfleet.controller.build import access
-from trialfleet.controller.build.objects import Object, Owner, without_empty
 from trialfleet.controller.build.pod_parts import (
     POD_ADDRESS,
     POD_ADDRESS_VARIABLE,
@@ -17,6 +16,7 @@ from trialfleet.controller.build.pod_parts import (
 )
 from trialfleet.controller.build.postgres_server import cnpg_trust, url_source
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object, Owner, without_empty
 
 WORKERS_PER_REPLICA: Final = 100
 

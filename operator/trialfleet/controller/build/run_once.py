@@ -5,7 +5,6 @@ from typing import Final
 
 from trialfleet import names
 from trialfleet.api.study import Study
-from trialfleet.controller.build.objects import Object, Owner
 from trialfleet.controller.build.pod_parts import SECRET_MOUNT, own_container
 from trialfleet.controller.build.template import (
     completed,
@@ -15,6 +14,7 @@ from trialfleet.controller.build.template import (
 )
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object, Owner
 
 _RESULTS: Final = "/var/lib/trialfleet/results"
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 from trialfleet import names
 from trialfleet.api.base import Model
 from trialfleet.controller.build import access
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.pod_parts import (
     SECRET_MOUNT,
     USER,
     container_security,
     secret_volume,
 )
+from trialfleet.kube.objects import Object
 
 _SHORT_TOLERATIONS: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 

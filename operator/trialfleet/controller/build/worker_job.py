@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.study import Study
-from trialfleet.controller.build.objects import Object, Owner, digest, hashed
 from trialfleet.controller.build.pod_parts import SECRET_MOUNT, own_container
 from trialfleet.controller.build.template import (
     completed,
@@ -18,6 +17,7 @@ from trialfleet.controller.build.template import (
 )
 from trialfleet.controller.ensured_study import definition_of
 from trialfleet.controller.options import OperatorOptions
+from trialfleet.kube.objects import Object, Owner, digest, hashed
 from trialfleet.model import errors
 
 _STUDY_FILE: Final = "study.json"

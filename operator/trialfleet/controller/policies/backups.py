@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.conditions import Wanted, find, short, timestamp
+from trialfleet.controller.conditions import Wanted, find, short
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Note
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.policies import troubles
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 
 _NONE_YET: Final = "no dump was made yet"
 

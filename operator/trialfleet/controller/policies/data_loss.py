@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.conditions import timestamp
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Note
-from trialfleet.controller.pod_view import Trouble
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
+from trialfleet.kube.times import timestamp
 
 _COUNTED: Final = ("studies", "trials")
 

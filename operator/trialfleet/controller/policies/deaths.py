@@ -7,10 +7,10 @@ from typing import Final
 
 from trialfleet import names
 from trialfleet.client.answers import GivenUp
-from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import DeadWorker, Note, Removal
 from trialfleet.controller.pod_view import PodView
+from trialfleet.kube import reasons
 from trialfleet.model.ends import EndKind
 
 OVERDUE: Final = datetime.timedelta(seconds=20)

@@ -3,7 +3,7 @@
 import datetime
 from dataclasses import dataclass
 
-from trialfleet.controller.conditions import parse_time
+from trialfleet.kube.times import parse_time
 
 
 @dataclass(frozen=True, slots=True)

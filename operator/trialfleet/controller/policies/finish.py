@@ -4,14 +4,14 @@ import enum
 from dataclasses import dataclass
 
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.build import run_once
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Removal
-from trialfleet.controller.pod_view import Trouble
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
 
 
 class FinishStage(enum.Enum):

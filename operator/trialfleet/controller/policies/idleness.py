@@ -4,11 +4,12 @@ import datetime
 from dataclasses import dataclass
 from typing import Final
 
-from trialfleet.controller import reasons
-from trialfleet.controller.conditions import Wanted, find, parse_time
+from trialfleet.controller.conditions import Wanted, find
 from trialfleet.controller.observed import StorageObserved
 from trialfleet.controller.plan import Note
 from trialfleet.controller.policies import backups
+from trialfleet.kube import reasons
+from trialfleet.kube.times import parse_time
 
 _ASLEEP: Final = (
     "all of its studies have ended: PostgreSQL and the proxies are stopped, the volume is kept; a "

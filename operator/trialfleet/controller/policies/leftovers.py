@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.plan import Note
+from trialfleet.kube import reasons
 
 
 def note_of_volume(storage: Mapping[str, Any]) -> Note | None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet.controller.build import worker_job as build
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Removal
+from trialfleet.kube.objects import Object
 
 _PARTS: Final = 4
 

@@ -5,14 +5,14 @@ import enum
 from dataclasses import dataclass, replace
 
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.build import access, own_storage, run_once, worker_job
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.plan import Removal
-from trialfleet.controller.pod_view import Trouble
 from trialfleet.controller.secrecy import Keys
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
 
 
 class StartStage(enum.Enum):

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.observed import StudyObserved
-from trialfleet.controller.pod_view import PodView, Trouble, whose
+from trialfleet.controller.pod_view import PodView, whose
+from trialfleet.kube import reasons
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.ends import EndKind
 
 PATIENCE: Final = datetime.timedelta(seconds=15)

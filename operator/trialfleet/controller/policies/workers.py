@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from trialfleet import names
-from trialfleet.controller import reasons
 from trialfleet.controller.build import worker_job as build
-from trialfleet.controller.build.objects import Object
 from trialfleet.controller.build.template import dump_template
 from trialfleet.controller.build.worker_job import Reach
 from trialfleet.controller.job_view import JobView
 from trialfleet.controller.observed import StudyObserved
 from trialfleet.controller.options import OperatorOptions
 from trialfleet.controller.plan import Note, Removal
-from trialfleet.controller.pod_view import PodView, Trouble
+from trialfleet.controller.pod_view import PodView
 from trialfleet.controller.policies.rollout import has_running, plan_rollout
+from trialfleet.kube import reasons
+from trialfleet.kube.objects import Object
+from trialfleet.kube.pod_status import Trouble
 from trialfleet.model.ends import EndKind
 
 REPLACE_AFTER: Final = datetime.timedelta(seconds=15)

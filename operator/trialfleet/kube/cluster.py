@@ -15,8 +15,8 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from trialfleet import names
-from trialfleet.controller.build.objects import Object
-from trialfleet.controller.kinds import ResourceKind, kind_of
+from trialfleet.kube.kinds import ResourceKind, kind_of
+from trialfleet.kube.objects import Object
 
 _JSON: Final = "application/json"
 _MERGE: Final = "application/merge-patch+json"
