@@ -245,9 +245,7 @@ class FakeProxy(grpc.GenericRpcHandler):
 
     def CreateTrial(self, request: Any) -> pb.CreateTrialReply:
         trial = self._open(request.write.session)
-        return pb.CreateTrialReply(
-            trial_id=trial.trial_id, number=trial.number, started_us=trial.started_us
-        )
+        return pb.CreateTrialReply(trial_id=trial.trial_id, number=trial.number)
 
     def Ask(self, request: Any) -> pb.AskReply:
         if not self.database.sessions.get(request.write.session):

@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable
 
 import grpc
-import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -128,14 +126,6 @@ def test_a_result_of_a_trial_taken_away_is_dropped(
     assert "trial 0 was taken away before it ended: dropped" in caplog.messages
     assert storage.get_trial(trial_id).state == TrialState.RUNNING  # as the storage has it
     assert storage.ask(study_id) is not None
-
-
-def test_study_tell_of_a_trial_taken_away(fake: FakeProxy, storage: FleetStorage) -> None:
-    study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler())
-    trial = study.ask()
-    fake.database.fence(_sessions(fake)[-1])
-    with pytest.raises(UpdateFinishedTrialError, match="trial 0 was ended by another client"):
-        study.tell(trial, 1.0)
 
 
 def test_a_report_of_a_trial_taken_away(fake: FakeProxy, storage: FleetStorage) -> None:

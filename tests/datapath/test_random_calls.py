@@ -14,23 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tests.client.proxies import Proxy
 from trialfleet.client import FleetStorage
-from trialfleet.wire import background
 
 CLIENTS = st.sampled_from((0, 1))
 PLACES = st.integers(0, 3)
 KEYS = st.sampled_from(("a", "b"))
 VALUES = st.integers(-3, 3)
 STATES = st.sampled_from((TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED))
-
-
-def _flush(storage: FleetStorage) -> None:
-    """Let pass the second within which a client's own trials are flushed."""
-    running = storage._core.running
-    for trial in list(running._trials.values()):
-        if not trial.fenced:
-            running._report(trial)
-        if not trial.fenced:
-            background.run(running._flushing.read_others([trial], 10.0))
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
@@ -86,8 +75,6 @@ def test_as_over_rdb_storage(clients: list[FleetStorage], tmp_path: Any) -> None
         ) -> None:
             if not self.trials:
                 return
-            for storage in clients:
-                _flush(storage)
             expected, ours = self.trials[place % len(self.trials)]
             assert _outcome(lambda: call(clients[client], ours)) == _outcome(
                 lambda: call(model, expected)
@@ -128,8 +115,6 @@ def test_as_over_rdb_storage(clients: list[FleetStorage], tmp_path: Any) -> None
 
         @rule(client=CLIENTS)
         def read_all(self, client: int) -> None:
-            for storage in clients:
-                _flush(storage)
             found = clients[client].get_all_trials(self.study)
             assert [_plain(trial) for trial in found] == [
                 _plain(trial) for trial in model.get_all_trials(self.model_study)

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from tests.client.proxies import Proxy
 from tests.proxy.running import eventually
 from trialfleet.client import FleetStorage
+from trialfleet.model.errors import SessionGivenUp
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 
@@ -52,34 +53,24 @@ def test_a_tell_that_is_not_stored_is_an_error(ours: FleetStorage, stock: GrpcSt
     mine, theirs = _studies(ours, stock)
     trial = mine.ask()
     theirs.tell(trial.number, 0.5)
-    with pytest.raises(UpdateFinishedTrialError):
+    with pytest.raises(ValueError, match="COMPLETE"):
         mine.tell(trial, 9.0)
     # The same state and value are no proof either.
     second = mine.ask()
     theirs.tell(second.number, 9.0)
-    with pytest.raises(UpdateFinishedTrialError):
+    with pytest.raises(ValueError, match="COMPLETE"):
         mine.tell(second, 9.0)
     assert [t.value for t in mine.trials] == [t.value for t in theirs.trials] == [0.5, 9.0]
 
 
-def test_a_trial_that_another_ended_raises_after_the_next_flush(
+def test_a_trial_that_another_ended_raises_at_once(
     ours: FleetStorage, stock: GrpcStorageProxy
 ) -> None:
     mine, theirs = _studies(ours, stock)
     trial = mine.ask()
     theirs.tell(trial.number, state=TrialState.FAIL)
-    step = 0
-
-    def raises() -> bool:
-        nonlocal step
-        step += 1
-        try:
-            trial.report(1.0, step)
-        except UpdateFinishedTrialError:
-            return True
-        return False
-
-    eventually(raises)
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.report(1.0, 1)
     with pytest.raises(UpdateFinishedTrialError):
         trial.set_user_attr("a", 1)
 
@@ -94,22 +85,20 @@ def test_a_workers_trial_that_another_ended_is_dropped(
     assert theirs.trials[0].state == TrialState.FAIL
 
 
-def test_what_a_trial_gains_is_sent_at_once(
-    proxy: Proxy, stock: GrpcStorageProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_trial_gains_is_stored_at_once(ours: FleetStorage, stock: GrpcStorageProxy) -> None:
     """Another client may end it at any time: what is not there by then is lost."""
-    monkeypatch.setattr("trialfleet.client.core._BEAT_S", 3600.0)
-    ours = FleetStorage(proxy.address, time_to_live_s=4 * 3600.0)
     mine, theirs = _studies(ours, stock)
     trial = mine.ask()
     trial.suggest_float("x", 0, 1)
-    eventually(lambda: list(theirs.trials[0].params) == ["x"])
     trial.report(0.5, 1)
     trial.set_user_attr("a", 1)
-    eventually(lambda: theirs.trials[0].user_attrs == {"a": 1})
     theirs.tell(trial.number, 0.5)
-    assert theirs.trials[0].intermediate_values == {1: 0.5}
-    ours.close()
+    (found,) = theirs.trials
+    assert (list(found.params), found.intermediate_values, found.user_attrs) == (
+        ["x"],
+        {1: 0.5},
+        {"a": 1},
+    )
 
 
 def test_what_others_write_is_seen(ours: FleetStorage, stock: GrpcStorageProxy) -> None:
@@ -117,13 +106,41 @@ def test_what_others_write_is_seen(ours: FleetStorage, stock: GrpcStorageProxy) 
     trial = mine.ask()
     stock.set_trial_user_attr(trial._trial_id, "by", "dashboard")
     trial.set_user_attr("mine", 1)
-    expected = {"by": "dashboard", "mine": 1}
-    eventually(lambda: ours.get_trial(trial._trial_id).user_attrs == expected)
+    assert ours.get_trial(trial._trial_id).user_attrs == {"by": "dashboard", "mine": 1}
     stock.set_trial_user_attr(trial._trial_id, "later", 2)
     mine.tell(trial, 1.0)
     found = ours.get_trial(trial._trial_id)
     assert found.user_attrs == {"by": "dashboard", "mine": 1, "later": 2}
     assert found == theirs.trials[0]
+
+
+def test_a_worker_sees_what_others_write_to_its_trial(
+    ours: FleetStorage, stock: GrpcStorageProxy
+) -> None:
+    mine, theirs = _studies(ours, stock)
+    trial_id = ours.ask(mine._study_id) or 0
+    stock.set_trial_user_attr(trial_id, "by", "dashboard")
+    ours.set_trial_user_attr(trial_id, "mine", 1)
+    expected = {"by": "dashboard", "mine": 1}
+    eventually(lambda: ours.get_trial(trial_id).user_attrs == expected)
+    stock.set_trial_user_attr(trial_id, "by", "another")
+    eventually(lambda: mine.trials[0].user_attrs == {"by": "another", "mine": 1})
+    stock.set_trial_user_attr(trial_id, "later", 2)
+    assert ours.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+    found = ours.get_trial(trial_id)
+    assert found.user_attrs == {"by": "another", "mine": 1, "later": 2}
+    assert found == theirs.trials[0]
+
+
+def test_a_worker_sees_that_another_ended_its_trial(
+    ours: FleetStorage, stock: GrpcStorageProxy
+) -> None:
+    mine, theirs = _studies(ours, stock)
+    trial_id = ours.ask(mine._study_id) or 0
+    theirs.tell(0, state=TrialState.FAIL)
+    eventually(lambda: ours.get_trial(trial_id).state == TrialState.FAIL)
+    with pytest.raises(SessionGivenUp):
+        ours.set_trial_user_attr(trial_id, "a", 1)
 
 
 def test_a_trial_begins_when_the_storage_says(ours: FleetStorage, stock: GrpcStorageProxy) -> None:
@@ -151,8 +168,7 @@ def test_ask_here_and_tell_elsewhere(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     (trial,) = mine.trials
     assert trial.state == TrialState.RUNNING
-    if "_exit" not in end:
-        assert list(trial.params) == ["x"]
+    assert list(trial.params) == ["x"]
     mine.tell(trial.number, 0.5)
     assert [t.value for t in mine.trials] == [0.5]
     assert mine.ask().number == 1

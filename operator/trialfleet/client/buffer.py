@@ -1,18 +1,16 @@
 """A trial that this process runs: what is known of it, and what the storage has yet to hear."""
 
-import datetime
 import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from trialfleet.client.conversion import ITEM_BYTES, Definition, attribute_bytes, encode_attributes
 from trialfleet.client.session import Session
-from trialfleet.model.errors import InvalidInput, SessionGivenUp, TrialFinished
+from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
 _FLUSH_AFTER_S: Final = 0.75
@@ -20,6 +18,8 @@ _FLUSH_AFTER_S: Final = 0.75
 _STORED_WITHIN_S: Final = 10.0
 """After that a value is sent again that was sent to ask whether to prune, and is not known to be
 stored. Mostly the next such call says that it is."""
+_OTHERS_S: Final = 0.9
+"""What others wrote to a trial is seen within a second by who reads it."""
 
 _NEWS_S: Final = 0.9
 _SAME_S: Final = 0.1
@@ -71,24 +71,9 @@ class Unsent:
 class RunningTrial:
     """A trial of a session of ours, from Ask until Tell. Thread-safe; makes no calls."""
 
-    def __init__(
-        self,
-        session: Session,
-        study_id: int,
-        trial: FrozenTrial,
-        *,
-        gained: Callable[[], None] | None = None,
-    ) -> None:
-        """Take a trial that nobody else holds.
-
-        ``gained`` is for one that was made by Optuna's own interface, and is called when there is
-        something to be sent.
-        """
+    def __init__(self, session: Session, study_id: int, trial: FrozenTrial) -> None:
+        """Take a trial that was opened just now."""
         self.session = session
-        self.lasting = gained is not None
-        """Others may write to it and end it."""
-        self.flushed = False
-        """It was flushed since it was read last."""
         self.study_id = study_id
         self.trial_id = trial._trial_id
         self.number = trial.number
@@ -99,7 +84,7 @@ class RunningTrial:
         self._news_until = 0.0
         self._news_are_whole = False
         self._fenced = False
-        self._gained = gained
+        self._read_at = time.monotonic()
         self._lock = threading.Lock()
         self._trial = trial
         self._unsent = Unsent()
@@ -160,12 +145,9 @@ class RunningTrial:
     def check(self) -> None:
         """Raise if the trial can't go on.
 
-        Raises :class:`~trialfleet.model.errors.SessionGivenUp`, of a lasting one
-        :class:`~trialfleet.model.errors.TrialFinished`, or
+        Raises :class:`~trialfleet.model.errors.SessionGivenUp`, or
         :class:`~trialfleet.model.errors.InvalidInput` if the storage refused what was flushed.
         """
-        if self.fenced and self.lasting:
-            raise TrialFinished(f"trial {self.number} was ended by another client")
         if self.fenced:
             raise SessionGivenUp(
                 f"trial {self.number} was taken away: its session was given up; drop the trial"
@@ -203,8 +185,22 @@ class RunningTrial:
             self._waits(ITEM_BYTES)
             self._unsent.values[step] = value
 
+    def outdated(self) -> bool:
+        """Whether others may have written to the trial a while ago, unseen.
+
+        True once in a while: who is told so reads the trial.
+        """
+        now = time.monotonic()
+        if now < self._read_at + _OTHERS_S:
+            return False
+        self._read_at = now
+        return True
+
     def merge(self, stored: FrozenTrial) -> None:
         """Take over what others wrote to the trial: what we have not just set ourselves."""
+        if stored.state.is_finished():
+            self.fence()
+            return
         with self._lock:
             for mine, unsent, theirs in (
                 (self._trial.user_attrs, self._unsent.user_attrs, stored.user_attrs),
@@ -221,14 +217,6 @@ class RunningTrial:
         """Return the trial as it is now; later writes don't change what was returned."""
         with self._lock:
             return self._copy()
-
-    def end(self, state: TrialState, values: list[float] | None) -> None:
-        """Take note that the trial ended just now; nothing is written to it any more."""
-        with self._lock:
-            trial, now = self._trial, datetime.datetime.now()
-            trial.state = state
-            trial.values = values
-            trial.datetime_complete = max(now, trial.datetime_start or now)
 
     def take(self) -> Unsent:
         """Return what is unsent, or not known to be stored, and hold nothing any more.
@@ -280,8 +268,6 @@ class RunningTrial:
     def _waits(self, size: int) -> None:
         if not self._unsent.size:
             self._unsent_since = time.monotonic()
-            if self._gained is not None:
-                self._gained()
         self._unsent.size += size
 
     def _copy(self) -> FrozenTrial:

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from trialfleet.model.errors import InvalidInput, MessageTooLarge
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
@@ -97,23 +97,6 @@ def decode_definitions(definitions: Iterable[pb.Definition]) -> list[Definition]
         Definition(d.name, decode_distribution(d.distribution_json), d.distribution_json)
         for d in definitions
     ]
-
-
-def new_trial(trial_id: int, number: int, started_us: int) -> FrozenTrial:
-    """Return a trial that has begun, in microseconds since 1970."""
-    return FrozenTrial(
-        number=number,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=decode_time(started_us),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-        trial_id=trial_id,
-    )
 
 
 def floats(values: Sequence[float] | None) -> list[float] | None:

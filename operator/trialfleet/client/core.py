@@ -22,10 +22,6 @@ _BEAT_S: Final = 0.5
 """Hundreds of workers on one machine wake up as often; twice a second keeps what is promised."""
 _PAUSE_S: Final = 0.1
 """Between two attempts to send what could not be sent."""
-_LASTING_FLUSH_S: Final = 0.05
-"""For what a trial of Optuna's own interface gains to gather: a brief one costs no call more."""
-_LASTING_TRIES: Final = 10
-"""Where the trial is being sent or read meanwhile; then it goes with what has waited for long."""
 _LAST_CALL_S: Final = 2.0
 """Deadline of each call that is made when a storage object is closed."""
 
@@ -68,6 +64,8 @@ class Core:
         )
         # Trials that are made by Optuna's own interface run until somebody tells them, in whatever
         # process: the session that made them neither expires nor hands them back.
+        self.created: set[int] = set()
+        """Ids of those that were made and not told here."""
         self.lasting = Sessions(
             self.connection,
             study="",
@@ -80,13 +78,24 @@ class Core:
         self._flush_s = min(CALL_S, time_to_live_s / 4)
         self._beat_s = min(_BEAT_S, time_to_live_s / 4)
         self.histories = HistoryCache(self.connection)
-        self.running = RunningTrials(
-            self.connection, self.sessions, self.lasting, self.histories, self._flush_soon
-        )
+        self.running = RunningTrials(self.connection, self.sessions, self.histories)
         self._lock = threading.Lock()
         self._keeping: asyncio.Task[None] | None = None
-        self._flushes: set[asyncio.Task[None] | None] = set()
         self._closing: Future[None] | None = None
+
+    def create_trial(self, study_id: int) -> int:
+        """Open a new trial, as Optuna's ``create_new_trial`` does; return its id.
+
+        Raises ``NotFound``, ``StudyEnded``.
+        """
+        _, reply = self.lasting.open_trial(
+            methods.CREATE_TRIAL,
+            study_id,
+            lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
+            CALL_S,
+        )
+        self.created.add(reply.trial_id)
+        return reply.trial_id
 
     def close(self) -> None:
         """Send what is unsent, close the session and the channels. Idempotent; takes seconds."""
@@ -106,17 +115,13 @@ class Core:
 
     async def _close(self) -> None:
         # What they have not sent they leave for the last flush.
-        tasks = {task for task in (self._keeping, *self._flushes) if task is not None}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
         await self.running.flush_last(_LAST_CALL_S)
         for session in (self.sessions.opened, self.lasting.opened):
             # That of trials which run on stays open: to close it would hand them back.
-            if session is None or (
-                session is self.lasting.opened and self.running.runs_any_of(session)
-            ):
+            if session is None or (session is self.lasting.opened and self.created):
                 continue
             request = pb.CloseSessionRequest(session=session.name)
             try:
@@ -124,20 +129,6 @@ class Core:
             except (CallFailed, StorageUnavailable) as error:
                 logger.info("the session ends when its time to live is over: %s", error)
         await self.connection.close()
-
-    def _flush_soon(self) -> None:
-        background.start(self._flush_lasting())
-
-    async def _flush_lasting(self) -> None:
-        task = asyncio.current_task()
-        self._flushes.add(task)
-        try:
-            for _ in range(_LASTING_TRIES):
-                await asyncio.sleep(_LASTING_FLUSH_S)
-                if await self.running.flush_lasting(self._flush_s):
-                    break
-        finally:
-            self._flushes.discard(task)
 
     def _start(self) -> None:
         background.run(self._start_keeping())

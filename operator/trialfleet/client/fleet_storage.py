@@ -27,7 +27,13 @@ from trialfleet.client.conversion import (
 from trialfleet.client.core import Core
 from trialfleet.client.translation import optuna_errors
 from trialfleet.client.trial_batches import decode_batch, deep_copies
-from trialfleet.model.errors import DefinitionDiffers, InvalidInput, NotFound, StorageUnavailable
+from trialfleet.model.errors import (
+    DefinitionDiffers,
+    InvalidInput,
+    NotFound,
+    StorageUnavailable,
+    TrialFinished,
+)
 from trialfleet.wire import methods
 from trialfleet.wire.background import run
 from trialfleet.wire.credentials import from_environment
@@ -44,9 +50,9 @@ class FleetStorage(BaseStorage):
     """Trials in a Trialfleet storage, reached through any of its proxies.
 
     All of Optuna's samplers, pruners and tools work over it. It differs from Optuna's own
-    storages in what a trial costs: Ask and Tell. What a trial that runs here gains between the
+    storages in what a worker's trial costs: Ask and Tell. What such a trial gains between the
     two is answered here, sent within a second, and is in the database for certain when the
-    trial is told.
+    trial is told. What others write to it is read within a second by :meth:`get_trial`.
 
     **Thread safety.** Every method may be called by any number of threads at once, as
     ``study.optimize(n_jobs=4)`` does. Trials that are returned without a copy
@@ -71,9 +77,8 @@ class FleetStorage(BaseStorage):
     **Who owns a trial.** One that :meth:`ask` opened is this object's: it is handed back when the
     object is closed or collected, and lost when the object is silent for too long. One that Optuna
     made (``Study.ask``, ``Study.optimize``) runs until somebody tells it, here or elsewhere, as
-    over Optuna's own storages. If another client ends it, the next ``set_trial_*`` here raises
-    ``UpdateFinishedTrialError``, at the latest the one that ends it. What others write to it is
-    read when it is flushed, and when it has ended. It is flushed 0.05 s after it gains anything.
+    over Optuna's own storages: each ``set_trial_*`` is a call, and raises
+    ``UpdateFinishedTrialError`` once another client has ended the trial.
     """
 
     def __init__(
@@ -266,6 +271,14 @@ class FleetStorage(BaseStorage):
             raise NotFound(f"trial {trial_id} does not run here")
         return self._core.running.should_prune(trial, pruner)
 
+    @optuna_errors
+    def running_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial that runs here as :meth:`get_trial` does, without a call.
+
+        What others wrote to it may be missing. Raises ``KeyError``.
+        """
+        return self._core.running.known(trial_id) or self.get_trial(trial_id)
+
     def hand_back(self, trial_id: int) -> None:
         """Let a trial that runs here wait again at once, for another worker, with its parameters.
 
@@ -358,7 +371,7 @@ class FleetStorage(BaseStorage):
         no further trial.
         """
         if template_trial is None:
-            return self._core.running.create(study_id)
+            return self._core.create_trial(study_id)
         template = encode_new_trial(template_trial, self._core.connection.max_message_bytes)
         return self._core.sessions.write(
             methods.CREATE_TRIAL,
@@ -438,13 +451,7 @@ class FleetStorage(BaseStorage):
             if state == TrialState.RUNNING:
                 return False
             return self._core.running.tell(trial, state, floats(values))
-        update = pb.TrialUpdate(trial_id=trial_id)
-        return self._core.sessions.write(
-            methods.WRITE_TRIAL,
-            lambda write: pb.WriteTrialRequest(
-                write=write, update=update, state=state.name, values=floats(values)
-            ),
-        ).updated
+        return self._write_trial(pb.TrialUpdate(trial_id=trial_id), state, floats(values))
 
     @optuna_errors
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -498,10 +505,28 @@ class FleetStorage(BaseStorage):
         (trial,) = decode_batch(reply.trials)
         return trial
 
-    def _write_trial(self, update: pb.TrialUpdate) -> None:
-        self._core.sessions.write(
-            methods.WRITE_TRIAL, lambda write: pb.WriteTrialRequest(write=write, update=update)
-        )
+    def _write_trial(
+        self,
+        update: pb.TrialUpdate,
+        state: TrialState | None = None,
+        values: list[float] | None = None,
+    ) -> bool:
+        try:
+            reply = self._core.sessions.write(
+                methods.WRITE_TRIAL,
+                lambda write: pb.WriteTrialRequest(
+                    write=write,
+                    update=update,
+                    state=None if state is None else state.name,
+                    values=values,
+                ),
+            )
+        except (NotFound, TrialFinished):
+            self._core.created.discard(update.trial_id)
+            raise
+        if state is not None and state.is_finished():
+            self._core.created.discard(update.trial_id)
+        return reply.updated
 
 
 class _Forked(FleetStorage):

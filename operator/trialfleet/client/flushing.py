@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Final
 
 from trialfleet.client.buffer import RunningTrial
 from trialfleet.client.history import Reading
@@ -12,6 +13,9 @@ from trialfleet.wire import methods
 from trialfleet.wire.connection import Connection
 from trialfleet.wire.endpoint import CallFailed
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
+
+_READ_S: Final = 2.0
+"""Deadline of a read that an objective can do without."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,49 +55,41 @@ class Flushing:
             trial.fence()
         return reply
 
-    async def flush(self, trials: Iterable[RunningTrial], deadline_s: float) -> bool:
-        """Send what trials have unsent; tries each proxy once.
-
-        Returns False if one of them was being sent, which may not be all of it, or read.
-        """
-        idle = True
+    async def flush(self, trials: Iterable[RunningTrial], deadline_s: float) -> None:
+        """Send what trials have unsent; tries each proxy once."""
         for trial in trials:
-            if trial.fenced:
-                continue
-            if not trial.sending.acquire(blocking=False):
-                idle = False
+            if trial.fenced or not trial.sending.acquire(blocking=False):
                 continue
             try:
                 await self.send(trial, None, deadline_s, patience_s=0)
-                trial.flushed = True
             except InvalidInput as error:
                 trial.refuse(error)
             except TrialfleetError as error:
                 logger.debug("trial %d was not flushed: %s", trial.number, error)
             finally:
                 trial.sending.release()
-        return idle
 
-    async def read_others(self, trials: Iterable[RunningTrial], deadline_s: float) -> None:
-        """Read what others wrote to trials; tries each proxy once."""
-        for trial in trials:
-            # What is about to be sent is newer than what would be read.
-            if trial.fenced or not trial.sending.acquire(blocking=False):
-                continue
-            try:
-                reply = await self._connection.call(
-                    methods.GET_TRIALS,
-                    pb.GetTrialsRequest(trial_ids=[trial.trial_id]),
-                    deadline_s=deadline_s,
-                    patience_s=0,
-                )
-                (stored,) = decode_batch(reply.trials)
-                trial.merge(stored)
-                trial.flushed = False
-            except TrialfleetError as error:
-                logger.debug("trial %d was not read: %s", trial.number, error)
-            finally:
-                trial.sending.release()
+    async def read_others(self, trial: RunningTrial) -> None:
+        """Read what others wrote to a trial; tries each proxy once.
+
+        The objective goes on without it if no proxy answers.
+        """
+        # What is being sent is newer than what would be read.
+        if trial.fenced or not trial.sending.acquire(blocking=False):
+            return
+        try:
+            reply = await self._connection.call(
+                methods.GET_TRIALS,
+                pb.GetTrialsRequest(trial_ids=[trial.trial_id]),
+                deadline_s=_READ_S,
+                patience_s=0,
+            )
+            (stored,) = decode_batch(reply.trials)
+            trial.merge(stored)
+        except TrialfleetError as error:
+            logger.debug("trial %d was not read: %s", trial.number, error)
+        finally:
+            trial.sending.release()
 
     async def flush_last(self, trials: Iterable[RunningTrial], deadline_s: float) -> None:
         """Send what trials have unsent, after the connection was interrupted; one attempt each."""

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
@@ -18,13 +18,12 @@ from trialfleet.client.conversion import (
     check_name,
     encode_attribute,
     encode_distribution,
-    new_trial,
     room,
 )
 from trialfleet.client.flushing import Flushing
 from trialfleet.client.history import HistoryCache, Reading, StudyHistory
 from trialfleet.client.requests import Opening, Telling, decision_request, report_request
-from trialfleet.client.session import Session, Sessions
+from trialfleet.client.session import Sessions
 from trialfleet.model.errors import (
     NotFound,
     SessionGivenUp,
@@ -35,8 +34,6 @@ from trialfleet.wire import background, methods
 from trialfleet.wire.connection import CALL_S, Connection
 from trialfleet.wire.v1 import trialfleet_pb2 as pb
 
-_FINISHED: Final = 16
-"""Trials that are kept after they ended: Optuna reads one again right after telling it."""
 _REOPENINGS: Final = 3
 _UNFINISHED: Final = tuple(state for state in TrialState if not state.is_finished())
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
@@ -51,33 +48,32 @@ class RunningTrials:
         self,
         connection: Connection,
         sessions: Sessions,
-        lasting: Sessions,
         histories: HistoryCache,
-        gained: Callable[[], None],
     ) -> None:
-        """Take the sessions of trials that are asked for, and of those that are created.
-
-        ``gained`` is called when one of the latter has something to be sent.
-        """
+        """Take the session of the trials, and the histories of their studies."""
         self._connection = connection
         self._flushing = Flushing(connection)
-        self._gained = gained
         self._sessions = sessions
-        self._lasting = lasting
         self._histories = histories
         self._lock = threading.Lock()
         self._trials: dict[int, RunningTrial] = {}
-        self._finished: dict[int, RunningTrial] = {}
 
     def get(self, trial_id: int) -> RunningTrial | None:
         """Return a trial if this process runs it."""
         return self._trials.get(trial_id)
 
-    def read(self, trial_id: int) -> FrozenTrial | None:
-        """Return a trial that runs here, or ended here a moment ago."""
-        trial = self._trials.get(trial_id) or self._finished.get(trial_id)
+    def known(self, trial_id: int) -> FrozenTrial | None:
+        """Return a trial that runs here, without what others wrote to it lately."""
+        trial = self._trials.get(trial_id)
         # Of one that was taken away the storage knows more.
         return None if trial is None or trial.fenced else trial.snapshot()
+
+    def read(self, trial_id: int) -> FrozenTrial | None:
+        """Return a trial that runs here, with what others wrote to it more than a second ago."""
+        trial = self._trials.get(trial_id)
+        if trial is not None and trial.outdated():
+            background.run(self._flushing.read_others(trial))
+        return self.known(trial_id)
 
     def of(self, study_id: int) -> list[RunningTrial]:
         """Return the trials of a study that run here."""
@@ -86,9 +82,8 @@ class RunningTrials:
     def drop_study(self, study_id: int) -> None:
         """Forget the trials of a deleted study."""
         with self._lock:
-            for trials in (self._trials, self._finished):
-                for trial_id in [i for i, t in trials.items() if t.study_id == study_id]:
-                    del trials[trial_id]
+            for trial in [t for t in self._trials.values() if t.study_id == study_id]:
+                del self._trials[trial.trial_id]
 
     def ask(self, study_id: int, wait_s: float) -> int | None:
         """Open the next trial; return its id, or None if there is none to run now.
@@ -110,24 +105,6 @@ class RunningTrials:
             return None if trial is None else self._add(trial)
         raise SessionGivenUp(f"{_REOPENINGS} sessions were given up one after the other")
 
-    def create(self, study_id: int) -> int:
-        """Open a new trial, as Optuna's ``create_new_trial`` does; return its id.
-
-        Raises ``NotFound``, ``StudyEnded``.
-        """
-        session, reply = self._lasting.open_trial(
-            methods.CREATE_TRIAL,
-            study_id,
-            lambda write: pb.CreateTrialRequest(write=write, study_id=study_id),
-            CALL_S,
-        )
-        trial = new_trial(reply.trial_id, reply.number, reply.started_us)
-        return self._add(RunningTrial(session, study_id, trial, gained=self._gained))
-
-    def runs_any_of(self, session: Session) -> bool:
-        """Whether a trial of a session runs here."""
-        return any(trial.session is session for trial in self._trials.values())
-
     def all_trials(
         self, study_id: int, states: Container[TrialState] | None, late_s: float = 0.0
     ) -> list[FrozenTrial]:
@@ -145,7 +122,8 @@ class RunningTrials:
             if mine is None or not mine.use_news(finished_only=finished_only):
                 self.read_news(study_id, history, mine, finished_only=finished_only)
         if not finished_only:
-            ours += [trial.snapshot() for trial in self.of(study_id)]
+            read = (self.read(trial.trial_id) for trial in self.of(study_id))
+            ours += [trial for trial in read if trial is not None]
         return history.trials(ours, states, finished_only=finished_only)
 
     def read_news(
@@ -245,50 +223,33 @@ class RunningTrials:
                 if self._trials.get(trial.trial_id) is not trial:
                     raise TrialFinished(f"trial {trial.number} has already finished")
                 telling = Telling(trial, state, values, opening)
-                following = self._send_tell(telling, state, values)
+                following = self._send_tell(telling)
                 kept = telling.kept
-                self._remove(trial, state, values)
+                self._remove(trial)
         else:
-            self._remove(trial, state, values)
+            self._remove(trial)
         following_id = None if following is None else self._add(following)
-        if not kept and trial.lasting:
-            raise TrialFinished(f"trial {trial.number} was ended by another client")
         if not kept:
             logger.info("trial %d was taken away before it ended: dropped", trial.number)
         return kept, following_id
 
-    def _send_tell(
-        self, telling: Telling, state: TrialState, values: list[float] | None
-    ) -> RunningTrial | None:
+    def _send_tell(self, telling: Telling) -> RunningTrial | None:
         try:
             calling = self._connection.call(methods.TELL, telling.request)
             return telling.answered(background.run(calling))
         except BaseException as error:
             telling.failed(error)
             if isinstance(error, NotFound):
-                self._remove(telling.trial, state, values)
+                self._remove(telling.trial)
             raise
 
     def due_in(self) -> float:
         """Return in how many seconds :meth:`flush_old` will have something to send."""
         return min((t.due_in() for t in self._all() if not t.fenced), default=math.inf)
 
-    async def flush_lasting(self, deadline_s: float) -> bool:
-        """Send what trials of Optuna's own interface gained: any client may end them now.
-
-        Returns False if one of them was being sent or read at that time.
-        """
-        trials = [trial for trial in self._all() if trial.lasting and trial.unsent_bytes]
-        return await self._flushing.flush(trials, deadline_s)
-
     async def flush_old(self, deadline_s: float) -> None:
-        """Send what has been waiting for long; tries each proxy once, for ``deadline_s``.
-
-        Of trials that others may write to, reads what they wrote since the last flush.
-        """
-        trials = self._all()
-        await self._flushing.flush([t for t in trials if t.due_in() <= 0], deadline_s)
-        await self._flushing.read_others([t for t in trials if t.lasting and t.flushed], deadline_s)
+        """Send what has been waiting for long; tries each proxy once, for ``deadline_s``."""
+        await self._flushing.flush([t for t in self._all() if t.due_in() <= 0], deadline_s)
 
     async def flush_last(self, deadline_s: float) -> None:
         """Send what is unsent, after the connection was interrupted; one attempt for each."""
@@ -315,16 +276,10 @@ class RunningTrials:
             self._outdate(trial)
         return trial.trial_id
 
-    def _remove(self, trial: RunningTrial, state: TrialState, values: list[float] | None) -> None:
+    def _remove(self, trial: RunningTrial) -> None:
         with self._lock:
             self._outdate(trial)
             self._trials.pop(trial.trial_id, None)
-            # Others may have written to a lasting one: who reads it has to ask the storage.
-            if state.is_finished() and not trial.fenced and not trial.lasting:
-                trial.end(state, values)
-                self._finished[trial.trial_id] = trial
-                if len(self._finished) > _FINISHED:
-                    del self._finished[next(iter(self._finished))]
 
     def _outdate(self, changed: RunningTrial) -> None:
         for trial in self._trials.values():

@@ -16,7 +16,7 @@ from trialfleet.model.errors import InvalidInput, SessionGivenUp
 from trialfleet.model.session import GivenUp
 from trialfleet.model.trial import TrialRecord
 from trialfleet.proxy import messages
-from trialfleet.proxy.batches import Page, encode_batch, microseconds
+from trialfleet.proxy.batches import Page, encode_batch
 from trialfleet.proxy.decisions import Decisions
 from trialfleet.proxy.history import Bound, Cursor, Histories, HistoryView
 from trialfleet.storage import Storage
@@ -280,13 +280,7 @@ class TrialFleet:
             CreateTrial(messages.study_id(request.study_id), template, write)
         )
         assert isinstance(created, TrialCreated)
-        reply = pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
-        if template is None:
-            (record,) = await self._storage.trials((created.trial_id,))
-            started_us = microseconds(record.started)
-            if started_us is not None:
-                reply.started_us = started_us
-        return reply
+        return pb.CreateTrialReply(trial_id=created.trial_id, number=created.number)
 
     async def WriteTrial(self, request: pb.WriteTrialRequest) -> pb.WriteTrialReply:
         """Write to a trial of nobody or somebody else."""

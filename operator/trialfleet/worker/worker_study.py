@@ -159,7 +159,7 @@ class WorkerStudy(optuna.Study):
         fails afterwards is logged: the trial itself is complete.
         """
         self._forget_trials()  # as Study.tell
-        frozen = self._storage.get_trial(trial_id)
+        frozen = self.fleet.running_trial(trial_id)
         if state is TrialState.PRUNED:
             reports = self._reports(frozen)
             last = reports[max(reports)] if reports else math.nan

@@ -502,14 +502,12 @@ class CreateTrialRequest(_message.Message):
     def __init__(self, write: _Optional[_Union[WriteId, _Mapping]] = ..., study_id: _Optional[int] = ..., template: _Optional[_Union[TrialBatch, _Mapping]] = ...) -> None: ...
 
 class CreateTrialReply(_message.Message):
-    __slots__ = ("trial_id", "number", "started_us")
+    __slots__ = ("trial_id", "number")
     TRIAL_ID_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
-    STARTED_US_FIELD_NUMBER: _ClassVar[int]
     trial_id: int
     number: int
-    started_us: int
-    def __init__(self, trial_id: _Optional[int] = ..., number: _Optional[int] = ..., started_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, trial_id: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class WriteTrialRequest(_message.Message):
     __slots__ = ("write", "update", "state", "values")
