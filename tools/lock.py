@@ -20,8 +20,8 @@ DEV: Final = "requirements/dev.txt"
 
 WORKER: Final = frozenset(
     {
-        *("cloudpickle", "durationpy", "grpcio", "numpy", "optuna", "protobuf"),
-        *("pydantic", "pyyaml", "rich", "typer"),
+        *("cloudpickle", "durationpy", "grpcio", "numpy", "optuna", "packaging"),
+        *("protobuf", "pydantic", "pyyaml", "rich", "typer"),
     }
 )
 """Those of the project's dependencies that a worker imports: it reaches no database and no API

@@ -53,6 +53,9 @@ ENV_DEFINITION: Final = "TRIALFLEET_DEFINITION"
 ENV_CHECKPOINT_ROOT: Final = "TRIALFLEET_CHECKPOINT_ROOT"
 """Folder under which every trial gets a checkpoint folder."""
 
+ENV_PACKAGES: Final = "TRIALFLEET_PACKAGES"
+"""Folder with the packages that an objective asks for, which come before all others."""
+
 ENV_RUN: Final = "TRIALFLEET_RUN"
 """Of a local run, by which it knows what its objectives have started."""
 
@@ -180,6 +183,15 @@ ANNOTATION_WAKE: Final = f"{DOMAIN}/wake"
 # beside a ConfigMap "digits-study" and a StatefulSet "digits-pg".
 
 WORKER_CONTAINER: Final = "worker"
+PACKAGES_CONTAINER: Final = "trialfleet-packages"
+"""Of a worker's pod: the init container that installs what its objective asks for."""
+
+PACKAGES_FOLDER: Final = "/var/lib/trialfleet/packages"
+"""Where a worker's pod has these packages."""
+
+PACKAGE_CACHE: Final = "/var/lib/trialfleet/package-cache"
+"""Where a study may mount a volume in which they are kept."""
+
 POSTGRES_PORT: Final = 5432
 
 

@@ -22,6 +22,7 @@ def square(trial: Trial) -> float:
         ({"sampler": "TPE"}, "spec.sampler"),
         ({"spec": {"retrys": 1}}, "spec.retrys: "),
         ({"directions": ["up"]}, "spec.objectives"),
+        ({"packages": ["a=1"]}, "spec.objective.python.packages[0]: found 'a=1', accepted: a req"),
         ({"direction": "minimize", "directions": ["maximize"]}, "directions: found beside dir"),
     ],
 )

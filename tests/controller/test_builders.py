@@ -1,5 +1,6 @@
 """What is built is valid for Kubernetes, and runs under Pod Security ``restricted``."""
 
+import copy
 import dataclasses
 import json
 from typing import Any
@@ -95,10 +96,20 @@ def run_once_jobs() -> list[Object]:
     ]
 
 
+INSTALLING: dict[str, Any] = {
+    "python": {
+        "callable": "a:b",
+        "packages": ["scikit-learn==1.7.*"],
+        "requirements": {"configMap": {"name": "r", "key": "all.txt"}},
+    }
+}
+
+
 def everything() -> list[Object]:
     objects = [
         job_of(study()),
         job_of(study(template=TEMPLATE), reach=SECURE),
+        job_of(study(template=TEMPLATE, objective=INSTALLING), reach=SECURE),
         worker_job.build_config(OWNER, study()),
         *run_once_jobs(),
     ]
@@ -337,3 +348,94 @@ def test_a_worker_that_says_nothing_of_resources_gets_the_operators(
     worker, other = made["spec"]["template"]["spec"]["containers"]
     assert worker["resources"] == found
     assert "resources" not in other
+
+
+class TestPackages:
+    """What a worker's pod has for the packages of its objective."""
+
+    @staticmethod
+    def pod(**options: Any) -> Object:
+        job = worker_job.build_job(
+            OWNER,
+            study(template=TEMPLATE, objective=INSTALLING),
+            index=1,
+            parallelism=1,
+            reach=SECURE,
+            generation=1,
+            options=dataclasses.replace(OPTIONS, **options),
+        )
+        spec: Object = job["spec"]["template"]["spec"]
+        return spec
+
+    def test_they_are_installed_by_the_workers_image_after_what_the_user_has(self) -> None:
+        spec = self.pod()
+        fetch, install = spec["initContainers"]
+        assert (fetch["name"], install["name"]) == ("fetch", names.PACKAGES_CONTAINER)
+        assert install["image"] == "mine:2"
+        assert install["securityContext"]["readOnlyRootFilesystem"]
+        # No GPU is set aside for it.
+        assert install["resources"] == {"limits": {}}
+        worker = spec["containers"][1]
+        (folder,) = (one["value"] for one in worker["env"] if one["name"] == names.ENV_PACKAGES)
+        assert f"--link={folder}" in install["args"]
+        (mount,) = (one for one in worker["volumeMounts"] if one["name"] == "trialfleet-packages")
+        assert folder.startswith(mount["mountPath"])
+        assert mount["readOnly"]
+        assert "trialfleet-packages" not in str(spec["containers"][0])
+
+    def test_pip_has_the_charts_variables_and_the_workers(self) -> None:
+        install = self.pod(package_variables={"PIP_INDEX_URL": "https://i"}, package_secret="pip")[
+            "initContainers"
+        ][1]
+        env = {one["name"]: one.get("value") for one in install["env"]}
+        assert env["PIP_INDEX_URL"] == "https://i"
+        assert env["OMP_NUM_THREADS"] == "1"
+        assert install["envFrom"] == [{"secretRef": {"name": "pip", "optional": True}}]
+        template = copy.deepcopy(TEMPLATE)
+        own = {"name": "PIP_INDEX_URL", "value": "https://mine"}
+        template["spec"]["containers"][1]["env"].append(own)
+        job = worker_job.build_job(
+            OWNER,
+            study(template=template, objective=INSTALLING),
+            index=1,
+            parallelism=1,
+            reach=REACH,
+            generation=1,
+            options=dataclasses.replace(OPTIONS, package_variables={"PIP_INDEX_URL": "https://i"}),
+        )
+        install = job["spec"]["template"]["spec"]["initContainers"][1]
+        assert [one for one in install["env"] if one["name"] == "PIP_INDEX_URL"] == [own]
+
+    def test_a_volume_of_the_study_keeps_them(self) -> None:
+        template = copy.deepcopy(TEMPLATE)
+        kept = {"name": "data", "mountPath": names.PACKAGE_CACHE}
+        template["spec"]["containers"][1]["volumeMounts"].append(kept)
+        job = job_of(study(template=template, objective=INSTALLING))
+        install = job["spec"]["template"]["spec"]["initContainers"][1]
+        assert kept in install["volumeMounts"]
+        assert f"--cache={names.PACKAGE_CACHE}" in install["args"]
+
+    def test_packages_that_exclude_each_other_end_the_job(self) -> None:
+        rules = job_of(study(objective=INSTALLING))["spec"]["podFailurePolicy"]["rules"]
+        assert rules[-1] == {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": names.PACKAGES_CONTAINER,
+                "operator": "In",
+                "values": [errors.EXIT_INVALID],
+            },
+        }
+
+    def test_the_requirements_file_is_beside_the_manifest(self) -> None:
+        made = study(objective=INSTALLING)
+        python = worker_job.for_workers(made)["spec"]["objective"]["python"]
+        assert python["requirements"] == {"file": "requirements.txt"}
+        assert python["packages"] == ["scikit-learn==1.7.*"]
+        (volume,) = (
+            one
+            for one in job_of(made)["spec"]["template"]["spec"]["volumes"]
+            if one["name"] == "trialfleet-study"
+        )
+        assert volume["projected"]["sources"][-1] == {
+            "configMap": {"name": "r", "items": [{"key": "all.txt", "path": "requirements.txt"}]}
+        }

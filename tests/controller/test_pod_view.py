@@ -90,6 +90,25 @@ ENDS: list[tuple[str, dict[str, Any], EndKind, str]] = [
         EndKind.NOT_STARTED,
         reasons.START_FAILED,
     ),
+    (
+        "its packages could not be installed",
+        pod(
+            {
+                "phase": "Failed",
+                "initContainerStatuses": [
+                    {
+                        "name": names.PACKAGES_CONTAINER,
+                        "state": {"terminated": {"exitCode": 1, "message": "no index"}},
+                    }
+                ],
+                "containerStatuses": [
+                    {"name": "worker", "state": {"waiting": {"reason": "PodInitializing"}}}
+                ],
+            }
+        ),
+        EndKind.NOT_STARTED,
+        reasons.PACKAGES_FAILED,
+    ),
     *(
         (
             f"refused by its node: {reason}",

@@ -36,6 +36,7 @@ def test_whose_pod_it_is() -> None:
 
 
 NOT_STARTED = WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, "the image has no trialfleet")
+NOT_INSTALLED = WorkerEnd(EndKind.NOT_STARTED, reasons.PACKAGES_FAILED, "no matching distribution")
 CRASHED = WorkerEnd(EndKind.FAILED, names.REASON_CRASHED, "SIGSEGV")
 DEAD = pod("q-workers-1-z", end=CRASHED, ended=ago(1), running=False)
 
@@ -44,6 +45,7 @@ DEAD = pod("q-workers-1-z", end=CRASHED, ended=ago(1), running=False)
     ("end", "reason", "words"),
     [
         (NOT_STARTED, reasons.START_FAILED, "worker: the image has no trialfleet (1 so far"),
+        (NOT_INSTALLED, reasons.PACKAGES_FAILED, "worker: no matching distribution (1 so far"),
         (CRASHED, reasons.CRASH_LOOP, "worker: ended before its first trial, SIGSEGV (1 so far"),
     ],
 )

@@ -119,6 +119,12 @@ def test_an_objective_that_can_not_be_loaded_fails_the_study() -> None:
     assert planned.failed == Trouble(reasons.OBJECTIVE_IMPORT_FAILED, "No module named 'x'")
 
 
+def test_packages_that_can_not_be_installed_fail_the_study() -> None:
+    dead = pod("q-workers-1-z", end=WorkerEnd(EndKind.NOT_STARTED, reasons.PACKAGES_FAILED, "why"))
+    failed = plan(observed(jobs=(job(failure="PodFailurePolicy"),), pods=(dead,)))
+    assert failed.failed == Trouble(reasons.PACKAGES_FAILED, "why")
+
+
 def test_it_is_tried_again_with_a_newer_spec() -> None:
     planned = plan(observed(jobs=(job(failure="no"),), subject=subject(generation=2)))
     assert planned.failed is None

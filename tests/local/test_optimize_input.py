@@ -229,3 +229,19 @@ def test_the_words_of_submit_beside_those_of_optuna() -> None:
         trialfleet.optimize(square, 1, n_jobs=2, parallelism=2)
     with pytest.raises(ValueError, match=r"^parallelism: found 0, accepted: 1 or more, or -1"):
         trialfleet.optimize(square, 1, parallelism=0)
+
+
+@pytest.mark.parametrize(
+    ("packages", "kind", "said"),
+    [
+        ("numpy", TypeError, "packages: found 'numpy', accepted: a list of requirements"),
+        (["numpy", "--pre"], InvalidInput, "packages[1]: found '--pre', accepted: a requirement"),
+        (["numpy<1"], InvalidInput, "spec.objective.python.packages[0]: found 'numpy<1', but"),
+    ],
+)
+def test_packages_that_can_not_be_installed(
+    packages: Any, kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        trialfleet.optimize(square, 3, packages=packages)
+    assert str(caught.value).startswith(said)

@@ -22,6 +22,7 @@ from trialfleet.api.base import (
     found_fields,
     rule,
 )
+from trialfleet.api.requirements import PackageRequirement, RequirementsFile
 from trialfleet.api.suggestions import found
 
 _ONE_KIND: Final = "accepted: exactly one of python, command and job"
@@ -143,6 +144,13 @@ class PythonObjective(Model):
         | None
     ) = Field(default=None, examples=["objective"])
     """Name of the function in the source text; absent: `objective`."""
+    packages: Annotated[list[PackageRequirement], Field(min_length=1, max_length=64)] | None = (
+        Field(default=None, examples=[["scikit-learn==1.7.*"]])
+    )
+    """Packages that are installed for the objective, as in `pip install`. Those that Trialfleet
+    itself needs stay as they are."""
+    requirements: RequirementsFile | None = None
+    """A requirements file with packages, in place of packages or beside it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

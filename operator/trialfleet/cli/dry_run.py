@@ -13,6 +13,7 @@ from trialfleet.local.postgres import has_data
 if TYPE_CHECKING:
     from trialfleet.client import StudyDefinition
     from trialfleet.local.crew import Workforce
+    from trialfleet.local.packages import LocalPackages
     from trialfleet.local.run_once import RunOnce
     from trialfleet.local.supervisor import RunPlan
 
@@ -57,6 +58,7 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
             "workers": workforce.parallelism,
             "worker": shlex.join(workforce.command),
             **_gpus(workforce),
+            **_packages(plan.packages),
             **_once(plan.prepare),
             **_once(plan.collate),
         },
@@ -67,6 +69,13 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
 def _gpus(workforce: "Workforce") -> dict[str, list[str]]:
     owned = [own[gpus.VARIABLE] for own in workforce.own_environments]
     return {"gpus": owned} if owned else {}
+
+
+def _packages(wanted: "LocalPackages | None") -> dict[str, str]:
+    if wanted is None:
+        return {}
+    done = "installed" if wanted.folder.is_dir() else "to be installed"
+    return {"packages": f"{wanted.wanted}, {done} in {wanted.folder}"}
 
 
 def _once(task: "RunOnce | None") -> dict[str, list[str]]:

@@ -36,6 +36,7 @@ COMMANDS: Final = (
     "proxy",
     "token",
     "worker",
+    "packages",
     "operator",
 )
 """Each is a function, or a group, of its name in a module of its name, unless ``_PLACES`` says

@@ -4,6 +4,7 @@ import asyncio
 import enum
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -87,6 +88,21 @@ def operator(
         list[str] | None,
         typer.Option(metavar="NAME", help="Secret to pull these images with; may be repeated."),
     ] = None,
+    package_variable: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Environment variable of pip where a study asks for packages, such as "
+            "PIP_INDEX_URL; may be repeated.",
+        ),
+    ] = None,
+    package_secret: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Secret, in the studies' namespaces, with more such variables.",
+        ),
+    ] = "",
     network_policies: Annotated[
         bool, typer.Option(help="Make NetworkPolicies for PostgreSQL and proxies.")
     ] = True,
@@ -160,6 +176,8 @@ def operator(
         postgres_image=postgres_image,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=tuple(image_pull_secret or ()),
+        package_variables=_variables(package_variable or ()),
+        package_secret=package_secret,
         network_policies=network_policies,
         metrics_namespaces=tuple(metrics_from or ()),
         home=home or _own_namespace(),
@@ -181,6 +199,16 @@ def _resources(text: str) -> dict[str, Any]:
             f"{place}: found {text!r} ({first['msg']}), accepted: a container's resources in JSON"
         ) from error
     return found.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _variables(texts: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        name, is_given, value = text.partition("=")
+        if not is_given or not name:
+            raise InvalidInput(f"--package-variable: found {text!r}, accepted: NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _own_namespace() -> str:

@@ -21,11 +21,13 @@ from trialfleet.local.attending import Interrupts, attend
 from trialfleet.local.dry_plan import define, make_plan
 from trialfleet.local.failures import Failures
 from trialfleet.local.notices import local_notices
+from trialfleet.local.packages import FOLDER, LocalPackages
 from trialfleet.local.points import read_points
 from trialfleet.local.progress import Shown, make_view, progress_console
 from trialfleet.local.worker_logs import WorkerLogs
 from trialfleet.model import errors
 from trialfleet.model.trial_marks import is_mark
+from trialfleet.worker import packages
 
 if TYPE_CHECKING:
     from trialfleet.client import FleetStorage
@@ -107,6 +109,9 @@ def run(
     """
     study, manifest = _read(file)
     points = read_points(study.spec, manifest)
+    wanted = packages.read(study.spec, manifest)
+    if wanted is not None:
+        wanted.check()
     console = progress_console()
     for notice in (*manifest.notices, *local_notices(study.spec)):
         console.print(f"notice: {notice}", markup=False, soft_wrap=True)
@@ -134,6 +139,7 @@ def run(
         adopt=adopt,
         write_results=_write_results,
         share_gpus=share_gpus,
+        packages=None if wanted is None else LocalPackages(wanted, data / FOLDER),
     )
     total = trials or study.spec.budget.trials
     this = _Run(study, total, plan, output, plot, _command("run", str(file), options, flags))

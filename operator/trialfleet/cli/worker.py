@@ -10,6 +10,7 @@ from trialfleet import names
 from trialfleet.cli.credential_options import CaFileOption, TokenFileOption
 from trialfleet.model.errors import InvalidInput, ObjectiveImportError
 from trialfleet.worker import assignment, log, process
+from trialfleet.worker.packages import activate
 from trialfleet.worker.watchdog import GRACE_S
 
 _TRACEBACK_LINES = 20
@@ -78,6 +79,15 @@ def worker(
             help="Where each trial gets a checkpoint folder.",
         ),
     ] = None,
+    packages: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            envvar=names.ENV_PACKAGES,
+            show_envvar=True,
+            help="Packages of the objective, which come before those that are installed.",
+        ),
+    ] = "",
     grace: Annotated[
         float,
         typer.Option(
@@ -110,6 +120,8 @@ def worker(
             f"environment variable {names.ENV_PROXY}"
         )
     log.configure(log_level)
+    if packages:
+        activate(packages)
     settings = process.Settings(
         proxies=proxy,
         worker=worker,

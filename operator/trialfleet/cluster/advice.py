@@ -36,6 +36,9 @@ ADVICE: Final = {
     "the operator the right that it lacks",
     "StartFailed": "check the image's command and the init containers; the kubelet's words are in "
     "the message",
+    "PackagesFailed": "read pip's words in the message; ask for other packages "
+    "(spec.objective.python.packages) in a study of another name, or let pods reach the index "
+    "(packages.indexUrl of the chart); then: trialfleet suspend STUDY, trialfleet resume STUDY",
     "CrashLoop": "read the container's last lines, below; a worker that ends before its first "
     "trial has the wrong image, too little memory, or no way to its proxy",
     "ObjectiveImportFailed": "correct the objective's source, or add what it imports "

@@ -36,6 +36,7 @@ def submit(
     namespace: str | None = None,
     context: str | None = None,
     image: str | None = None,
+    packages: Sequence[str] | None = None,
     resources: Mapping[str, Any] | None = None,
     gpus: int = 0,
     env: Mapping[str, str] | None = None,
@@ -51,8 +52,8 @@ def submit(
 
     The function travels as its source, with the imports, constants and functions that it refers to,
     where that is enough; else as a pickle (cloudpickle), which the worker's image has to have the
-    same minor version of Python for. What it imports has to be in that image. Submitted again under
-    its name, a study goes on; what may change of it is changed.
+    same minor version of Python for. What it imports has to be in that image, or in ``packages``.
+    Submitted again under its name, a study goes on; what may change of it is changed.
 
     Args:
         objective: As of ``optuna.Study.optimize``.
@@ -62,6 +63,7 @@ def submit(
         namespace: Of the cluster; None: the context's own.
         context: Of the kubeconfig; None: its current one.
         image: Of the workers; None: the operator's own worker image.
+        packages: What is installed before a worker starts, as in ``pip install``.
         resources: Of a worker, such as ``{"cpu": 2, "memory": "4Gi"}``: what it is given, and may
             use at most. Or ``{"requests": {...}, "limits": {...}}``.
         gpus: Of a worker, as ``nvidia.com/gpu``.
@@ -101,7 +103,13 @@ def submit(
                 trials=n_trials, timeout=None if timeout is None else f"{timeout:.3f}s"
             ),
             "parallelism": parallelism,
-            "objective": {"python": {"source": text, "function": function}},
+            "objective": {
+                "python": {
+                    "source": text,
+                    "function": function,
+                    **_given(packages=None if packages is None else list(packages) or None),
+                }
+            },
             **_given(
                 sampler={"name": sampler} if isinstance(sampler, str) else sampler,
                 pruner={"name": pruner} if isinstance(pruner, str) else pruner,

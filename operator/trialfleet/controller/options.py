@@ -29,6 +29,10 @@ class OperatorOptions:
     """For the images above; empty: Kubernetes' default."""
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets, in the studies' namespaces, for pods of these images."""
+    package_variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of what installs an objective's packages: index and proxy."""
+    package_secret: str = ""
+    """Name of a Secret, in the studies' namespaces, with more such variables; empty: none."""
     network_policies: bool = True
     """Make NetworkPolicies that let in only what is needed."""
     metrics_namespaces: tuple[str, ...] = ()

@@ -147,6 +147,10 @@ def _end_before_begin(status: Mapping[str, Any]) -> WorkerEnd:
     for container in status.get("initContainerStatuses", ()):
         terminated = container.get("state", {}).get("terminated", {})
         if terminated.get("exitCode"):
+            if container["name"] == names.PACKAGES_CONTAINER:
+                said = first_lines(terminated.get("message", ""))
+                message = said or f"pip ended with exit code {terminated['exitCode']}"
+                return WorkerEnd(EndKind.NOT_STARTED, reasons.PACKAGES_FAILED, message)
             text = last_words(container["name"], terminated)
             return WorkerEnd(EndKind.NOT_STARTED, reasons.START_FAILED, f"init {text}")
     if status.get("phase") == "Failed" and status.get("reason"):

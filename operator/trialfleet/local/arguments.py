@@ -9,7 +9,11 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 
+from trialfleet.api.requirements import is_requirement
+from trialfleet.local.packages import CACHE, LocalPackages
 from trialfleet.model import database_url
+from trialfleet.model.errors import InvalidInput
+from trialfleet.worker.packages import Wanted
 
 _JOBS: Final = "1 or more, or -1"
 
@@ -82,6 +86,23 @@ def callbacks(value: object) -> list[Any]:
     if not all(map(callable, given)):
         raise TypeError(f"callbacks: found {_kind(value)}, accepted: a list of functions")
     return given
+
+
+def packages(value: Sequence[str] | None) -> LocalPackages | None:
+    """Return what is to be installed. Raises ``TypeError`` or ``InvalidInput``."""
+    if not value:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"packages: found {value!r:.60}, accepted: a list of requirements")
+    for at, text in enumerate(value):
+        if not isinstance(text, str) or not is_requirement(text):
+            raise InvalidInput(
+                f"packages[{at}]: found {text!r:.60}, accepted: a requirement as pip takes it, "
+                "such as scikit-learn==1.7.*"
+            )
+    wanted = Wanted(tuple(value), None)
+    wanted.check()
+    return LocalPackages(wanted, CACHE)
 
 
 def caught(value: object) -> tuple[type[BaseException], ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from trialfleet import names
 from trialfleet.local import gpus, run_once
 from trialfleet.local.crew import Workforce
+from trialfleet.local.packages import LocalPackages
 from trialfleet.local.stages import WriteResults
 from trialfleet.local.supervisor import RunPlan
 from trialfleet.model import errors
@@ -73,12 +74,13 @@ def make_plan(
     adopt: bool = False,
     write_results: WriteResults | None = None,
     share_gpus: bool = False,
+    packages: LocalPackages | None = None,
 ) -> RunPlan:
     """Return the plan of a local run; ``trials`` replaces the budget of trials.
 
     ``definition`` tells the study from others of its name; ``adopt`` takes over their trials;
     ``write_results`` writes the files that ``collate`` reads; with ``share_gpus`` several workers
-    may have the same GPU.
+    may have the same GPU; ``packages`` are installed first.
 
     Raises ``InvalidInput`` for what only a cluster can run.
     """
@@ -94,6 +96,7 @@ def make_plan(
         environment = {
             **share_of_cores(parallelism, os.environ),
             **manifest_environment(study.spec),
+            **(packages.environment if packages is not None else {}),
             names.ENV_PROXY: address,
             names.ENV_CHECKPOINT_ROOT: str((folder / "checkpoints").absolute()),
         }
@@ -112,6 +115,7 @@ def make_plan(
         prepare=run_once.read("prepare", study.spec.prepare, manifest.parent),
         collate=run_once.read("collate", study.spec.collate, manifest.parent),
         write_results=write_results,
+        packages=packages,
         folder=folder,
         proxy=proxy_command,
         workforce=workforce,

@@ -29,6 +29,7 @@ from trialfleet.local.callback_order import CallbackOrder
 from trialfleet.local.crew import Workforce
 from trialfleet.local.dry_plan import proxy_command, share_of_cores
 from trialfleet.local.failures import is_lost
+from trialfleet.local.packages import LocalPackages
 from trialfleet.local.progress import ProgressView, Shown, make_view, progress_console
 from trialfleet.local.supervisor import Fleet, RunPlan
 from trialfleet.local.text_output import print_line
@@ -95,6 +96,7 @@ def optimize(
     storage: str | None = None,
     parallelism: int | None = None,
     name: str | None = None,
+    packages: Sequence[str] | None = None,
 ) -> optuna.Study:
     """Optimize an objective in worker processes; there is no storage to set up.
 
@@ -126,6 +128,9 @@ def optimize(
             returned study only.
         parallelism: As ``n_jobs``, by the word of ``trialfleet.submit``.
         name: As ``study_name``, by the word of ``trialfleet.submit``.
+        packages: What to install for the objective, as in ``pip install``, once, into
+            ``.trialfleet/packages`` of the current folder. Worker processes import it; what this
+            process has loaded stays as it is.
 
     Returns:
         An ordinary study with all trials: in memory, or of the storage.
@@ -166,6 +171,7 @@ def optimize(
         callbacks=arguments.callbacks(callbacks),
         show_progress_bar=show_progress_bar,
         storage=storage,
+        packages=arguments.packages(packages),
     )
     caught = arguments.caught(catch)
     with tempfile.TemporaryDirectory(prefix="trialfleet-", ignore_cleanup_errors=True) as made:
@@ -188,6 +194,7 @@ class _Run:
     callbacks: list[Callback]
     show_progress_bar: bool
     storage: str | None
+    packages: LocalPackages | None
     stopped: bool = False
 
     def __call__(self, folder: Path, jobs: int) -> optuna.Study:
@@ -196,7 +203,8 @@ class _Run:
             define=self._define,
             folder=folder,
             proxy=proxy_command,
-            workforce=lambda address: _workforce(address, folder, jobs),
+            workforce=lambda address: _workforce(address, folder, jobs, self.packages),
+            packages=self.packages,
             storage=self.storage,
             ephemeral=True,
         )
@@ -366,12 +374,16 @@ def raise_failure(folder: Path, error: errors.TrialfleetError) -> None:
     raise raised from cause
 
 
-def _workforce(address: str, folder: Path, jobs: int) -> Workforce:
+def _workforce(address: str, folder: Path, jobs: int, packages: LocalPackages | None) -> Workforce:
     command = [sys.executable, "-m", optimize_worker.__name__, str(folder / "assignment")]
     return Workforce(
         parallelism=jobs,
         command=command,
-        environment={**share_of_cores(jobs, os.environ), names.ENV_PROXY: address},
+        environment={
+            **share_of_cores(jobs, os.environ),
+            **(packages.environment if packages is not None else {}),
+            names.ENV_PROXY: address,
+        },
     )
 
 

@@ -20,6 +20,7 @@ from trialfleet.local.callback_order import Turn
 from trialfleet.model import errors
 from trialfleet.worker import failure, forks, log, pickling
 from trialfleet.worker.loop import End, run_worker
+from trialfleet.worker.packages import activate
 from trialfleet.worker.watchdog import Watch
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def load(file: Path) -> OptimizeAssignment:
         with file.open("rb") as opened:
             # First where the caller's modules are, then what may refer to them.
             sys.path[:], sources = pickle.load(opened)
+            if names.ENV_PACKAGES in os.environ:
+                activate(os.environ[names.ENV_PACKAGES])
             pickling.show_sources(sources)
             with forks.end_here():
                 found = pickle.load(opened)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from trialfleet import names
 from trialfleet.local.crew import Crew, Workforce
+from trialfleet.local.packages import LocalPackages
 from trialfleet.local.postgres import Postgres, make_folder
 from trialfleet.local.processes import Reaper
 from trialfleet.local.proxy_process import ProxyProcess
@@ -44,6 +45,8 @@ class RunPlan:
     """From an address to listen on to the proxy's command line."""
     workforce: Callable[[str], Workforce]
     """From the proxy's address to the workers."""
+    packages: LocalPackages | None = None
+    """Installed before anything that is the user's runs."""
     prepare: RunOnce | None = None
     collate: RunOnce | None = None
     write_results: WriteResults | None = None
@@ -94,7 +97,8 @@ class Fleet:
         """Start everything.
 
         Raises ``StorageUnavailable`` or ``SchemaMismatch`` if there is no usable database, and
-        ``InvalidInput`` if a study of that name is there and is another one.
+        ``InvalidInput`` if a study of that name is there and is another one; and what
+        ``LocalPackages.install`` raises.
         """
         with contextlib.ExitStack() as stack:
             self._start(stack)
@@ -137,6 +141,8 @@ class Fleet:
         )
         stack.callback(proxy.stop)
         proxy.start()
+        if plan.packages is not None:
+            plan.packages.install(reaper, self._on_event)
         if postgres is not None:
             postgres.wait()
         self.address = proxy.wait()

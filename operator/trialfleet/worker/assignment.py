@@ -48,8 +48,7 @@ def read(study: str, *, name: str = "", objective: str = "") -> Assignment:
                 "a name with --objective FILE.py or package.module:function"
             )
         return Assignment(study, None, lambda: python.from_text(objective, Path.cwd()))
-    held = manifest.read(path)
-    chosen = _choose(held, name)
+    chosen, held = find(path, name)
     if objective:
         return Assignment(
             chosen.metadata.name,
@@ -61,6 +60,15 @@ def read(study: str, *, name: str = "", objective: str = "") -> Assignment:
         chosen.spec,
         lambda: objectives.load(chosen.spec, held),
     )
+
+
+def find(path: Path, name: str) -> tuple[Study, Manifest]:
+    """Return a study of a manifest, and all that is in it.
+
+    Raises ``InvalidInput`` as ``read``.
+    """
+    held = manifest.read(path)
+    return _choose(held, name), held
 
 
 def _choose(held: Manifest, name: str) -> Study:

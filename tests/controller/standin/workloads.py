@@ -356,7 +356,10 @@ def _failure_action(spec: Object, pod: Object) -> str:
         wanted: Any = rule.get("onExitCodes")
         if wanted is None:
             continue
-        for container in status.get("containerStatuses", ()):
+        for container in (
+            *status.get("containerStatuses", ()),
+            *status.get("initContainerStatuses", ()),
+        ):
             code = container["state"].get("terminated", {}).get("exitCode")
             if container["name"] == wanted["containerName"] and code in wanted["values"]:
                 return str(rule["action"])

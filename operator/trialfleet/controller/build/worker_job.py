@@ -8,6 +8,11 @@ from typing import Any, Final
 
 from trialfleet import names
 from trialfleet.api.study import Study
+from trialfleet.controller.build.packages import (
+    REQUIREMENTS_FILE,
+    add_packages,
+    wants_packages,
+)
 from trialfleet.controller.build.pod_parts import SECRET_MOUNT, own_container
 from trialfleet.controller.build.template import (
     completed,
@@ -61,6 +66,8 @@ def for_workers(study: Study) -> Object:
         given = spec["objective"]["python"]
         del given["configMap"]
         given["file"] = _OBJECTIVE_FILE
+    if python is not None and python.requirements is not None:
+        spec["objective"]["python"]["requirements"] = {"file": REQUIREMENTS_FILE}
     return {
         "apiVersion": names.API_VERSION,
         "kind": "Study",
@@ -133,7 +140,7 @@ def build_job(
         spec={
             "parallelism": parallelism,
             "backoffLimit": backoff_limit_for(parallelism),
-            "podFailurePolicy": {"rules": _failure_rules()},
+            "podFailurePolicy": {"rules": _failure_rules(installs=wants_packages(study))},
             "podReplacementPolicy": "Failed",
             "template": _pod_template(owner, study, template, reach, options),
         },
@@ -182,16 +189,13 @@ def _queue_labels(template: Object) -> dict[str, str]:
     return {key: text for key, text in labels.items() if key.startswith("kueue.x-k8s.io/")}
 
 
-def _failure_rules() -> list[Object]:
+def _failure_rules(*, installs: bool) -> list[Object]:
     """Return what becomes of a Job when a worker ends otherwise than clean; the first match."""
 
-    def on_exit(*codes: int) -> Object:
-        return {
-            "containerName": names.WORKER_CONTAINER,
-            "operator": "In",
-            "values": sorted(codes),
-        }
+    def on_exit(*codes: int, container: str = names.WORKER_CONTAINER) -> Object:
+        return {"containerName": container, "operator": "In", "values": sorted(codes)}
 
+    conflict = on_exit(errors.EXIT_INVALID, container=names.PACKAGES_CONTAINER)
     return [
         {
             "action": "Ignore",
@@ -200,6 +204,7 @@ def _failure_rules() -> list[Object]:
         {"action": "Ignore", "onExitCodes": on_exit(errors.EXIT_DRAINED, errors.EXIT_OVERRUN)},
         # Any other worker would fail the same way.
         {"action": "FailJob", "onExitCodes": on_exit(errors.EXIT_OBJECTIVE, errors.EXIT_INVALID)},
+        *([{"action": "FailJob", "onExitCodes": conflict}] if installs else []),
     ]
 
 
@@ -217,6 +222,8 @@ def _pod_template(
     for container in containers:
         if container["name"] == names.WORKER_CONTAINER:
             _complete_worker(container, grace_s, options)
+            if wants_packages(study):
+                add_packages(spec, container, f"{names.STUDY_FOLDER}/{_STUDY_FILE}", options)
             if options.image_pull_secrets:
                 spec.setdefault(
                     "imagePullSecrets", [{"name": name} for name in options.image_pull_secrets]
@@ -269,6 +276,11 @@ def _volumes(owner: Owner, study: Study) -> tuple[list[Object], list[Object]]:
     if python is not None and python.config_map is not None:
         item = {"key": python.config_map.key, "path": _OBJECTIVE_FILE}
         sources.append({"configMap": {"name": python.config_map.name, "items": [item]}})
+    if python is not None and python.requirements is not None:
+        held = python.requirements.config_map
+        assert held is not None  # the cluster takes no other
+        item = {"key": held.key, "path": REQUIREMENTS_FILE}
+        sources.append({"configMap": {"name": held.name, "items": [item]}})
     volumes: list[Object] = [
         {"name": "trialfleet-study", "projected": {"sources": sources}},
         {"name": "trialfleet-checkpoints", "emptyDir": {}},

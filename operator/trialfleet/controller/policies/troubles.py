@@ -20,6 +20,7 @@ _ORDER: Final = (
     reasons.IMAGE_PULL_FAILED,
     reasons.CONFIG_MISSING,
     reasons.VOLUME_FAILED,
+    reasons.PACKAGES_FAILED,
     reasons.START_FAILED,
     reasons.CRASH_LOOP,
     reasons.OBJECT_REFUSED,
@@ -93,7 +94,7 @@ def _early_deaths(observed: StudyObserved) -> Iterable[Trouble]:
         if not dead:
             continue
         _, end = max(dead, key=lambda one: one[0])
-        reason = reasons.START_FAILED if end.kind is EndKind.NOT_STARTED else reasons.CRASH_LOOP
+        reason = end.reason if end.kind is EndKind.NOT_STARTED else reasons.CRASH_LOOP
         what = "ended before its first trial, " if worker and reason is reasons.CRASH_LOOP else ""
         text = f"{whose(job.component)}: {what}{end.message or end.reason}"
         yield Trouble(reason, f"{text} ({len(dead)} so far; the next one starts later each time)")

@@ -178,8 +178,12 @@ def _why_failed(job: JobView, observed: StudyObserved) -> Trouble:
     for end in ends:
         if end.unusable:
             return Trouble(end.reason, end.message or job.failure)
-    said = [end.message for end in ends if end.message]
-    return Trouble(reasons.WORKERS_FAILED, "; ".join([job.failure, *said[-1:]]))
+    said = [end for end in ends if end.message]
+    if said and said[-1].reason == reasons.PACKAGES_FAILED:
+        return Trouble(reasons.PACKAGES_FAILED, said[-1].message)
+    return Trouble(
+        reasons.WORKERS_FAILED, "; ".join([job.failure, *(end.message for end in said[-1:])])
+    )
 
 
 def _has_served(job: JobView, observed: StudyObserved) -> bool:
