@@ -128,6 +128,7 @@ ENDED_TRIALS: Final = "TrialsComplete"
 ENDED_FAILED_TRIALS: Final = "FailedTrialsExceeded"
 ENDED_TIMEOUT: Final = "Timeout"
 ENDED_GOAL: Final = "GoalReached"
+ENDED_PATIENCE: Final = "NoImprovement"
 ENDED_STOPPED: Final = "Stopped"
 """The sampler has tried everything, or the objective called ``study.stop()``."""
 

@@ -26,7 +26,8 @@ FULL = study(
     objectives="[{name: accuracy, direction: maximize, goal: 0.99}]",
     sampler="{name: TPESampler, options: {multivariate: true, seed: 7}}",
     pruner="{name: MedianPruner, options: {n_startup_trials: 5}}",
-    budget="{trials: 200, failedTrials: 10, timeout: 2h, trialTimeout: 20m}",
+    budget="{trials: 200, failedTrials: 10, timeout: 2h, "
+    "patience: {trials: 50}, trialTimeout: 20m}",
     parallelism="8",
     retries="3",
     suspend="false",

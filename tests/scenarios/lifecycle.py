@@ -68,6 +68,19 @@ def test_a_timeout_ends_a_study(env: Env) -> None:
     assert condition(study, "Complete")["reason"] == names.ENDED_TIMEOUT  # type: ignore[index]
 
 
+def test_trials_that_improve_nothing_end_a_study(env: Env) -> None:
+    env.study(
+        "settled",
+        source="def objective(trial):\n    return float(max(0, 5 - trial.number))\n",
+        budget={"patience": {"trials": 7}},
+    )
+    study = env.wait_condition("settled", "Complete")
+    assert condition(study, "Complete")["reason"] == names.ENDED_PATIENCE  # type: ignore[index]
+    assert float(study["status"]["bestValue"]) == 0
+    # The last one to improve something was trial 5, whichever of its equals ended first.
+    assert study["status"]["trials"]["complete"] == 13
+
+
 def test_too_many_failed_trials_fail_a_study(env: Env) -> None:
     env.study(
         "bad",

@@ -78,6 +78,34 @@ def test_thirty_workers_at_three_proxies(url: str, give_up: float) -> None:
     check(url)
 
 
+def test_the_patience_is_exact(url: str) -> None:
+    """After the last trial that improved something come just as many as the study is patient."""
+    chance = random.Random(3)
+
+    async def search(worker: Worker) -> None:
+        await worker.start()
+        while not isinstance(trial := await worker.ask(60.0), Ended):
+            assert trial is not Wait.WAIT
+            value = round(chance.random(), 2)
+            await worker.tell(trial.trial_id, TrialState.COMPLETE, [value])
+        assert trial == Ended(names.ENDED_PATIENCE)
+
+    async def main() -> None:
+        async with storages(url, 2) as proxies:
+            study_id = await create(proxies[0], budget=Budget(patience=15))
+            await asyncio.gather(
+                *(search(Worker(proxies[k % 2], study_id, f"w{k}")) for k in range(8))
+            )
+
+    asyncio.run(main())
+    with stock(url) as storage:
+        trials = optuna.load_study(study_name=STUDY, storage=storage).trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    best = min(trials, key=lambda trial: (trial.value, trial.number))
+    assert len(trials) - 1 - best.number == 15
+    check(url)
+
+
 def test_stock_writers_at_the_same_time(url: str) -> None:
     chance = random.Random(2)
 
@@ -162,6 +190,25 @@ def complete(*values: float) -> tuple[TrialState, Sequence[float]]:
             [MINIMIZE, MAXIMIZE],
             [complete(0, 1), complete(5, 9)],
             names.ENDED_GOAL,
+        ),
+        (
+            Budget(patience=3),
+            [MINIMIZE],
+            [complete(5), PRUNED, FAIL, complete(4), complete(4), FAIL, (TrialState.PRUNED, [1.0])],
+            names.ENDED_PATIENCE,
+        ),
+        (Budget(patience=2), [MINIMIZE], [FAIL, FAIL], names.ENDED_PATIENCE),
+        (
+            Budget(patience=2),
+            [MINIMIZE, MAXIMIZE],
+            [complete(1, 1), complete(2, 2), complete(3, 3), complete(1, 1), complete(3, 3)],
+            names.ENDED_PATIENCE,
+        ),
+        (
+            Budget(patience=2),
+            [MAXIMIZE],
+            [complete(1), complete(0), complete(1.5), complete(0)],
+            None,
         ),
         (Budget(), [MINIMIZE], [COMPLETE, FAIL, PRUNED], None),
     ],

@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from trialfleet import names
-from trialfleet.model.budget import Budget, Goal, end_reason
+from trialfleet.model.budget import Budget, Goal, SinceBest, end_reason
 from trialfleet.model.study import Counts
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -108,6 +108,22 @@ def test_goal_of_the_second_objective(best: list[float | None], ended: bool) -> 
 def test_any_goal_ends() -> None:
     budget = Budget(goals=[Goal(0, 0.0), Goal(1, 0.0)])
     assert reason(budget, best=[1.0, 0.0], maximize=[False, False]) == names.ENDED_GOAL
+
+
+@pytest.mark.parametrize(
+    ("since_best", "ended"),
+    [
+        (None, False),
+        (SinceBest(), False),
+        (SinceBest(2, 0), False),
+        (SinceBest(2, 1), True),
+        (SinceBest(0, 3), True),
+        (SinceBest(4, 0), True),
+    ],
+)
+def test_patience(since_best: SinceBest | None, ended: bool) -> None:
+    found = end_reason(Budget(patience=3), Counts(), [], [False], None, NOW, since_best)
+    assert found == (names.ENDED_PATIENCE if ended else "")
 
 
 def test_no_budget_never_ends() -> None:

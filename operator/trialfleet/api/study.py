@@ -50,8 +50,16 @@ class ObjectiveValue(Model):
         return StudyDirection[self.direction.upper()]
 
 
+class Patience(Model):
+    """How long a study goes on without improving."""
+
+    trials: Annotated[int, Field(ge=1, le=2_147_483_647)] = Field(examples=[50])
+    """Counted trials in a row, as in budget.trials, of which none is better than the best one so
+    far; with several objectives, of which none belongs to their Pareto front."""
+
+
 class BudgetSpec(Model):
-    """What ends a study: one or more of trials, failedTrials, timeout, or an objective's goal."""
+    """What ends a study: trials, failedTrials, timeout, patience, or an objective's goal."""
 
     trials: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
         default=None, examples=[200]
@@ -64,6 +72,8 @@ class BudgetSpec(Model):
     """Ends when so many trials have failed by their own error."""
     timeout: Duration | None = Field(default=None, examples=["2h"])
     """Ends so long after the first trial was opened; running trials are finished."""
+    patience: Patience | None = Field(default=None, examples=[{"trials": 50}])
+    """Ends when so many trials in a row have improved nothing."""
     trial_timeout: Duration | None = Field(default=None, examples=["20m"])
     """A trial that runs longer has failed. Ends no study."""
 

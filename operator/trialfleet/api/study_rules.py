@@ -24,7 +24,9 @@ STUDY_NAME: Final = (
 )
 WORKER: Final = "accepted: one container called 'worker', which runs the objective"
 
-_NO_END: Final = "accepted: at least one of trials, failedTrials, timeout, or an objective's goal"
+_NO_END: Final = (
+    "accepted: at least one of trials, failedTrials, timeout, patience, or an objective's goal"
+)
 _NO_SPACE: Final = (
     "missing: a command or job can't define its parameters itself, so list them with their values"
 )
@@ -77,7 +79,7 @@ def spec_rules() -> list[JsonValue]:
     rules.append(
         rule(
             "has(self.budget.trials) || has(self.budget.failedTrials) || has(self.budget.timeout) "
-            "|| self.objectives.exists(o, has(o.goal))",
+            "|| has(self.budget.patience) || self.objectives.exists(o, has(o.goal))",
             _NO_END,
             fieldPath=".budget",
         )
@@ -121,7 +123,7 @@ def spec_rules() -> list[JsonValue]:
 def spec_errors(spec: "StudySpec") -> Iterator[Finding]:
     """Yield what is wrong between the fields of a spec, whose single fields are right."""
     budget = spec.budget
-    ends = (budget.trials, budget.failed_trials, budget.timeout)
+    ends = (budget.trials, budget.failed_trials, budget.timeout, budget.patience)
     goals = [objective.goal for objective in spec.objectives]
     if all(end is None for end in (*ends, *goals)):
         yield Finding(("budget",), f"found no end of the study, {_NO_END}")

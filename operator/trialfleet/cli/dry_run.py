@@ -49,6 +49,7 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
             "trials": definition.trials,
             "failedTrials": definition.failed_trials,
             "timeout_s": definition.timeout_s,
+            "patience": definition.patience,
             "retries": definition.retries,
         },
         "first": [dict(point) for point in definition.enqueue],

@@ -28,6 +28,7 @@ _GO_ON: Final = {
     "spec.budget.trials, if set, {trials} or more",
     names.ENDED_TIMEOUT: "spec.budget.timeout is longer",
     names.ENDED_GOAL: "its goal is another",
+    names.ENDED_PATIENCE: "spec.budget.patience.trials is more",
     names.ENDED_STOPPED: "its budget is changed: spec.budget.trials {trials} or more",
 }
 """What lets a study that has ended go on."""

@@ -40,6 +40,7 @@ _ENDED = {
     names.ENDED_FAILED_TRIALS: "too many trials have failed",
     names.ENDED_TIMEOUT: "its time is over",
     names.ENDED_GOAL: "the goal is reached",
+    names.ENDED_PATIENCE: "its last trials have improved nothing",
     names.ENDED_STOPPED: "the sampler or the objective has stopped it",
 }
 

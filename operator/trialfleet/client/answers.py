@@ -28,6 +28,8 @@ class StudyDefinition:
     timeout_s: float | None = None
     """Seconds from the first trial opened."""
     goals: Sequence[Goal | tuple[int, float]] = ()
+    patience: int | None = None
+    """The study ends after so many counted trials in a row that improve nothing."""
     retries: int = 0
     """Of a lost trial."""
     enqueue: Sequence[Mapping[str, Any]] = ()
@@ -51,6 +53,7 @@ class StudyDefinition:
                 failed_trials=self.failed_trials,
                 timeout_s=self.timeout_s,
                 goals=[pb.Goal(objective=goal[0], value=goal[1]) for goal in self.goals],
+                patience=self.patience,
             ),
             retries=self.retries,
             enqueue_json=[json.dumps(dict(point)) for point in self.enqueue],

@@ -96,6 +96,7 @@ ADVICE: Final = {
     "spec.budget.failedTrials, and submit it again",
     names.ENDED_TIMEOUT: "go on with it: raise spec.budget.timeout, and submit it again",
     names.ENDED_GOAL: "nothing: the goal is reached",
+    names.ENDED_PATIENCE: "go on with it: raise spec.budget.patience.trials, and submit it again",
     names.ENDED_STOPPED: "nothing: somebody, the sampler or the objective has stopped it",
     # -- Events
     "Started": "nothing",

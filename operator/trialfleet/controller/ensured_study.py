@@ -35,6 +35,7 @@ def define(
         failed_trials=budget.failed_trials,
         timeout_s=None if budget.timeout is None else budget.timeout.total_seconds(),
         goals=goals,
+        patience=None if budget.patience is None else budget.patience.trials,
         retries=spec.retries,
         enqueue=[*(spec.trials or ()), *points],
         metric_names=[objective.name for objective in spec.objectives],

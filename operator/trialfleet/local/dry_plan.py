@@ -53,6 +53,7 @@ def define(
             for index, objective in enumerate(spec.objectives)
             if objective.goal is not None
         ],
+        patience=None if spec.budget.patience is None else spec.budget.patience.trials,
         retries=spec.retries,
         enqueue=spec.trials or points,
         metric_names=[objective.name for objective in spec.objectives],

@@ -26,6 +26,18 @@ class Budget:
     timeout_s: float | None = None
     """Seconds from the first trial opened."""
     goals: Sequence[Goal] = ()
+    patience: int | None = None
+    """Counted trials in a row that improve nothing."""
+
+
+class SinceBest(NamedTuple):
+    """The trials numbered after the last one that improved something; all, if none has.
+
+    For one objective that is the best trial, for several the newest on their front.
+    """
+
+    counted: int = 0
+    running: int = 0
 
 
 def end_reason(
@@ -35,12 +47,15 @@ def end_reason(
     maximize: Sequence[bool],
     started: datetime.datetime | None,
     now: datetime.datetime,
+    since_best: SinceBest | None = None,
 ) -> str:
     """Return why no further trial may be opened, one of ``names.ENDED_*``, or ``""``.
 
     ``best`` holds the best value seen of each objective, None where there is none yet.
-    Running trials occupy the budget: with the last ones under way the reason is already
-    ``TrialsComplete``, although one of them may still be lost and come back.
+    Running trials occupy the budget, and the patience: with the last ones under way the reason is
+    already ``TrialsComplete``, although one of them may still be lost and come back, or
+    ``NoImprovement``, although one of them may still improve something. ``since_best`` is needed
+    with ``budget.patience`` only.
     """
     for objective, value in budget.goals:
         reached = best[objective] if objective < len(best) else None
@@ -53,4 +68,6 @@ def end_reason(
         return names.ENDED_TIMEOUT
     if budget.trials is not None and counts.counted + counts.running >= budget.trials:
         return names.ENDED_TRIALS
+    if budget.patience is not None and since_best and sum(since_best) >= budget.patience:
+        return names.ENDED_PATIENCE
     return ""

@@ -252,6 +252,7 @@ def _budget(budget: pb.Budget, objectives: int) -> Budget:
         failed_trials=budget.failed_trials if budget.HasField("failed_trials") else None,
         timeout_s=timeout_s,
         goals=tuple(goals),
+        patience=budget.patience if budget.HasField("patience") else None,
     )
 
 

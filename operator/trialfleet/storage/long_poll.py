@@ -28,14 +28,14 @@ class LongPoll:
         """Take what reads where studies stand."""
         self._read = read
         self._callers: dict[int, dict[_Answer, None]] = {}
-        self._notifyd = asyncio.Event()
+        self._notified = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
 
     def notify(self) -> None:
         """Say that something was committed here: look soon."""
         if self._watch is not None:
-            self._notifyd.set()
+            self._notified.set()
 
     def close(self) -> None:
         """Answer all callers, and whoever still comes: there is no trial now."""
@@ -73,9 +73,9 @@ class LongPoll:
             await asyncio.sleep(_MIN_INTERVAL_S)
             interval_s = min(2 * interval_s, _MAX_INTERVAL_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._notifyd.wait(), interval_s - _MIN_INTERVAL_S)
+                await asyncio.wait_for(self._notified.wait(), interval_s - _MIN_INTERVAL_S)
                 interval_s = _MIN_INTERVAL_S
-            self._notifyd.clear()
+            self._notified.clear()
             try:
                 standings = await self._read(list(self._callers))
             except TrialfleetError:

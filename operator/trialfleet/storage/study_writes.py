@@ -35,17 +35,18 @@ _INSERT_DIRECTIONS = sa.text(
 _DEFINE = sa.text(
     """
     INSERT INTO trialfleet_studies AS s
-        (study_id, max_trials, max_failed, timeout_s, goals, retries, definition, owner)
-    VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :retries,
-        nullif(:definition, ''), nullif(:owner, ''))
+        (study_id, max_trials, max_failed, timeout_s, goals, patience, retries, definition, owner)
+    VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :patience,
+        :retries, nullif(:definition, ''), nullif(:owner, ''))
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
-        goals = excluded.goals, retries = excluded.retries,
+        goals = excluded.goals, patience = excluded.patience, retries = excluded.retries,
         definition = coalesce(excluded.definition, s.definition),
         owner = coalesce(excluded.owner, s.owner),
         stopped = s.stopped
-            AND (s.max_trials, s.max_failed, s.timeout_s, s.goals) IS NOT DISTINCT FROM
-                (excluded.max_trials, excluded.max_failed, excluded.timeout_s, excluded.goals)
+            AND (s.max_trials, s.max_failed, s.timeout_s, s.goals, s.patience)
+                IS NOT DISTINCT FROM (excluded.max_trials, excluded.max_failed,
+                    excluded.timeout_s, excluded.goals, excluded.patience)
     RETURNING enqueued
     """
 )
@@ -173,6 +174,7 @@ def ensure_study(transaction: Transaction, command: EnsureStudy) -> StudyEnsured
             "max_failed": budget.failed_trials,
             "timeout_s": budget.timeout_s,
             "goals": json.dumps([list(goal) for goal in budget.goals]),
+            "patience": budget.patience,
             "retries": command.retries,
             "definition": command.definition,
             "owner": command.owner,

@@ -130,16 +130,18 @@ class News(_message.Message):
     def __init__(self, restarted: _Optional[bool] = ..., cursor: _Optional[_Union[Cursor, _Mapping]] = ..., finished: _Optional[_Union[TrialBatch, _Mapping]] = ..., unfinished: _Optional[_Union[TrialBatch, _Mapping]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("trials", "failed_trials", "timeout_s", "goals")
+    __slots__ = ("trials", "failed_trials", "timeout_s", "goals", "patience")
     TRIALS_FIELD_NUMBER: _ClassVar[int]
     FAILED_TRIALS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     GOALS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
     trials: int
     failed_trials: int
     timeout_s: float
     goals: _containers.RepeatedCompositeFieldContainer[Goal]
-    def __init__(self, trials: _Optional[int] = ..., failed_trials: _Optional[int] = ..., timeout_s: _Optional[float] = ..., goals: _Optional[_Iterable[_Union[Goal, _Mapping]]] = ...) -> None: ...
+    patience: int
+    def __init__(self, trials: _Optional[int] = ..., failed_trials: _Optional[int] = ..., timeout_s: _Optional[float] = ..., goals: _Optional[_Iterable[_Union[Goal, _Mapping]]] = ..., patience: _Optional[int] = ...) -> None: ...
 
 class Goal(_message.Message):
     __slots__ = ("objective", "value")
