@@ -24,6 +24,7 @@ from trialfleet.api.base import (
     found_fields,
     rule,
 )
+from trialfleet.api.callback import Callback
 from trialfleet.api.objective import Objective
 from trialfleet.api.optuna_classes import Pruner, Sampler
 from trialfleet.api.pods import PodTemplate, RunOncePodTemplate
@@ -195,6 +196,19 @@ class StudySpec(Model):
     instead; the kinds command and job can't."""
     objective: Objective
     """What a trial runs."""
+    callbacks: Annotated[list[Callback], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        examples=[
+            [
+                {
+                    "name": "optuna_integration.MLflowCallback",
+                    "options": {"tracking_uri": "http://mlflow:5000"},
+                }
+            ]
+        ],
+    )
+    """Called by each worker after each of its trials, as those of Optuna's `study.optimize`: with
+    the study and the trial, in this order. One that raises is logged; the trial stays as it is."""
     template: PodTemplate | None = None
     """The workers' pods: image, resources, GPUs, volumes, affinity."""
     prepare: RunOncePodTemplate | None = None

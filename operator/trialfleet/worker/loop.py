@@ -5,7 +5,7 @@ import enum
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trialfleet import names
 from trialfleet.client import FleetStorage
 from trialfleet.model.errors import InvalidInput, NotFound, SessionGivenUp, StudyEnded, deleted
 from trialfleet.worker import failure, forks, log, surroundings
+from trialfleet.worker.callbacks import Callbacks
+from trialfleet.worker.callbacks import Function as Callback
 from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.interrupts import HandBack, Interrupt, Leave, TrialTimedOut
 from trialfleet.worker.values import check_values
@@ -62,6 +64,7 @@ def run_worker(
     catch: tuple[type[BaseException], ...] = (BaseException,),
     watch: Watch | None = None,
     after_trial: Callable[[], None] | None = None,
+    callbacks: Sequence[tuple[str, Callback]] = (),
     mark_output: bool = False,
 ) -> Outcome:
     """Run trials of a study until there are no more, or the worker has to leave.
@@ -82,6 +85,8 @@ def run_worker(
         catch: Exceptions of the objective that fail the trial only.
         watch: Through it the worker is asked to leave. Without one it only ends with the study.
         after_trial: Is called when a trial is told, before the next one is opened.
+        callbacks: By name, what is called with the study and each trial that this worker told,
+            before the next one is opened. What they raise is logged.
         mark_output: Whether this process's output says where a trial begins and ends.
 
     Raises:
@@ -107,6 +112,7 @@ def run_worker(
             catch=(TrialPruned, *catch),
             watch=watch,
             after_trial=after_trial,
+            callbacks=Callbacks(callbacks),
             mark_output=mark_output,
         )
         try:
@@ -130,6 +136,7 @@ class _Worker:
     catch: tuple[type[BaseException], ...]
     watch: Watch
     after_trial: Callable[[], None] | None
+    callbacks: Callbacks
     mark_output: bool
     trials: int = 0
 
@@ -141,7 +148,8 @@ class _Worker:
                 if trial is None:
                     continue
                 with log.marked(trial.number) if self.mark_output else contextlib.nullcontext():
-                    self._run(trial)
+                    if self._run(trial) and self.callbacks:
+                        self._call_back(trial._trial_id)
                 if self.study.stopped:
                     self.watch.asking()
                     self.storage.stop_study(study_id)
@@ -163,8 +171,8 @@ class _Worker:
         except (NotFound, KeyError) as gone:
             raise deleted(self.study.study_name) from gone
 
-    def _run(self, trial: FrozenTrial) -> None:
-        """Run one trial and tell its result, unless the trial is this worker's no longer."""
+    def _run(self, trial: FrozenTrial) -> bool:
+        """Run one trial and tell its result; False if the trial is this worker's no longer."""
         started = time.monotonic()
         returned, error, interrupt = self._attempt(trial)
         if interrupt is None and isinstance(error, Failed) and error.was_stopped:
@@ -177,7 +185,7 @@ class _Worker:
             if interrupt is None and isinstance(error, STORAGE_ERRORS):
                 raise error
             caught = interrupt is not None or error is None or isinstance(error, self.catch)
-            go_on = caught and not self.watch.leaving and self.after_trial is None
+            go_on = caught and not self.watch.leaving and not self._waits_after_trials
             verdict = self._judge(returned, error, interrupt)
             kept = self._conclude(trial, verdict, started, go_on)
         except SessionGivenUp:
@@ -191,6 +199,18 @@ class _Worker:
         if error is not None:
             # What the objective's frames hold, a model on a GPU, must not live into the next trial.
             traceback.clear_frames(error.__traceback__)
+        return kept
+
+    @property
+    def _waits_after_trials(self) -> bool:
+        """Whether something may stop the study, or enqueue a trial, before the next one."""
+        return self.after_trial is not None or bool(self.callbacks)
+
+    def _call_back(self, trial_id: int) -> None:
+        try:
+            self.callbacks(self.study, self.storage.get_trial(trial_id))
+        except KeyError as gone:
+            raise deleted(self.study.study_name) from gone
 
     def _attempt(
         self, trial: FrozenTrial

@@ -14,7 +14,7 @@ from trialfleet.api.search_space import distributions
 from trialfleet.client import FleetStorage
 from trialfleet.model import errors
 from trialfleet.model.errors import NotFound
-from trialfleet.worker import forks
+from trialfleet.worker import callbacks, forks
 from trialfleet.worker.assignment import Assignment
 from trialfleet.worker.loop import End, Outcome, run_worker
 from trialfleet.worker.watchdog import GRACE_S, Watch
@@ -82,7 +82,8 @@ def _work(
 ) -> Outcome:
     with forks.end_here():
         objective = assignment.load()
-    spec = assignment.spec
+        spec = assignment.spec
+        called = callbacks.load((spec and spec.callbacks) or ())
     ordinal = _open(storage, settings)
     study_id = storage.study_id
     assert study_id is not None
@@ -98,6 +99,7 @@ def _work(
         checkpoint_root=settings.checkpoint_root,
         search_space=None if spec is None else distributions(spec.search_space or {}),
         watch=watch,
+        callbacks=called,
         mark_output=True,
     )
 
