@@ -23,11 +23,18 @@ def objective(trial):
 
 
 def delete(name: str, url: str) -> None:
-    """Delete a study as stock Optuna does, which takes no notice if a trial comes in between."""
+    """Delete a study as stock Optuna does, which takes no notice if a trial comes in between.
+
+    Nor does it lock in an order: PostgreSQL may undo it for a trial that is opened meanwhile.
+    """
     storage = optuna.storages.RDBStorage(url)
     with contextlib.suppress(KeyError):
         while True:
-            optuna.delete_study(study_name=name, storage=storage)
+            try:
+                optuna.delete_study(study_name=name, storage=storage)
+            except optuna.exceptions.StorageInternalError as error:
+                if "deadlock detected" not in str(error.__cause__):
+                    raise
     storage.remove_session()
     storage.engine.dispose()
 
