@@ -106,20 +106,24 @@ def test_what_is_no_number_in_a_match(text: str, shown: str) -> None:
 def test_a_program_that_prints_no_metric() -> None:
     assert message(metrics("loss"), ["loss 3", "", "it's done"]) == (
         "no value for loss: no line that the program printed is a JSON object with the key 'loss'; "
-        """the last line is "it's done\""""
+        """standard output has 3 lines, 18 characters, the last one is "it's done"; """
+        "standard error is empty"
     )
     assert message(metrics("loss", "f1"), ['{"loss": 1}']) == (
         "no value for loss: no line that the program printed is a JSON object with the keys "
-        """'loss', 'f1'; the last line is '{"loss": 1}'"""
+        """'loss', 'f1'; standard output has 1 line, 12 characters, """
+        """the last one is '{"loss": 1}'; standard error is empty"""
     )
     assert message(metrics("loss", loss={"regex": r"loss=(\d+)"}), ["loss: 3"]) == (
-        r"no value for loss: no line that the program printed matches loss=(\d+); the last line is "
-        "'loss: 3'"
+        r"no value for loss: no line that the program printed matches loss=(\d+); standard output "
+        "has 1 line, 8 characters, the last one is 'loss: 3'; standard error is empty"
     )
 
 
 def test_a_program_that_prints_nothing() -> None:
-    assert message(metrics("loss"), ["", "  "]).endswith("; it printed nothing")
+    assert message(metrics("loss"), ["", "  "]).endswith(
+        "; standard output has 2 lines, 4 characters; standard error is empty"
+    )
 
 
 def write(file: Path, content: Any) -> None:
@@ -213,7 +217,10 @@ def test_what_standard_output_lacks_is_looked_for_in_standard_error(
 def test_what_standard_error_says_is_told_where_there_is_no_metric() -> None:
     found = metrics("loss", loss={"regex": r"loss=(\S+)"})
     found.see_error("done\n")
-    assert message(found).endswith("; the last line is 'done'")
+    assert message(found).endswith(
+        "; standard output is empty; standard error has 1 line, 5 characters, "
+        "the last one is 'done'"
+    )
 
 
 def test_a_line_that_was_too_long_is_told() -> None:

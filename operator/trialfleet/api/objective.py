@@ -34,6 +34,7 @@ _FILE: Final = (
 _CALLABLE_FUNCTION: Final = "function has no effect beside callable, which names the function"
 _ONE_METRIC: Final = "accepted: at most one of regex and file"
 _REGEX_KEY: Final = "key has no effect beside regex, whose group is the value"
+_STEP: Final = "step is a key of JSON lines, not of a file; in a regex it is a group called step"
 
 _PLACEHOLDER: Final = re.compile(r"\$\$|\$\(([^()]*)\)")
 _MAX_DOLLARS: Final = 10_000
@@ -173,6 +174,7 @@ class Metric(Model):
             RULES: [
                 rule("!has(self.regex) || !has(self.file)", _ONE_METRIC),
                 rule("!has(self.regex) || !has(self.key)", _REGEX_KEY),
+                rule("!has(self.step) || !(has(self.regex) || has(self.file))", _STEP),
             ],
             "examples": [{"regex": r"accuracy=(\S+)"}, {"file": "metrics.json"}],
         }
@@ -189,7 +191,9 @@ class Metric(Model):
         ]
         | None
     ) = None
-    """A regular expression with one group, the value; the last match in standard output counts."""
+    """A regular expression with one group, the value; the last match in standard output counts.
+    Another group called step, as in `epoch (?P<step>\\d+) loss=(\\S+)`, says of which step the
+    value is, as the field step does for JSON."""
     file: Text | None = None
     """A file that the program writes, a JSON object; in the trial's checkpoint folder, which the
     environment variable TRIALFLEET_CHECKPOINT_DIR names, or relative to the working directory.
@@ -197,6 +201,10 @@ class Metric(Model):
     trials apart."""
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Key in the JSON object; absent: the metric's name."""
+    step: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Key in the JSON object that says of which step the value is, a whole number; absent: `step`.
+    A value with a step is an intermediate value, after which the pruner may give the trial up: the
+    program gets SIGTERM then. For studies of one objective."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -204,19 +212,22 @@ class Metric(Model):
             raise broken(f"found regex and file, {_ONE_METRIC}")
         if self.regex is not None and self.key is not None:
             raise broken(_REGEX_KEY)
+        if self.step is not None and (self.regex is not None or self.file is not None):
+            raise broken(_STEP)
         if self.regex is not None:
             shown = found(self.regex)
             if _WIDE_RANGE.search(self.regex):
                 raise broken(f"found regex {shown}, accepted: ranges [a-z] of ASCII characters")
             try:
-                groups = re.compile(self.regex).groups
+                compiled = re.compile(self.regex)
+                groups = compiled.groups
             except (re.error, RecursionError, OverflowError) as error:
                 reason = "too deeply nested" if isinstance(error, RecursionError) else error
                 raise broken(f"found regex {shown}: {reason}") from None
-            if groups != 1:
+            if groups != (2 if "step" in compiled.groupindex else 1):
                 raise broken(
                     f"found regex {shown} with {groups} groups, accepted: exactly one, "
-                    "which matches the value"
+                    "which matches the value, and one called step beside it"
                 )
         return self
 

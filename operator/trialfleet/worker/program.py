@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
+from optuna.exceptions import TrialPruned
+
 from trialfleet.worker.group import Group
 from trialfleet.worker.interrupts import Interrupt
 
@@ -21,6 +23,9 @@ LINE_BYTES: Final = 16 * 1024 * 1024
 ERROR_LINES: Final = 50
 """So many last lines of standard error are kept, each cut to ``ERROR_LINE_CHARACTERS``."""
 ERROR_LINE_CHARACTERS: Final = 1000
+
+PRUNED_GRACE_S: Final = 10.0
+"""For a program to end, after the pruner has given its trial up."""
 
 _LEFTOVERS_S: Final = 1.0
 """For what an ended program has left behind to end too, as ``tee`` in a shell's pipeline does."""
@@ -56,8 +61,9 @@ def run(
     after its end is killed.
 
     Call it in the main thread. If an :class:`Interrupt` is raised meanwhile, the process group
-    gets SIGTERM and, before the next interrupt is due, SIGKILL. If this process itself is killed,
-    so is the process group.
+    gets SIGTERM and, before the next interrupt is due, SIGKILL; if ``on_line`` or ``on_error``
+    raises ``TrialPruned``, ``PRUNED_GRACE_S`` later. If this process itself is killed, so is the
+    process group.
 
     Raises:
         NotStarted: There is no such program, or it can't be executed.
@@ -91,6 +97,8 @@ def run(
 
 def _grace_s(called_away: BaseException) -> float:
     """Return how long a program may take to end after SIGTERM."""
+    if isinstance(called_away, TrialPruned):
+        return PRUNED_GRACE_S
     # Half of that time is followed by the next interrupt, so it has to be less.
     return 0.4 * called_away.yield_s if isinstance(called_away, Interrupt) else 0.0
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import math
-import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,16 @@ from trialfleet import names
 from trialfleet.api.objective import Metric
 from trialfleet.worker import failure, program
 from trialfleet.worker.failure import Failed, ObjectiveFailure
+from trialfleet.worker.metric_lines import (
+    STEP,
+    JsonLine,
+    LineReader,
+    Match,
+    MissingValue,
+    Reported,
+    as_number,
+    as_step,
+)
 
 FILE_BYTES: Final = 16 * 1024 * 1024
 """A larger file is not read."""
@@ -32,6 +41,7 @@ class ProgramMetrics:
         folder: The program's working directory.
         checkpoints: The trial's checkpoint folder, if it has one.
         is_alone: Whether no other trial's program can have written to the working directory.
+        on_step: Is called with each value that says of which step it is, if there is one objective.
     """
 
     def __init__(
@@ -42,11 +52,12 @@ class ProgramMetrics:
         folder: Path,
         checkpoints: Path | None,
         is_alone: Callable[[], bool],
+        on_step: Callable[[float, int], None] | None = None,
     ) -> None:
-        self._output = _Output()
+        self._output = _Output(on_step if len(objectives) == 1 else None)
         self._sources: dict[str, tuple[_Printed | _File, str]] = {}
         if metrics is None:
-            line = _Printed(lambda: _JsonLine(objectives), self._output)
+            line = _Printed(lambda: JsonLine(objectives), self._output)
             self._sources = {name: (line, name) for name in objectives}
             return
         for name in objectives:
@@ -56,7 +67,7 @@ class ProgramMetrics:
                 file = _File(metric.file, folder, checkpoints, is_alone)
                 self._sources[name] = file, key
             else:
-                find = functools.partial(_line, metric.regex, key)
+                find = functools.partial(_reader, metric, key)
                 self._sources[name] = _Printed(find, self._output), key
 
     def see(self, line: str) -> None:
@@ -82,10 +93,10 @@ class ProgramMetrics:
     def _value(self, name: str, source: "_Printed | _File", key: str) -> float:
         try:
             found = source.value(key)
-        except _Missing as missing:
+        except MissingValue as missing:
             raise _failed(name, str(missing)) from None
-        value = _number(found)
-        if value is None:
+        value = as_number(found)
+        if value is None or math.isnan(value):
             raise _failed(name, f"found {_shown(found)}, expected a number")
         return value
 
@@ -93,20 +104,33 @@ class ProgramMetrics:
 class _Output:
     """What a program prints, line by line."""
 
-    def __init__(self) -> None:
-        self.readers: list[tuple[_JsonLine | _Match, _JsonLine | _Match]] = []
+    def __init__(self, on_step: Callable[[float, int], None] | None) -> None:
+        self._on_step = on_step
+        self.readers: list[tuple[LineReader, LineReader]] = []
         """Each a pair: of what standard output is looked through for, and standard error."""
         self.longest = 0
         """Bytes of the longest line that was not read."""
-        self._last_line = ""
+        self._seen = _Seen("standard output"), _Seen("standard error")
 
     def see(self, line: str, *, is_error: bool) -> None:
+        self._seen[is_error].add(line)
         line = line.strip()
         if line:
-            if not is_error or not self._last_line:
-                self._last_line = line
             for pair in self.readers:
-                pair[is_error].see(line)
+                reported = pair[is_error].see(line)
+                if reported is not None and self._on_step is not None:
+                    self._report(reported, self._on_step)
+
+    def _report(self, reported: Reported, on_step: Callable[[float, int], None]) -> None:
+        value = as_number(reported.value)
+        if value is None:
+            return  # as a last value it is told
+        step = as_step(reported.step)
+        if step is None:
+            shown = _shown(reported.step)
+            message = f"found the step {shown}, expected a whole number of 0 or more"
+            raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, message))
+        on_step(value, step)
 
     def describe(self) -> str:
         """Return in words what there was instead of what was looked for."""
@@ -115,79 +139,54 @@ class _Output:
                 f"a line of {self.longest} bytes was not read, accepted: at most "
                 f"{program.LINE_BYTES}"
             )
-        last = self._last_line
-        return f"the last line is {_shown(last)}" if last else "it printed nothing"
+        return "; ".join(map(str, self._seen))
+
+
+class _Seen:
+    """What there was of one stream."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lines = 0
+        self._characters = 0
+        self._last = ""
+
+    def add(self, line: str) -> None:
+        self._lines += 1
+        self._characters += len(line)
+        if not line.isspace():
+            self._last = line
+
+    def __str__(self) -> str:
+        if not self._lines:
+            return f"{self._name} is empty"
+        lines = "1 line" if self._lines == 1 else f"{self._lines} lines"
+        last = f", the last one is {_shown(self._last.strip())}" if self._last else ""
+        return f"{self._name} has {lines}, {self._characters} characters{last}"
 
 
 class _Printed:
     """What a line of the output says; or of standard error, which many programs log to."""
 
-    def __init__(self, find: "Callable[[], _JsonLine | _Match]", output: _Output) -> None:
+    def __init__(self, find: Callable[[], LineReader], output: _Output) -> None:
         self._output = output
         self._pair = find(), find()
         output.readers.append(self._pair)
 
     def value(self, key: str) -> object:
         for reader in self._pair:
-            with contextlib.suppress(_Missing):
+            with contextlib.suppress(MissingValue):
                 return reader.value(key)
         try:
             return self._pair[0].value(key)
-        except _Missing as missing:
-            raise _Missing(f"{missing}; {self._output.describe()}") from None
+        except MissingValue as missing:
+            raise MissingValue(f"{missing}; {self._output.describe()}") from None
 
 
-def _line(regex: str | None, key: str) -> "_JsonLine | _Match":
-    return _JsonLine([key]) if regex is None else _Match(regex)
-
-
-class _Missing(Exception):
-    """There is no value; the text says what was looked for."""
-
-
-class _JsonLine:
-    """The last line that is a JSON object with some keys."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = keys
-        self._found: dict[str, Any] | None = None
-
-    def see(self, line: str) -> None:
-        if line.startswith("{") and line.endswith("}"):
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError):
-                return
-            if all(key in content for key in self._keys):
-                self._found = content
-
-    def value(self, key: str) -> object:
-        if self._found is None:
-            wanted = "the key " if len(self._keys) == 1 else "the keys "
-            wanted += ", ".join(map(repr, self._keys))
-            raise _Missing(f"no line that the program printed is a JSON object with {wanted}")
-        return self._found[key]
-
-
-class _Match:
-    """The group of a regular expression's last match."""
-
-    def __init__(self, regex: str) -> None:
-        self._regex = re.compile(regex)
-        self._found: str | None = None
-
-    def see(self, line: str) -> None:
-        for match in self._regex.finditer(line):
-            if match[1] is not None:
-                self._found = match[1]
-
-    def value(self, key: str) -> object:
-        if self._found is None:
-            raise _Missing(f"no line that the program printed matches {self._regex.pattern}")
-        try:
-            return float(self._found)
-        except ValueError:
-            return self._found
+def _reader(metric: Metric, key: str) -> LineReader:
+    if metric.regex is not None:
+        return Match(metric.regex)
+    return JsonLine([key], metric.step or STEP)
 
 
 class _File:
@@ -207,16 +206,16 @@ class _File:
             (at for at, was in self._before.items() if _stamp(at) not in (None, was)), None
         )
         if place is None:
-            raise _Missing(f"the program has not written {' or '.join(map(str, self._before))}")
+            raise MissingValue(f"the program has not written {' or '.join(map(str, self._before))}")
         if place == self._shared and not self._is_alone():
-            raise _Missing(
+            raise MissingValue(
                 f"{place} may be another trial's, because several workers run there; accepted: "
                 f"{self._name} in the folder ${names.ENV_CHECKPOINT_DIR}, or parallelism 1"
             )
         content = self._read(place)
         if key not in content:
             held = ", ".join(map(repr, content)) or "none"
-            raise _Missing(f"{self._name} has no key {key!r}; its keys: {_cut(held)}")
+            raise MissingValue(f"{self._name} has no key {key!r}; its keys: {_cut(held)}")
         return content[key]
 
     def _read(self, place: Path) -> dict[str, Any]:
@@ -224,14 +223,14 @@ class _File:
             with place.open("rb") as file:
                 data = file.read(FILE_BYTES + 1)
             if len(data) > FILE_BYTES:
-                raise _Missing(f"{self._name} is larger than {FILE_BYTES} bytes")
+                raise MissingValue(f"{self._name} is larger than {FILE_BYTES} bytes")
             content = json.loads(data)
         except OSError as error:
-            raise _Missing(f"{self._name} can't be read: {error.strerror}") from None
+            raise MissingValue(f"{self._name} can't be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
-            raise _Missing(f"{self._name} holds no JSON: {error}") from None
+            raise MissingValue(f"{self._name} holds no JSON: {error}") from None
         if not isinstance(content, dict):
-            raise _Missing(f"{self._name} holds {_shown(content)}, accepted: a JSON object")
+            raise MissingValue(f"{self._name} holds {_shown(content)}, accepted: a JSON object")
         return content
 
 
@@ -244,16 +243,6 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _number(found: object) -> float | None:
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        return None
-    try:
-        value = float(found)
-    except OverflowError:  # a whole number of more than 308 digits
-        return None
-    return None if math.isnan(value) else value
 
 
 def _shown(found: object) -> str:

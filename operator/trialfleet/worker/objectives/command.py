@@ -23,6 +23,7 @@ from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
 from trialfleet.worker.program_metrics import ProgramMetrics
+from trialfleet.worker.program_progress import ProgramProgress
 
 _ARGS: Final = "spec.objective.command.args"
 
@@ -55,7 +56,7 @@ class Command:
     """Runs a program for each trial.
 
     A call raises ``Failed`` for a program that failed or left no metrics. An :class:`Interrupt`
-    ends the program.
+    ends the program, and so does the pruner, by ``TrialPruned``.
     """
 
     command: CommandObjective
@@ -74,6 +75,7 @@ class Command:
             folder=self.folder,
             checkpoints=None if checkpoints is None else Path(checkpoints),
             is_alone=self.presence.is_alone,
+            on_step=ProgramProgress(trial).report,
         )
         arguments, environment = self._filled(parameters)
         try:
