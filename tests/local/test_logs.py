@@ -1,9 +1,14 @@
 """What workers of a local run have printed, afterwards."""
 
+import os
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.local.running import run, write_study
 from trialfleet.local import worker_logs
+from trialfleet.local.processes import Child, Reaper
 
 SPEAKS = """
     import os
@@ -64,3 +69,31 @@ def test_the_last_lines(tmp_path: Path) -> None:
     assert worker_logs.find_logs(tmp_path, None) == "a/b"
     for last, lines in ((None, ["one", "two"]), (1, ["two"]), (0, [])):
         assert [line.text for line in worker_logs.read(tmp_path, "a/b", last)] == lines
+
+
+def test_a_worker_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_logs, "_LONGEST", 100)
+    logs = worker_logs.WorkerLogs(tmp_path, "chatty")
+    for number in range(50):
+        logs.write("w", f"line {number}")
+    logs.close()
+    kept = [line.text for line in worker_logs.read(tmp_path, "chatty", None)]
+    assert kept == [f"line {number}" for number in range(50 - len(kept), 50)]
+    sizes = [path.stat().st_size for path in (tmp_path / "logs" / "chatty").iterdir()]
+    assert len(sizes) == 2
+    assert all(0 < size <= 100 for size in sizes)
+
+
+def test_a_line_without_an_end_is_read_in_parts(tmp_path: Path) -> None:
+    lines: list[str] = []
+    program = "import sys; sys.stdout.write('x' * 3_000_000 + '\\nlast')"
+    with Reaper(grace_s=0) as reaper:
+        child = Child(
+            [sys.executable, "-c", program],
+            reaper=reaper,
+            rank=0,
+            environment=dict(os.environ),
+            on_line=lines.append,
+        )
+        assert child.wait() == 0
+    assert list(map(len, lines)) == [2**20, 2**20, 3_000_000 - 2**21, 4]

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,6 +23,8 @@ _BEGIN: Final = 'echo "+$$ $1" >&0; shift; exec "$@" </dev/null'
 
 _OUTPUT_TIMEOUT_S: Final = 1.0
 """How long the output of an ended process may still be held open by one it left behind."""
+
+_LINE_BYTES: Final = 1024 * 1024
 
 _REPLACE_PAUSE_S: Final = 0.1
 """Before a reaper is started in the place of one that ended."""
@@ -150,7 +153,8 @@ class Child:
     """One process in a session of its own, with everything that it starts.
 
     ``rank`` is the order in which an orphaned child is ended. ``on_line`` gets each line of
-    its stdout and stderr, without the newline, in a thread of its own.
+    its stdout and stderr, without the newline, in a thread of its own; one of more than
+    ``_LINE_BYTES`` in parts.
     """
 
     def __init__(
@@ -207,5 +211,5 @@ class Child:
     def _read(self, on_line: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as output:
-            for line in output:
+            for line in iter(partial(output.readline, _LINE_BYTES), b""):
                 on_line(line.decode(errors="replace").rstrip("\r\n"))

@@ -138,7 +138,11 @@ class PlainView:
             self._last = self._pending
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if _is_plain(text):
+            # As it is: to look at a line takes rich longer than to write it takes a program.
+            self._console.file.write(f"{text}\n")
+        else:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Raw:
