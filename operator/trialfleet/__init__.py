@@ -13,8 +13,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 if TYPE_CHECKING:
     from trialfleet.cluster.notebook import connect, submit
     from trialfleet.local.optimize import optimize
+    from trialfleet.worker.reporting import report
 
-__all__ = ["connect", "optimize", "submit"]
+__all__ = ["connect", "optimize", "report", "submit"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from trialfleet.local.optimize import optimize
 
         return optimize
+    if name == "report":
+        from trialfleet.worker.reporting import report
+
+        return report
     if name in ("connect", "submit"):
         from trialfleet.cluster import notebook
 

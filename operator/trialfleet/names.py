@@ -77,6 +77,18 @@ ENV_TRIAL_ORIGIN: Final = "TRIALFLEET_TRIAL_ORIGIN"
 ENV_PARAMS: Final = "TRIALFLEET_PARAMS"
 """The running trial's parameters as a JSON object; of an objective that is a program."""
 
+ENV_REPORT: Final = "TRIALFLEET_REPORT"
+"""A named pipe, of an objective that is a program: each line is a JSON object with values."""
+
+ENV_OBJECTIVES: Final = "TRIALFLEET_OBJECTIVES"
+"""The names of the study's objectives as a JSON list; of an objective that is a program."""
+
+REPORT_STEP: Final = "step"
+"""In a line with values the key of the step that they are of."""
+
+LARGEST_STEP: Final = 2**31 - 1
+"""Of an intermediate value, as Optuna stores it."""
+
 TRIAL_VARIABLES: Final = (ENV_CHECKPOINT_DIR, ENV_TRIAL_NUMBER, ENV_TRIAL_ORIGIN, ENV_PARAMS)
 """What a program finds in its environment, and can have in its arguments by `$(NAME)`."""
 

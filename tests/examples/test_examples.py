@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,18 @@ def test_command(folder: Path) -> None:
     best = told["best"][0]
     assert best["values"]["rmse"] < 15
     assert best["params"].keys() == {"degree", "rate", "momentum", "epochs"}
+
+
+def test_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The program is run by the Python that has Trialfleet.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    told = result(folder, "report")
+    counts = told["trials"]
+    assert counts["complete"] + counts["pruned"] == 20
+    assert counts["pruned"] >= 1
+    best = told["best"][0]
+    assert best["values"]["error"] < 0.2
+    assert len(best["intermediate_values"]) == 10
 
 
 def test_make(folder: Path) -> None:

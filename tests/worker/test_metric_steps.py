@@ -55,12 +55,14 @@ def test_the_group_of_the_step(regex: str) -> None:
     assert steps({"regex": r"loss=(\S+) at (?P<step>\d+)?"}, "loss=3 at 5 loss=4 at ") == [(3.0, 5)]
 
 
-@pytest.mark.parametrize("step", ["1.5", "-1", '"1"', "null", "Infinity", "true"])
+@pytest.mark.parametrize(
+    "step", ["1.5", "-1", "2147483648", "NaN", '"1"', "null", "Infinity", "true"]
+)
 def test_what_is_no_step(step: str) -> None:
     with pytest.raises(Failed) as caught:
         steps({}, f'{{"loss": 1, "step": {step}}}')
     assert caught.value.failure.reason == names.REASON_OBJECTIVE_RETURNED
-    assert "expected a whole number of 0 or more" in caught.value.failure.message
+    assert "expected a whole number from 0 to 2147483647" in caught.value.failure.message
 
 
 # Over the threshold from step 2 on, and then endless.

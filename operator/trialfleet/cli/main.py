@@ -37,6 +37,7 @@ COMMANDS: Final = (
     "token",
     "worker",
     "packages",
+    "report",
     "operator",
 )
 """Each is a function, or a group, of its name in a module of its name, unless ``_PLACES`` says

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-STEP: Final = "step"
+from trialfleet import names
+
+STEP: Final = names.REPORT_STEP
 """Of a regular expression the group, of a JSON object the usual key, that holds the step."""
 
 
@@ -111,8 +113,8 @@ def as_number(found: object) -> float | None:
 
 
 def as_step(found: object) -> int | None:
-    """Return a step, a whole number of 0 or more; None for what is none."""
+    """Return a step, a whole number from 0 to ``LARGEST_STEP``; None for what is none."""
     number = as_number(found)
-    if number is None or math.isinf(number) or number != math.floor(number) or number < 0:
+    if number is None or not 0 <= number <= names.LARGEST_STEP or number != math.floor(number):
         return None
     return int(number)

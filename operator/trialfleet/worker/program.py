@@ -1,5 +1,6 @@
 """Programs: run to their end with all that they start, their output passed on and read."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -16,6 +17,7 @@ from optuna.exceptions import TrialPruned
 
 from trialfleet.worker.group import Group
 from trialfleet.worker.interrupts import Interrupt
+from trialfleet.worker.program_reports import Inbox
 
 LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line is passed on but not read."""
@@ -31,6 +33,9 @@ _LEFTOVERS_S: Final = 1.0
 """For what an ended program has left behind to end too, as ``tee`` in a shell's pipeline does."""
 
 _CHUNK_BYTES: Final = 64 * 1024
+
+_INBOX_CHUNKS: Final = 16
+"""A pipe holds at most 1 MiB, unless an administrator allows more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +56,22 @@ def run(
     on_line: Callable[[str], None],
     on_error: Callable[[str], None],
     on_long_line: Callable[[int], None],
+    inbox: Inbox | None = None,
+    on_report: Callable[[str], None] = lambda line: None,
 ) -> ProgramEnd:
     """Run a program to its end, in a process group of its own and with nothing to read.
 
     Its standard output and standard error go to this process's own, in whole lines. ``on_line``
     gets each line of its standard output and ``on_error`` of its standard error, in this thread; a
     line ends with a newline or a carriage return. ``on_long_line`` gets instead how many bytes a
-    line has if it has more than ``LINE_BYTES``. Whatever of its process group is left one second
+    line has if it has more than ``LINE_BYTES``. ``on_report`` gets each line that is written to
+    ``inbox``. Whatever of its process group is left one second
     after its end is killed.
 
     Call it in the main thread. If an :class:`Interrupt` is raised meanwhile, the process group
-    gets SIGTERM and, before the next interrupt is due, SIGKILL; if ``on_line`` or ``on_error``
-    raises ``TrialPruned``, ``PRUNED_GRACE_S`` later. If this process itself is killed, so is the
-    process group.
+    gets SIGTERM and, before the next interrupt is due, SIGKILL; if one of those functions raises
+    ``TrialPruned``, ``PRUNED_GRACE_S`` later. If this process itself is killed, so is the process
+    group.
 
     Raises:
         NotStarted: There is no such program, or it can't be executed.
@@ -80,10 +88,12 @@ def run(
             _Stream(program.output.fileno(), sys.__stdout__, on_line, on_long_line),
             _Stream(program.errors.fileno(), sys.__stderr__, hear, on_long_line),
         )
-        watched = _Watched(selector, program.end, streams)
+        reports = None if inbox is None else _Stream(inbox.fileno(), None, on_report, on_long_line)
+        watched = _Watched(selector, program.end, streams, reports)
         try:
             watched.attend(watched.has_ended)
             watched.attend(watched.is_silent, _LEFTOVERS_S)
+            watched.empty_inbox()
         except BaseException as called_away:
             group.send(signal.SIGTERM)
             watched.attend(watched.is_gone, _grace_s(called_away))
@@ -107,12 +117,20 @@ class _Watched:
     """A program whose output is read while it is attended to."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, end: socket.socket, streams: Iterable["_Stream"]
+        self,
+        selector: selectors.BaseSelector,
+        end: socket.socket,
+        streams: Iterable["_Stream"],
+        reports: "_Stream | None",
     ) -> None:
         self._selector = selector
         self._end = end
         self._streams = set(streams)
+        self._reports = reports
+        """A pipe that has no end."""
         selector.register(self._end, selectors.EVENT_READ)
+        if reports is not None:
+            selector.register(reports, selectors.EVENT_READ)
         for stream in self._streams:
             selector.register(stream, selectors.EVENT_READ)
 
@@ -142,10 +160,19 @@ class _Watched:
                     self._selector.unregister(key.fileobj)
                     self._streams.discard(key.fileobj)
 
+    def empty_inbox(self) -> None:
+        """Read the reports that are there, and not those that come meanwhile without an end."""
+        if self._reports is not None:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(_INBOX_CHUNKS):
+                    self._reports.read()
+
     def finish(self) -> None:
         """Take what was read so far for all of its output."""
         for stream in self._streams:
             stream.finish()
+        if self._reports is not None:
+            self._reports.finish()
 
 
 class _LastLines:

@@ -54,6 +54,8 @@ class ProgramMetrics:
         is_alone: Callable[[], bool],
         on_step: Callable[[float, int], None] | None = None,
     ) -> None:
+        self._objectives = objectives
+        self._reported: dict[str, object] = {}
         self._output = _Output(on_step if len(objectives) == 1 else None)
         self._sources: dict[str, tuple[_Printed | _File, str]] = {}
         if metrics is None:
@@ -78,6 +80,29 @@ class ProgramMetrics:
         """Take the next line of its standard error, which counts where the output has nothing."""
         self._output.see(line, is_error=True)
 
+    def see_report(self, line: str) -> None:
+        """Take a line that the program reports; its values come before all that is found.
+
+        Raises:
+            Failed: It is none, or has no step where one is given.
+        """
+        if not line.strip():
+            return
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            content = None
+        told = content if isinstance(content, dict) else {}
+        found = {name: told[name] for name in self._objectives if name in told}
+        if not found:
+            wanted = ", ".join(map(repr, self._objectives))
+            message = f"found the report {_shown(line.strip())}, expected a JSON object with a "
+            message += f"number for {wanted}"
+            raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, message))
+        self._reported |= found
+        if STEP in told:
+            self._output.report(Reported(found[next(iter(found))], told[STEP]))
+
     def see_length(self, count: int) -> None:
         """Take note of a line that is too long to be read: it had ``count`` bytes."""
         self._output.longest = max(self._output.longest, count)
@@ -92,7 +117,7 @@ class ProgramMetrics:
 
     def _value(self, name: str, source: "_Printed | _File", key: str) -> float:
         try:
-            found = source.value(key)
+            found = self._reported[name] if name in self._reported else source.value(key)
         except MissingValue as missing:
             raise _failed(name, str(missing)) from None
         value = as_number(found)
@@ -118,19 +143,22 @@ class _Output:
         if line:
             for pair in self.readers:
                 reported = pair[is_error].see(line)
-                if reported is not None and self._on_step is not None:
-                    self._report(reported, self._on_step)
+                if reported is not None:
+                    self.report(reported)
 
-    def _report(self, reported: Reported, on_step: Callable[[float, int], None]) -> None:
+    def report(self, reported: Reported) -> None:
+        if self._on_step is None:
+            return
         value = as_number(reported.value)
         if value is None:
             return  # as a last value it is told
         step = as_step(reported.step)
         if step is None:
             shown = _shown(reported.step)
-            message = f"found the step {shown}, expected a whole number of 0 or more"
+            message = f"found the step {shown}, expected a whole number from 0 to "
+            message += str(names.LARGEST_STEP)
             raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, message))
-        on_step(value, step)
+        self._on_step(value, step)
 
     def describe(self) -> str:
         """Return in words what there was instead of what was looked for."""

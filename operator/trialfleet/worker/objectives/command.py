@@ -3,10 +3,11 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
 from trialfleet.worker.program_metrics import ProgramMetrics
 from trialfleet.worker.program_progress import ProgramProgress
+from trialfleet.worker.program_reports import Inbox
+
+_log = logging.getLogger(__name__)
 
 _ARGS: Final = "spec.objective.command.args"
 
@@ -79,14 +83,17 @@ class Command:
         )
         arguments, environment = self._filled(parameters)
         try:
-            ended = program.run(
-                arguments,
-                environment=environment,
-                folder=self.folder,
-                on_line=metrics.see,
-                on_error=metrics.see_error,
-                on_long_line=metrics.see_length,
-            )
+            with _inbox(environment) as inbox:
+                ended = program.run(
+                    arguments,
+                    environment=environment,
+                    folder=self.folder,
+                    on_line=metrics.see,
+                    on_error=metrics.see_error,
+                    on_long_line=metrics.see_length,
+                    inbox=inbox,
+                    on_report=metrics.see_report,
+                )
         except NotStarted as error:
             message = f"{arguments[0]} can't be started: {error}"
             raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RAISED, message)) from error
@@ -99,7 +106,10 @@ class Command:
 
     def _filled(self, parameters: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         """Return the program's arguments and environment."""
-        given: dict[str, str] = {names.ENV_PARAMS: json.dumps(parameters)}
+        given: dict[str, str] = {
+            names.ENV_PARAMS: json.dumps(parameters),
+            names.ENV_OBJECTIVES: json.dumps(self.objectives),
+        }
         surrounding = {**os.environ, **given}
         known: dict[str, Any] = {
             name: surrounding[name] for name in names.TRIAL_VARIABLES if name in surrounding
@@ -113,6 +123,20 @@ class Command:
             message = f"$({missing.args[0]}) has no value: this worker has no checkpoint folder"
             raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RAISED, message)) from None
         return arguments, {**os.environ, **own, **given}
+
+
+@contextlib.contextmanager
+def _inbox(environment: dict[str, str]) -> Iterator[Inbox | None]:
+    """Have a program's reports in between; none where there can be no named pipe."""
+    with contextlib.ExitStack() as stack:
+        try:
+            inbox = stack.enter_context(Inbox())
+        except OSError as error:
+            _log.warning("'trialfleet report' has no effect: no named pipe can be made, %s", error)
+            yield None
+            return
+        environment[names.ENV_REPORT] = str(inbox.path)
+        yield inbox
 
 
 def _failure(ended: program.ProgramEnd) -> ObjectiveFailure:
