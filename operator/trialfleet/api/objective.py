@@ -32,9 +32,10 @@ _FILE: Final = (
     "or callable"
 )
 _CALLABLE_FUNCTION: Final = "function has no effect beside callable, which names the function"
-_ONE_METRIC: Final = "accepted: at most one of regex and file"
+_ONE_METRIC: Final = "accepted: at most one of file and tensorboard"
 _REGEX_KEY: Final = "key has no effect beside regex, whose group is the value"
-_STEP: Final = "step is a key of JSON lines, not of a file; in a regex it is a group called step"
+_STEP: Final = "step has no effect beside regex, in which it is a group called step"
+_EVENTS: Final = "regex and step have no effect beside tensorboard, whose values have steps"
 
 _PLACEHOLDER: Final = re.compile(r"\$\$|\$\(([^()]*)\)")
 _MAX_DOLLARS: Final = 10_000
@@ -172,9 +173,10 @@ class Metric(Model):
     model_config = ConfigDict(
         json_schema_extra={
             RULES: [
-                rule("!has(self.regex) || !has(self.file)", _ONE_METRIC),
+                rule("!has(self.file) || !has(self.tensorboard)", _ONE_METRIC),
+                rule("!has(self.tensorboard) || !(has(self.regex) || has(self.step))", _EVENTS),
                 rule("!has(self.regex) || !has(self.key)", _REGEX_KEY),
-                rule("!has(self.step) || !(has(self.regex) || has(self.file))", _STEP),
+                rule("!has(self.step) || !has(self.regex)", _STEP),
             ],
             "examples": [{"regex": r"accuracy=(\S+)"}, {"file": "metrics.json"}],
         }
@@ -195,12 +197,17 @@ class Metric(Model):
     Another group called step, as in `epoch (?P<step>\\d+) loss=(\\S+)`, says of which step the
     value is, as the field step does for JSON."""
     file: Text | None = None
-    """A file that the program writes, a JSON object; in the trial's checkpoint folder, which the
-    environment variable TRIALFLEET_CHECKPOINT_DIR names, or relative to the working directory.
+    """A file that the program writes, a JSON object or lines as it would print them; in the trial's
+    checkpoint folder, which the environment variable TRIALFLEET_CHECKPOINT_DIR names, or relative
+    to the working directory.
     Where several workers share a working directory, as on one machine, only the former tells their
     trials apart."""
+    tensorboard: Text | None = Field(default=None, examples=["runs"])
+    """A folder into which the program writes event files of TensorBoard, or into folders below it;
+    where it may be is as for file, and key is the tag. Each value is of a step. Needs the package
+    tensorboard where workers run, as `trialfleet[tensorboard]` has it."""
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Key in the JSON object; absent: the metric's name."""
+    """Key in the JSON object, or tag; absent: the metric's name."""
     step: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Key in the JSON object that says of which step the value is, a whole number; absent: `step`.
     A value with a step is an intermediate value, after which the pruner may give the trial up: the
@@ -208,11 +215,13 @@ class Metric(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.regex is not None and self.file is not None:
-            raise broken(f"found regex and file, {_ONE_METRIC}")
+        if self.file is not None and self.tensorboard is not None:
+            raise broken(f"found file and tensorboard, {_ONE_METRIC}")
+        if self.tensorboard is not None and (self.regex is not None or self.step is not None):
+            raise broken(_EVENTS)
         if self.regex is not None and self.key is not None:
             raise broken(_REGEX_KEY)
-        if self.step is not None and (self.regex is not None or self.file is not None):
+        if self.step is not None and self.regex is not None:
             raise broken(_STEP)
         if self.regex is not None:
             shown = found(self.regex)

@@ -12,6 +12,9 @@ STEP: Final = names.REPORT_STEP
 """Of a regular expression the group, of a JSON object the usual key, that holds the step."""
 
 
+_SHOWN_CHARACTERS: Final = 100
+
+
 class MissingValue(Exception):
     """There is no value; the text says what was looked for."""
 
@@ -118,3 +121,15 @@ def as_step(found: object) -> int | None:
     if number is None or not 0 <= number <= names.LARGEST_STEP or number != math.floor(number):
         return None
     return int(number)
+
+
+def shown(found: object) -> str:
+    """Return a value as it is told, cut where it is long."""
+    if isinstance(found, float) and math.isnan(found):
+        return "NaN"
+    return cut(repr(found) if isinstance(found, str) else json.dumps(found))
+
+
+def cut(text: str) -> str:
+    """Return a text, cut where it is long."""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

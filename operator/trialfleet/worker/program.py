@@ -29,6 +29,9 @@ ERROR_LINE_CHARACTERS: Final = 1000
 PRUNED_GRACE_S: Final = 10.0
 """For a program to end, after the pruner has given its trial up."""
 
+LOOK_S: Final = 0.5
+"""Between two looks at the files that a program writes."""
+
 _LEFTOVERS_S: Final = 1.0
 """For what an ended program has left behind to end too, as ``tee`` in a shell's pipeline does."""
 
@@ -58,6 +61,7 @@ def run(
     on_long_line: Callable[[int], None],
     inbox: Inbox | None = None,
     on_report: Callable[[str], None] = lambda line: None,
+    look: Callable[[], None] | None = None,
 ) -> ProgramEnd:
     """Run a program to its end, in a process group of its own and with nothing to read.
 
@@ -65,8 +69,8 @@ def run(
     gets each line of its standard output and ``on_error`` of its standard error, in this thread; a
     line ends with a newline or a carriage return. ``on_long_line`` gets instead how many bytes a
     line has if it has more than ``LINE_BYTES``. ``on_report`` gets each line that is written to
-    ``inbox``. Whatever of its process group is left one second
-    after its end is killed.
+    ``inbox``, and ``look`` is called every ``LOOK_S`` seconds while it runs. Whatever of its
+    process group is left one second after its end is killed.
 
     Call it in the main thread. If an :class:`Interrupt` is raised meanwhile, the process group
     gets SIGTERM and, before the next interrupt is due, SIGKILL; if one of those functions raises
@@ -91,7 +95,7 @@ def run(
         reports = None if inbox is None else _Stream(inbox.fileno(), None, on_report, on_long_line)
         watched = _Watched(selector, program.end, streams, reports)
         try:
-            watched.attend(watched.has_ended)
+            watched.attend(watched.has_ended, look=look)
             watched.attend(watched.is_silent, _LEFTOVERS_S)
             watched.empty_inbox()
         except BaseException as called_away:
@@ -146,13 +150,27 @@ class _Watched:
         """Whether it has ended, and what it started too, as far as can be told."""
         return self.has_ended() and self.is_silent()
 
-    def attend(self, done: Callable[[], bool], limit_s: float | None = None) -> None:
-        """Pass its output on until something is so, or ``limit_s`` seconds have passed."""
+    def attend(
+        self,
+        done: Callable[[], bool],
+        limit_s: float | None = None,
+        look: Callable[[], None] | None = None,
+    ) -> None:
+        """Pass its output on until something is so, or ``limit_s`` seconds have passed.
+
+        ``look`` is called every ``LOOK_S`` seconds meanwhile.
+        """
+        next_look = time.monotonic() + LOOK_S
         deadline = None if limit_s is None else time.monotonic() + limit_s
         while not done():
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 return
+            if look is not None:
+                if time.monotonic() >= next_look:
+                    look()
+                    next_look = time.monotonic() + LOOK_S
+                left_s = max(0.0, next_look - time.monotonic())
             for key, _ in self._selector.select(left_s):
                 if not isinstance(key.fileobj, _Stream):
                     self._selector.unregister(self._end)

@@ -4,14 +4,14 @@ import contextlib
 import functools
 import json
 import math
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Protocol
 
 from trialfleet import names
 from trialfleet.api.objective import Metric
 from trialfleet.worker import failure, program
+from trialfleet.worker.event_files import EventFiles
 from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.metric_lines import (
     STEP,
@@ -22,12 +22,9 @@ from trialfleet.worker.metric_lines import (
     Reported,
     as_number,
     as_step,
+    shown,
 )
-
-FILE_BYTES: Final = 16 * 1024 * 1024
-"""A larger file is not read."""
-
-_SHOWN_CHARACTERS: Final = 100
+from trialfleet.worker.program_files import MetricFile, Places
 
 
 class ProgramMetrics:
@@ -57,7 +54,8 @@ class ProgramMetrics:
         self._objectives = objectives
         self._reported: dict[str, object] = {}
         self._output = _Output(on_step if len(objectives) == 1 else None)
-        self._sources: dict[str, tuple[_Printed | _File, str]] = {}
+        self._followed: list[MetricFile | EventFiles] = []
+        self._sources: dict[str, tuple[_Source, str]] = {}
         if metrics is None:
             line = _Printed(lambda: JsonLine(objectives), self._output)
             self._sources = {name: (line, name) for name in objectives}
@@ -65,8 +63,15 @@ class ProgramMetrics:
         for name in objectives:
             metric = metrics[name]
             key = metric.key or name
-            if metric.file is not None:
-                file = _File(metric.file, folder, checkpoints, is_alone)
+            if metric.tensorboard is not None:
+                places = Places(metric.tensorboard, folder, checkpoints, is_alone)
+                self._followed.append(EventFiles(places, key, self._output.report))
+                self._sources[name] = self._followed[-1], key
+            elif metric.file is not None:
+                places = Places(metric.file, folder, checkpoints, is_alone)
+                reader = _reader(metric, key)
+                file = MetricFile(places, reader, metric.regex, self._output.report)
+                self._followed.append(file)
                 self._sources[name] = file, key
             else:
                 find = functools.partial(_reader, metric, key)
@@ -96,12 +101,22 @@ class ProgramMetrics:
         found = {name: told[name] for name in self._objectives if name in told}
         if not found:
             wanted = ", ".join(map(repr, self._objectives))
-            message = f"found the report {_shown(line.strip())}, expected a JSON object with a "
+            message = f"found the report {shown(line.strip())}, expected a JSON object with a "
             message += f"number for {wanted}"
             raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, message))
         self._reported |= found
         if STEP in told:
             self._output.report(Reported(found[next(iter(found))], told[STEP]))
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files to look at."""
+        return bool(self._followed)
+
+    def look(self) -> None:
+        """Read what the program has written to files since the last look."""
+        for source in self._followed:
+            source.look()
 
     def see_length(self, count: int) -> None:
         """Take note of a line that is too long to be read: it had ``count`` bytes."""
@@ -115,15 +130,20 @@ class ProgramMetrics:
         """
         return [self._value(name, source, key) for name, (source, key) in self._sources.items()]
 
-    def _value(self, name: str, source: "_Printed | _File", key: str) -> float:
+    def _value(self, name: str, source: "_Source", key: str) -> float:
         try:
             found = self._reported[name] if name in self._reported else source.value(key)
         except MissingValue as missing:
             raise _failed(name, str(missing)) from None
         value = as_number(found)
         if value is None or math.isnan(value):
-            raise _failed(name, f"found {_shown(found)}, expected a number")
+            raise _failed(name, f"found {shown(found)}, expected a number")
         return value
+
+
+class _Source(Protocol):
+    def value(self, key: str) -> object:
+        """Return the last value. Raises ``MissingValue``."""
 
 
 class _Output:
@@ -154,8 +174,7 @@ class _Output:
             return  # as a last value it is told
         step = as_step(reported.step)
         if step is None:
-            shown = _shown(reported.step)
-            message = f"found the step {shown}, expected a whole number from 0 to "
+            message = f"found the step {shown(reported.step)}, expected a whole number from 0 to "
             message += str(names.LARGEST_STEP)
             raise Failed(ObjectiveFailure(names.REASON_OBJECTIVE_RETURNED, message))
         self._on_step(value, step)
@@ -189,7 +208,7 @@ class _Seen:
         if not self._lines:
             return f"{self._name} is empty"
         lines = "1 line" if self._lines == 1 else f"{self._lines} lines"
-        last = f", the last one is {_shown(self._last.strip())}" if self._last else ""
+        last = f", the last one is {shown(self._last.strip())}" if self._last else ""
         return f"{self._name} has {lines}, {self._characters} characters{last}"
 
 
@@ -215,72 +234,6 @@ def _reader(metric: Metric, key: str) -> LineReader:
     if metric.regex is not None:
         return Match(metric.regex)
     return JsonLine([key], metric.step or STEP)
-
-
-class _File:
-    """A file that holds a JSON object, written since this was made."""
-
-    def __init__(
-        self, name: str, folder: Path, checkpoints: Path | None, is_alone: Callable[[], bool]
-    ) -> None:
-        self._name = name
-        self._shared = folder / name
-        places = [self._shared] if checkpoints is None else [checkpoints / name, self._shared]
-        self._before = {place: _stamp(place) for place in places}
-        self._is_alone = is_alone
-
-    def value(self, key: str) -> object:
-        place = next(
-            (at for at, was in self._before.items() if _stamp(at) not in (None, was)), None
-        )
-        if place is None:
-            raise MissingValue(f"the program has not written {' or '.join(map(str, self._before))}")
-        if place == self._shared and not self._is_alone():
-            raise MissingValue(
-                f"{place} may be another trial's, because several workers run there; accepted: "
-                f"{self._name} in the folder ${names.ENV_CHECKPOINT_DIR}, or parallelism 1"
-            )
-        content = self._read(place)
-        if key not in content:
-            held = ", ".join(map(repr, content)) or "none"
-            raise MissingValue(f"{self._name} has no key {key!r}; its keys: {_cut(held)}")
-        return content[key]
-
-    def _read(self, place: Path) -> dict[str, Any]:
-        try:
-            with place.open("rb") as file:
-                data = file.read(FILE_BYTES + 1)
-            if len(data) > FILE_BYTES:
-                raise MissingValue(f"{self._name} is larger than {FILE_BYTES} bytes")
-            content = json.loads(data)
-        except OSError as error:
-            raise MissingValue(f"{self._name} can't be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise MissingValue(f"{self._name} holds no JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise MissingValue(f"{self._name} holds {_shown(content)}, accepted: a JSON object")
-        return content
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _shown(found: object) -> str:
-    if isinstance(found, float) and math.isnan(found):
-        return "NaN"
-    return _cut(repr(found) if isinstance(found, str) else json.dumps(found))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def _failed(name: str, message: str) -> Failed:

@@ -19,7 +19,7 @@ from trialfleet.api.manifest import Manifest
 from trialfleet.api.objective import CommandObjective, fill, placeholders
 from trialfleet.api.study import StudySpec
 from trialfleet.model.errors import ObjectiveImportError
-from trialfleet.worker import failure, program
+from trialfleet.worker import event_files, failure, program
 from trialfleet.worker.failure import Failed, ObjectiveFailure
 from trialfleet.worker.group import NotStarted
 from trialfleet.worker.interrupts import Interrupt
@@ -47,6 +47,9 @@ def load(spec: StudySpec, manifest: Manifest) -> "Command":
     if folder == Path(names.STUDY_FOLDER):
         folder = Path.cwd()  # of the container: an image says by itself where its programs run
     _check_program(command, folder)
+    for name, metric in (command.metrics or {}).items():
+        if metric.tensorboard is not None:
+            event_files.check_reader(f"spec.objective.command.metrics.{name}.tensorboard")
     return Command(
         command=command,
         objectives=[objective.name for objective in spec.objectives],
@@ -93,6 +96,7 @@ class Command:
                     on_long_line=metrics.see_length,
                     inbox=inbox,
                     on_report=metrics.see_report,
+                    look=metrics.look if metrics.has_files else None,
                 )
         except NotStarted as error:
             message = f"{arguments[0]} can't be started: {error}"
