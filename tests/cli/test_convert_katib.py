@@ -303,29 +303,45 @@ def test_a_format_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize("form", ["TEXT", "JSON"])
-def test_a_file_is_printed_by_the_command(form: str, tmp_path: Path) -> None:
-    file = tmp_path / "out" / "metrics.log"
-    place = {"path": str(file), "kind": "File", "format": form}
+def test_a_file(form: str) -> None:
+    place = {"path": "/out/metrics.log", "kind": "File", "format": form}
     collector = {"collector": {"kind": "File"}, "source": {"fileSystemPath": place}}
+    spec, _ = converted(experiment(metricsCollectorSpec=collector))
+    metric = spec["objective"]["command"]["metrics"]["loss"]
+    assert metric["file"] == "/out/metrics.log"
+    assert ("regex" in metric) == (form == "TEXT")
+    assert mounted(spec) == "/out"
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        (None, "/var/log/katib/tfevent"),
+        ({"fileSystemPath": {"path": "/train", "kind": "Directory"}}, "/train"),
+    ],
+)
+def test_event_files(source: dict[str, Any] | None, folder: str) -> None:
+    collector = {"collector": {"kind": "TensorFlowEvent"}, **({"source": source} if source else {})}
     spec, notes = converted(experiment(metricsCollectorSpec=collector))
-    assert any(f"by sh, removes {file} before each trial" in note for note in notes)
-    command = spec["objective"]["command"]
-    assert ("regex" in command["metrics"]["loss"]) == (form == "TEXT")
+    metric = spec["objective"]["command"]["metrics"]["loss"]
+    assert metric["tensorboard"].rstrip("/") == folder
+    assert mounted(spec) == folder
+    assert any("the image needs the package tensorboard" in note for note in notes)
+
+
+def mounted(spec: dict[str, Any]) -> str:
+    """Return where the empty volume of the files is, for the only container."""
     pod = spec["template"]["spec"]
     assert pod["volumes"] == [{"name": "katib-metrics", "emptyDir": {}}]
-    assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == str(file.parent)
-    file.parent.mkdir()
-    file.write_text("of the trial before")
-    program = ["sh", "-c", f"echo loss=1 >> {file}; echo printed"]
-    done = subprocess.run([*command["args"][:4], *program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "printed\nloss=1\n")
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    return str(mount["mountPath"])
 
 
 def test_other_collectors_are_told() -> None:
-    collector = {"collector": {"kind": "TensorFlowEvent"}}
+    collector = {"collector": {"kind": "PrometheusMetric"}}
     spec, notes = converted(experiment(metricsCollectorSpec=collector))
     assert spec["objective"]["command"]["metrics"] == {"loss": {}}
-    assert any("spec.metricsCollectorSpec: collector TensorFlowEvent" in note for note in notes)
+    assert any("spec.metricsCollectorSpec: collector PrometheusMetric" in note for note in notes)
 
 
 def test_a_study_that_would_not_validate_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from trialfleet import names
@@ -11,7 +12,7 @@ from trialfleet.api.verdict import Rejected, check, line
 from trialfleet.api.yaml_documents import YamlError, documents
 from trialfleet.model.errors import InvalidInput
 from trialfleet.transfer.katib.fields import Fields
-from trialfleet.transfer.katib.metrics import Collected, collected, folder
+from trialfleet.transfer.katib.metrics import Collected, collected
 from trialfleet.transfer.katib.search import pruner, sampler, search_space
 from trialfleet.transfer.katib.template import Program, program
 
@@ -19,7 +20,6 @@ _API_VERSION: Final = "kubeflow.org/v1beta1"
 _ACCEPTED: Final = f"accepted: one Experiment of {_API_VERSION}"
 _KATIB_PARALLELISM: Final = 3
 _VOLUME: Final = "katib-metrics"
-_PRINTS_FILE: Final = 'rm -f -- "$0" && "$@" && cat -- "$0"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,7 @@ def _budget(spec: Fields, runs: Program) -> dict[str, Any]:
 
 
 def _command(runs: Program, where: Collected, metric: str) -> dict[str, Any]:
-    args = runs.args
-    if where.file is not None:
-        # A study reads metrics from JSON files only, and files of a trial before must not count.
-        args = ["sh", "-c", _PRINTS_FILE, where.file, *args]
-    command: dict[str, Any] = {"args": args}
+    command: dict[str, Any] = {"args": runs.args}
     if runs.env:
         command["env"] = runs.env
     command["metrics"] = {metric: where.metric}
@@ -191,15 +187,15 @@ def _command(runs: Program, where: Collected, metric: str) -> dict[str, Any]:
 
 
 def _with_volume(template: dict[str, Any], where: Collected) -> dict[str, Any]:
-    """Return the template with the empty volume that Katib mounts for a metrics file."""
-    if where.file is None:
+    """Return the template with the empty volume that Katib mounts for files of metrics."""
+    if where.folder is None:
         return template
     pod = dict(template["spec"])
     worker = dict(pod["containers"][0])
     mounts, volumes = worker.get("volumeMounts") or [], pod.get("volumes") or []
     if not isinstance(mounts, list) or not isinstance(volumes, list):
         return template  # which does not validate, and says why
-    path = folder(where.file)
+    path = str(PurePosixPath(where.folder))
     if any(isinstance(mount, Mapping) and mount.get("mountPath") == path for mount in mounts):
         return template
     worker["volumeMounts"] = [*mounts, {"name": _VOLUME, "mountPath": path}]

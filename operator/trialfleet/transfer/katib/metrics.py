@@ -12,9 +12,11 @@ _NAME: Final = r"[\w|-]"
 """A character of a metric's name, to Katib."""
 _NUMBER: Final = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[Ee][+-]?\d+)?"
 _GROUP: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?!\?)", re.DOTALL)
-_DEFAULT_FILE: Final = "/var/log/katib/metrics.log"
+_DEFAULT_PATHS: Final = {
+    "File": "/var/log/katib/metrics.log",
+    "TensorFlowEvent": "/var/log/katib/tfevent/",
+}
 _UNREAD: Final = {
-    "TensorFlowEvent": "event files are not read",
     "PrometheusMetric": "no endpoint is read",
     "Custom": "no container beside the program is run",
     "Push": "nothing is pushed to Katib's database",
@@ -28,8 +30,8 @@ class Collected:
 
     metric: dict[str, Any]
     """As in ``objective.command.metrics``."""
-    file: str | None = None
-    """Path of a file whose lines the program has to print."""
+    folder: str | None = None
+    """Of files that the program writes, which Katib mounts as an empty volume."""
 
 
 def collected(spec: Fields, metric: str) -> Collected:
@@ -45,16 +47,16 @@ def collected(spec: Fields, metric: str) -> Collected:
     kind = kind_of.text("kind", "StdOut") if kind_of is not None else "StdOut"
     source = collector.object("source")
     formats = list[Any]()
-    path, form = _DEFAULT_FILE, "TEXT"
+    path, form = _DEFAULT_PATHS.get(kind, ""), "TEXT"
     if source is not None:
         filter_ = source.object("filter")
         if filter_ is not None:
             formats = filter_.items("metricsFormat")
-        if kind == "File":
+        if kind in _DEFAULT_PATHS:
             place = source.object("fileSystemPath")
             if place is not None:
-                path, form = place.text("path", _DEFAULT_FILE), place.text("format", "TEXT")
-                place.any("kind")  # File is the only one that this collector takes
+                path, form = place.text("path", path), place.text("format", "TEXT")
+                place.any("kind")  # each of these collectors takes one only
                 place.close()
     if kind in _UNREAD:
         collector.tell(
@@ -63,33 +65,28 @@ def collected(spec: Fields, metric: str) -> Collected:
             f'{{"{metric}": 0.5}}',
         )
         result = Collected({})
-    elif kind not in ("StdOut", "File"):
+    elif kind not in ("StdOut", *_DEFAULT_PATHS):
         assert kind_of is not None
-        raise kind_of.refusal("kind", f"found {found(kind)}, accepted: StdOut or File")
+        accepted = "StdOut, File or TensorFlowEvent"
+        raise kind_of.refusal("kind", f"found {found(kind)}, accepted: {accepted}")
+    elif kind == "TensorFlowEvent":
+        collector.tell(None, "the image needs the package tensorboard, which reads event files")
+        result = Collected({"tensorboard": path}, path)
     elif form == "JSON":
-        result = Collected({}, path)
+        result = Collected({"file": path}, str(PurePosixPath(path).parent))
     else:
         regex = _filtered(source, formats, metric) if source is not None and formats else None
-        result = Collected({"regex": regex or _default(metric)}, path if kind == "File" else None)
+        result = Collected({"regex": regex or _default(metric)})
+        if kind == "File":
+            result = Collected({"file": path, **result.metric}, str(PurePosixPath(path).parent))
     if source is not None:
         if filter_ is not None:
             filter_.close()
         source.close()
     if kind_of is not None:
         kind_of.close()
-    if result.file is not None:
-        collector.tell(
-            None,
-            f"the command, by sh, removes {result.file} before each trial, so that no earlier "
-            "one's values count, and prints it afterwards",
-        )
     collector.close()
     return result
-
-
-def folder(file: str) -> str:
-    """Return the folder of a metrics file, which Katib mounts as an empty volume."""
-    return str(PurePosixPath(file).parent)
 
 
 def _default(metric: str) -> str:

@@ -184,9 +184,9 @@ def pruner(spec: Fields) -> dict[str, Any]:
     stopping.close()
     stopping.tell(
         None,
-        "became MedianPruner, which compares with the median of the values at the same step; a "
-        "command reports no intermediate values, so it stops no trial until the objective is "
-        "Python that calls trial.report",
+        "became MedianPruner, which compares with the median of the values at the same step: the "
+        "program has to say the step, by a group (?P<step>...) of the regex, a key step in JSON, "
+        "event files or trialfleet report",
     )
     options = {
         "n_startup_trials": given["min_trials_required"],
