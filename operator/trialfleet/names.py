@@ -111,6 +111,9 @@ ATTR_MESSAGE: Final = "trialfleet:message"
 
 ATTR_TRACEBACK: Final = "trialfleet:traceback"
 
+ATTR_WARM_START: Final = "trialfleet:warm_start"
+"""Of a trial that was taken over before the study's first one: the name of the study it is from."""
+
 ATTR_WORKER: Final = "trialfleet:worker"
 """The worker that ran the trial when it failed or was lost."""
 

@@ -51,6 +51,29 @@ def test_workers_are_there_before_their_storage(env: Env) -> None:
     env.kube.delete("studystorages", "late")
 
 
+def test_a_study_begins_with_the_trials_of_another(env: Env) -> None:
+    env.study("first", budget={"trials": 6})
+    env.wait_condition("first", "Complete")
+    env.study("second", warmStart=[{"study": "first"}], budget={"trials": 4})
+    study = env.wait_condition("second", "Complete")
+    assert study["status"]["trials"]["complete"] == 4
+    assert study["status"]["progress"] == "4/4"
+
+    def told() -> bool:
+        return any(
+            "after 6 finished ones of other studies were taken over" in event["message"]
+            for event in env.kube.list("events")
+            if event["involvedObject"]["name"] == "second"
+        )
+
+    wait_for("an Event", told, 10)
+    env.study("third", warmStart=[{"study": "none"}])
+    study = env.wait_condition("third", "Stalled")
+    assert "warmStart[0].study: found 'none', which" in study["status"]["message"]
+    env.kube.delete("studies", "third")
+    env.wait_no_pods("third")
+
+
 def test_a_goal_ends_a_study(env: Env) -> None:
     env.study(
         "goal",

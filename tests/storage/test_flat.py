@@ -31,7 +31,7 @@ from tests.storage.fleet import (
 from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.session import SilentSession
 from trialfleet.model.trial import TrialRecord, TrialUpdate
-from trialfleet.storage import reading
+from trialfleet.storage import reading, standing
 from trialfleet.storage.commands import (
     Command,
     CreateTrial,
@@ -184,7 +184,7 @@ def measure(url: str, worker: Worker, objectives: int) -> Iterator[tuple[str, Co
     yield "study attribute", meter.write(attribute)[0]
 
     yield "summary", meter.read(lambda c: reading.read_summaries(c, [study_id], 5))
-    yield "standing", meter.read(lambda c: reading.read_standings(c, [study_id]))
+    yield "standing", meter.read(lambda c: standing.read_standings(c, [study_id]))
     yield "trial", meter.read(lambda c: reading.read_trials(c, [trial.trial_id]))
     yield "number", meter.read(lambda c: reading.read_trial_id(c, study_id, 7))
     since, running = trials[-2].trial_id, [trials[1].trial_id]

@@ -134,6 +134,13 @@ class TrialsFrom(Model):
         return self
 
 
+class WarmStart(Model):
+    """A study whose finished trials are taken over."""
+
+    study: Annotated[str, Field(min_length=1, max_length=512)] = Field(examples=["digits-2024"])
+    """Name of a study of the same storage, with objectives of the same directions."""
+
+
 _MAX_ERRORS = 100
 
 _Point = Annotated[dict[ParameterName, Scalar], Field(max_length=256)]
@@ -180,6 +187,11 @@ class StudySpec(Model):
     """Points to run first; parameters that a point leaves out are sampled."""
     trials_from: TrialsFrom | None = None
     """Points to run first, from a ConfigMap or, on one machine, a file."""
+    warm_start: Annotated[list[WarmStart], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, examples=[[{"study": "digits-2024"}]]
+    )
+    """Studies whose complete and pruned trials are taken over once, before the first trial: the
+    sampler and the pruner know them, and they count in no budget."""
     search_space: (
         Annotated[dict[ParameterName, ParameterSpace], Field(min_length=1, max_length=256)] | None
     ) = Field(

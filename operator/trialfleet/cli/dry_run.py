@@ -52,6 +52,7 @@ def _description(study: Study, definition: "StudyDefinition", plan: "RunPlan") -
             "patience": definition.patience,
             "retries": definition.retries,
         },
+        **({"warmStart": list(definition.warm_start)} if definition.warm_start else {}),
         "first": [dict(point) for point in definition.enqueue],
         "processes": {
             "postgres": _postgres(plan),

@@ -214,6 +214,8 @@ def _run(this: _Run, console: Console, interrupts: Interrupts) -> None:
             before = fleet.crew.summary
             if before.counts.counted and not before.ended:
                 view.line(f"going on after {before.counts.counted} finished trials")
+            if before.taken:
+                view.line(f"begins with {before.taken} finished trials of other studies")
             stopped = attend(fleet, view, interrupts)
             view.close()
             _finish(this, fleet, failures, console, stopped, time.monotonic() - started)

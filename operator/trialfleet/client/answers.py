@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -30,6 +31,10 @@ class StudyDefinition:
     goals: Sequence[Goal | tuple[int, float]] = ()
     patience: int | None = None
     """The study ends after so many counted trials in a row that improve nothing."""
+    warm_start: Sequence[str] = ()
+    """Names of studies of the storage whose finished trials are taken over before the first one."""
+    search_space: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    """Distributions that those have to fit, by parameter."""
     retries: int = 0
     """Of a lost trial."""
     enqueue: Sequence[Mapping[str, Any]] = ()
@@ -55,6 +60,10 @@ class StudyDefinition:
                 goals=[pb.Goal(objective=goal[0], value=goal[1]) for goal in self.goals],
                 patience=self.patience,
             ),
+            warm_start=self.warm_start,
+            search_space={
+                name: distribution_to_json(one) for name, one in self.search_space.items()
+            },
             retries=self.retries,
             enqueue_json=[json.dumps(dict(point)) for point in self.enqueue],
             metric_names=self.metric_names,
@@ -100,6 +109,8 @@ class Summary:
     sessions: int
     """Sessions that are open now."""
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
+    """Trials that were taken over before the first one, which are in none of the counts."""
     failure: Failure | None = None
     """The newest failed trial."""
     failed_reasons: dict[str, int] = field(default_factory=dict)
@@ -125,6 +136,7 @@ class Summary:
             ended=message.ended,
             sessions=message.sessions,
             lost_reasons=dict(message.lost_reasons),
+            taken=message.taken,
             failure=(
                 Failure(failed.number, failed.reason, failed.message)
                 if message.HasField("failure")

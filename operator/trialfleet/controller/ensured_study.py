@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trialfleet.api import study_definition
+from trialfleet.api.search_space import distributions
 from trialfleet.api.study import Study
 from trialfleet.client.answers import StudyDefinition
 from trialfleet.model.budget import Goal
@@ -36,6 +37,8 @@ def define(
         timeout_s=None if budget.timeout is None else budget.timeout.total_seconds(),
         goals=goals,
         patience=None if budget.patience is None else budget.patience.trials,
+        warm_start=[one.study for one in spec.warm_start or ()],
+        search_space=distributions(spec.search_space or {}) if spec.warm_start else {},
         retries=spec.retries,
         enqueue=[*(spec.trials or ()), *points],
         metric_names=[objective.name for objective in spec.objectives],

@@ -134,7 +134,9 @@ def _end_message(observed: StudyObserved, draft: Draft) -> str:
 
 def _started(observed: StudyObserved) -> Note:
     if not observed.found:
-        return Note(reasons.EVENT_STARTED, "the first trial was opened")
+        taken = 0 if observed.summary is None else observed.summary.taken
+        after = f", after {taken} finished ones of other studies were taken over" if taken else ""
+        return Note(reasons.EVENT_STARTED, f"the first trial was opened{after}")
     assert observed.study is not None
     which = "adopted as spec.adopt says" if observed.study.spec.adopt else "of the same definition"
     text = f"goes on with {observed.found} trials of an earlier study of this name, {which}"

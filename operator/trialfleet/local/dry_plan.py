@@ -39,6 +39,7 @@ def define(
     ``points`` are those of ``spec.trialsFrom``.
     """
     # Not sooner: the fleet imports the client while other processes start.
+    from trialfleet.api.search_space import distributions
     from trialfleet.client import Goal, StudyDefinition
 
     spec = study.spec
@@ -54,6 +55,8 @@ def define(
             if objective.goal is not None
         ],
         patience=None if spec.budget.patience is None else spec.budget.patience.trials,
+        warm_start=[one.study for one in spec.warm_start or ()],
+        search_space=distributions(spec.search_space or {}) if spec.warm_start else {},
         retries=spec.retries,
         enqueue=spec.trials or points,
         metric_names=[objective.name for objective in spec.objectives],

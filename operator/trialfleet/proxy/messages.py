@@ -296,6 +296,10 @@ def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
         definition=request.definition,
         adopt=request.adopt,
         owner=owner(request.owner),
+        warm_start=list(request.warm_start),
+        search_space={
+            name: check_distribution(text) for name, text in request.search_space.items()
+        },
     )
 
 

@@ -329,6 +329,7 @@ class TrialFleet:
             ended=found.ended,
             sessions=found.sessions,
             lost_reasons=found.lost_reasons,
+            taken=found.taken,
             front=found.front,
             failure=None if found.failure is None else pb.Failure(**found.failure._asdict()),
             failed_reasons=found.failed_reasons,

@@ -6,7 +6,7 @@ Optuna's JSON text, times are aware and in UTC.
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -41,6 +41,10 @@ class EnsureStudy:
     """Take over trials of another definition."""
     owner: str = ""
     """Whose the study is from now on; empty: as before."""
+    warm_start: Sequence[str] = ()
+    """Names of studies whose finished trials are taken over once, before the first trial."""
+    search_space: Mapping[str, str] = field(default_factory=dict)
+    """Distributions that the trials of ``warm_start`` have to fit, by parameter."""
 
 
 class StudyEnsured(NamedTuple):
@@ -264,6 +268,8 @@ class Summary:
     sessions: int
     """Open now."""
     lost_reasons: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
+    """Trials that were taken over before the first one, which are in none of the counts."""
     failure: Failure | None = None
     failed_reasons: dict[str, int] = field(default_factory=dict)
     """Of the newest hundred failed trials."""

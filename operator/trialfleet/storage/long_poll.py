@@ -7,7 +7,7 @@ from typing import Final
 
 from trialfleet.model.errors import TrialfleetError
 from trialfleet.storage.commands import Ended, Wait
-from trialfleet.storage.reading import Standing
+from trialfleet.storage.standing import Standing
 
 _MIN_INTERVAL_S: Final = 0.05
 """Between two looks, however often somebody commits."""

@@ -13,7 +13,8 @@ from trialfleet.model.session import WriteId
 from trialfleet.model.trial import TrialRecord
 from trialfleet.storage.commands import CreateTrial, Ended, OpenTrial, TrialCreated, Wait
 from trialfleet.storage.params import Distributions
-from trialfleet.storage.reading import Standing, locked_standings, read_trials, require_study
+from trialfleet.storage.reading import read_trials, require_study
+from trialfleet.storage.standing import Standing, locked_standings
 from trialfleet.storage.transaction import Statement, Transaction
 from trialfleet.storage.trial_rows import TrialWrites
 

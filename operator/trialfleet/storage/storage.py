@@ -20,6 +20,7 @@ from trialfleet.storage.commands import (
     Command,
     DeleteStudy,
     Ended,
+    EnsureStudy,
     KeepAlive,
     OpenTrial,
     Summary,
@@ -33,6 +34,7 @@ from trialfleet.storage.purging import purge
 from trialfleet.storage.schema import prepare
 from trialfleet.storage.sessions import read_silent
 from trialfleet.storage.sharing import SharedReads
+from trialfleet.storage.standing import Standing, read_standings
 from trialfleet.storage.writer import Writer
 
 _READERS: Final = 4
@@ -91,7 +93,8 @@ class Storage:
         self._long_poll = LongPoll(self._read_standings)
         # Beside the committer: what takes a minute is not to keep workers from saying they live.
         self._deletions = SharedReads(self._delete)
-        self._deleter = Writer(self._engine)
+        self._beside = Writer(self._engine)
+        self._beside_lock = asyncio.Lock()
         self._distributions = Distributions()
         self._committer: Committer | None = None
         self._closed = False
@@ -129,9 +132,9 @@ class Storage:
         while not shutdown.done():
             # A deletion may take minutes; another proxy is asked for it again. It is several
             # statements: one may end, and the next begin, just now.
-            await asyncio.to_thread(self._deleter.cancel)
+            await asyncio.to_thread(self._beside.cancel)
             await asyncio.wait({shutdown}, timeout=0.1)
-        self._deleter.close()
+        self._beside.close()
         self._engine.dispose()
         self._reading_engine.dispose()
 
@@ -155,6 +158,8 @@ class Storage:
         """Apply one command; return when it is committed. See each command for its answer."""
         if isinstance(command, DeleteStudy):
             answer = await self._deletions.get(command)
+        elif isinstance(command, EnsureStudy) and command.warm_start:
+            (answer,) = await self._apply_beside([command])
         else:
             (answer,) = await self.apply_all((command,))
         if isinstance(answer, Exception):
@@ -281,11 +286,18 @@ class Storage:
         return await self._trials_studies.get(trial_id)
 
     async def _delete(self, commands: Sequence[DeleteStudy]) -> dict[DeleteStudy, Any]:
-        applied = await self._in_reader(self._deleter.apply, commands)
-        answers = dict(zip(commands, applied, strict=True))
-        deleted = [command for command, answer in answers.items() if answer is None]
-        if deleted:
-            self._committed(deleted)
+        return dict(zip(commands, await self._apply_beside(commands), strict=True))
+
+    async def _apply_beside(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._beside_lock:
+            answers = await self._in_reader(self._beside.apply, commands)
+        applied = [
+            command
+            for command, answer in zip(commands, answers, strict=True)
+            if not isinstance(answer, Exception)
+        ]
+        if applied:
+            self._committed(applied)
         return answers
 
     async def _read_trials(self, ids: Sequence[int]) -> dict[int, TrialRecord]:
@@ -299,8 +311,8 @@ class Storage:
     async def _read_trials_studies(self, ids: Sequence[int]) -> dict[int, str]:
         return await self._reading(functools.partial(reading.read_trials_studies, ids=ids))
 
-    async def _read_standings(self, ids: Sequence[int]) -> dict[int, reading.Standing]:
-        return await self._reading(functools.partial(reading.read_standings, ids=ids))
+    async def _read_standings(self, ids: Sequence[int]) -> dict[int, Standing]:
+        return await self._reading(functools.partial(read_standings, ids=ids))
 
     async def _read_summaries(
         self, keys: Sequence[tuple[int, int]]

@@ -21,6 +21,7 @@ from trialfleet.storage.commands import (
 from trialfleet.storage.opening import insert_trial
 from trialfleet.storage.reading import read_studies, require_study
 from trialfleet.storage.transaction import Transaction
+from trialfleet.storage.warm_start import take_over
 
 _INSERT_STUDY = sa.text(
     "INSERT INTO studies (study_name) VALUES (:name) ON CONFLICT DO NOTHING RETURNING study_id"
@@ -54,6 +55,7 @@ _TOLD = sa.text(
     """
     SELECT coalesce(max(d.definition), ''),
         coalesce(sum(c.complete + c.pruned + c.failed + c.running), 0)::bigint
+            - coalesce(max(d.taken[1] + d.taken[2]), 0)
     FROM studies s
     LEFT JOIN trialfleet_studies d USING (study_id)
     LEFT JOIN trialfleet_counts c USING (study_id)
@@ -180,6 +182,11 @@ def ensure_study(transaction: Transaction, command: EnsureStudy) -> StudyEnsured
             "owner": command.owner,
         },
     ).scalar_one()
+    if command.warm_start:
+        take_over(
+            *(transaction, study_id, command.directions),
+            *(command.warm_start, command.search_space),
+        )
     if command.metric_names:
         transaction.execute(
             _SET_ATTRIBUTE[True],

@@ -57,7 +57,7 @@ def for_workers(study: Study) -> Object:
     spec: dict[str, Any] = study.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     for part in (
         *("template", "prepare", "collate", "storage", "parallelism", "suspend", "retries"),
-        *("trials", "trialsFrom", "ttlSecondsAfterFinished"),
+        *("trials", "trialsFrom", "warmStart", "ttlSecondsAfterFinished"),
     ):
         spec.pop(part, None)
     python = study.spec.objective.python

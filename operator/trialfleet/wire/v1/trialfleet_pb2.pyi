@@ -152,7 +152,14 @@ class Goal(_message.Message):
     def __init__(self, objective: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
 
 class EnsureStudyRequest(_message.Message):
-    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt", "owner")
+    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt", "owner", "warm_start", "search_space")
+    class SearchSpaceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +169,8 @@ class EnsureStudyRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    WARM_START_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     budget: Budget
@@ -171,7 +180,9 @@ class EnsureStudyRequest(_message.Message):
     definition: str
     adopt: bool
     owner: str
-    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ..., owner: _Optional[str] = ...) -> None: ...
+    warm_start: _containers.RepeatedScalarFieldContainer[str]
+    search_space: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ..., owner: _Optional[str] = ..., warm_start: _Optional[_Iterable[str]] = ..., search_space: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EnsureStudyReply(_message.Message):
     __slots__ = ("study_id", "created", "differs", "trials", "definition")
@@ -584,7 +595,7 @@ class SummaryRequest(_message.Message):
     def __init__(self, study_id: _Optional[int] = ..., best: _Optional[int] = ...) -> None: ...
 
 class SummaryReply(_message.Message):
-    __slots__ = ("counts", "best", "ended", "sessions", "lost_reasons", "front", "failure", "failed_reasons", "silent")
+    __slots__ = ("counts", "best", "ended", "sessions", "lost_reasons", "front", "failure", "failed_reasons", "silent", "taken")
     class LostReasonsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -608,6 +619,7 @@ class SummaryReply(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     FAILED_REASONS_FIELD_NUMBER: _ClassVar[int]
     SILENT_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     counts: Counts
     best: TrialBatch
     ended: str
@@ -617,7 +629,8 @@ class SummaryReply(_message.Message):
     failure: Failure
     failed_reasons: _containers.ScalarMap[str, int]
     silent: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, counts: _Optional[_Union[Counts, _Mapping]] = ..., best: _Optional[_Union[TrialBatch, _Mapping]] = ..., ended: _Optional[str] = ..., sessions: _Optional[int] = ..., lost_reasons: _Optional[_Mapping[str, int]] = ..., front: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., failed_reasons: _Optional[_Mapping[str, int]] = ..., silent: _Optional[_Iterable[str]] = ...) -> None: ...
+    taken: int
+    def __init__(self, counts: _Optional[_Union[Counts, _Mapping]] = ..., best: _Optional[_Union[TrialBatch, _Mapping]] = ..., ended: _Optional[str] = ..., sessions: _Optional[int] = ..., lost_reasons: _Optional[_Mapping[str, int]] = ..., front: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., failed_reasons: _Optional[_Mapping[str, int]] = ..., silent: _Optional[_Iterable[str]] = ..., taken: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("number", "reason", "message")
