@@ -26,7 +26,7 @@ def complete(folder: Path, line: str) -> list[str]:
 
 
 def test_commands(tmp_path: Path) -> None:
-    assert complete(tmp_path, "trialfleet re") == ["retry", "resume"]
+    assert complete(tmp_path, "trialfleet re") == ["retry", "resume", "report"]
     assert complete(tmp_path, "trialfleet trials --sta") == ["--state"]
 
 
