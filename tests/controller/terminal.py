@@ -34,6 +34,16 @@ class Terminal:
         )
         return done.returncode, done.stdout, done.stderr
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command, and return it as it runs."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments, "--namespace", self.namespace],
+            cwd=self.folder,
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
     def good(self, *arguments: str) -> str:
         """Run a command that succeeds; return what it wrote to standard output."""
         code, output, told = self.run(*arguments)

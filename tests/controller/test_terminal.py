@@ -1,6 +1,9 @@
 """Commands that read a cluster, through its API server."""
 
 import json
+import re
+import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,3 +243,18 @@ def test_why_of_a_volume_that_is_missing(terminal: Terminal, finished: Env) -> N
         "    do: create the ConfigMap or Secret that the message names"
     )
     assert any("FailedMount" in line and "absent" in line for line in page[page.index("Events") :])
+
+
+def test_a_dashboard(terminal: Terminal) -> None:
+    with terminal.start("dashboard", "--no-browser") as running:
+        assert running.stdout is not None
+        printed = running.stdout.readline()
+        address, study_id, key = re.findall(
+            r"^(http://\S+)/dashboard/studies/(\d+)(\?\S+) ", printed
+        )[0]
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(f"{address}/api/studies/{study_id}{key}", timeout=60) as answer:
+            study = json.load(answer)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 0
+    assert (study["name"], len(study["trials"])) == ("digits", 12)

@@ -17,6 +17,7 @@ COMMANDS: Final = (
     "best",
     "trials",
     "plot",
+    "dashboard",
     "studies",
     "export",
     "import",
