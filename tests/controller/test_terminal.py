@@ -246,7 +246,7 @@ def test_why_of_a_volume_that_is_missing(terminal: Terminal, finished: Env) -> N
 
 
 def test_a_dashboard(terminal: Terminal) -> None:
-    with terminal.start("dashboard", "--no-browser") as running:
+    with terminal.start("dashboard", "digits", "--no-browser") as running:
         assert running.stdout is not None
         printed = running.stdout.readline()
         address, study_id, key = re.findall(

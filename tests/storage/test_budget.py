@@ -86,8 +86,7 @@ def test_the_patience_is_exact(url: str) -> None:
         await worker.start()
         while not isinstance(trial := await worker.ask(60.0), Ended):
             assert trial is not Wait.WAIT
-            value = round(chance.random(), 2)
-            await worker.tell(trial.trial_id, TrialState.COMPLETE, [value])
+            await worker.tell(trial.trial_id, TrialState.COMPLETE, [chance.random()])
         assert trial == Ended(names.ENDED_PATIENCE)
 
     async def main() -> None:
