@@ -289,10 +289,9 @@ def _verdict(content: Mapping[str, Any]) -> str:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Return the processor time of a call: the best of some, because others use the machine.
+    """Return the processor time of a call, the best of some, as on a core that is ours alone.
 
-    It is divided by how much slower than usual this processor is meanwhile: its other half, or the
-    memory that they share, may be another's.
+    Others may use its other half, or the memory: then a reference takes longer too.
     """
     best = float("inf")
     for _ in range(10):
@@ -301,8 +300,7 @@ def _seconds(call: Callable[[], object]) -> float:
     return best
 
 
-_REFERENCE_S = 0.012
-"""Of a core on which the bounds hold."""
+_REFERENCE_S = 0.012  # on a core on which the bounds hold
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -11,7 +11,6 @@ from trialfleet import names
 STEP: Final = names.REPORT_STEP
 """Of a regular expression the group, of a JSON object the usual key, that holds the step."""
 
-
 _SHOWN_CHARACTERS: Final = 100
 
 
