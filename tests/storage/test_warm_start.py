@@ -5,16 +5,19 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.distributions import FloatDistribution, IntDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from tests.storage.fleet import MAXIMIZE, MINIMIZE, Worker, check, create, stock, storages
+from tests.storage.fleet import MAXIMIZE, MINIMIZE, Worker, check, create, query, stock, storages
 from trialfleet import names
 from trialfleet.model.budget import Budget, Goal
 from trialfleet.model.errors import InvalidInput
 from trialfleet.model.study import Counts
 from trialfleet.storage.commands import Ended, StopStudy
+
+WAITING = "SELECT 1 FROM pg_locks WHERE NOT granted"
 
 
 def earlier(url: str, name: str = "earlier", direction: StudyDirection = MINIMIZE) -> None:
@@ -132,6 +135,38 @@ def test_a_study_with_trials_stays_as_it_is(url: str) -> None:
 
     asyncio.run(main())
     assert len(trials(url, "s")) == 1
+
+
+def test_a_caller_who_goes_in_the_middle(url: str) -> None:
+    """What it began is done, and who comes meanwhile waits: a client tries again like that."""
+    earlier(url)
+
+    async def main() -> None:
+        async with storages(url, 1) as (storage,):
+            engine = sa.create_engine(url)
+            with engine.begin() as connection:
+                lock = "SELECT FROM studies WHERE study_name = 'earlier' FOR UPDATE"
+                connection.exec_driver_sql(lock)
+                gone = asyncio.create_task(create(storage, "s", warm_start=["earlier"]))
+                while not query(url, WAITING):
+                    await asyncio.sleep(0.01)
+                gone.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await gone
+                again = [
+                    asyncio.create_task(create(storage, name, warm_start=["earlier"]))
+                    for name in ("s", "t", "s")
+                ]
+                await asyncio.sleep(0)
+            engine.dispose()
+            first, other, same = await asyncio.gather(*again)
+            assert first == same
+            for study_id in (first, other):
+                assert (await storage.summary(study_id)).taken == 20
+
+    asyncio.run(main())
+    check(url)
+    assert len(trials(url, "s")) == len(trials(url, "t")) == 20
 
 
 @pytest.mark.parametrize(

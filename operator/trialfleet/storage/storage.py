@@ -289,6 +289,11 @@ class Storage:
         return dict(zip(commands, await self._apply_beside(commands), strict=True))
 
     async def _apply_beside(self, commands: Sequence[Command]) -> list[Any]:
+        # Its thread does not end with a caller who has gone, and the writer belongs to one thread:
+        # who comes next waits for it.
+        return await asyncio.shield(asyncio.create_task(self._apply_alone(commands)))
+
+    async def _apply_alone(self, commands: Sequence[Command]) -> list[Any]:
         async with self._beside_lock:
             answers = await self._in_reader(self._beside.apply, commands)
         applied = [

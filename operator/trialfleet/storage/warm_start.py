@@ -95,7 +95,7 @@ def take_over(
     """
     if not transaction.execute(_IS_NEW, {"study_id": study_id}).scalar_one():
         return
-    # As long as it takes: some 10 s for 100,000.
+    # As long as it takes: 1 s for 10,000 trials of four parameters, 12 s for 100,000.
     transaction.execute(_UNLIMITED)
     taken = {"COMPLETE": 0, "PRUNED": 0}
     for place, name in enumerate(sources):
