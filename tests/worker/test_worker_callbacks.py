@@ -42,6 +42,9 @@ def enqueue(study, trial):
     if trial.number == 0:
         study.enqueue_trial({"x": 0.25})
 
+def leave(study, trial):
+    raise SystemExit("not the worker's end")
+
 def fail(study, trial):
     raise RuntimeError("the server is away")
 
@@ -66,6 +69,7 @@ def test_are_called_after_each_trial_with_study_and_trial(
         trials=4,
         callbacks=[
             {"name": "trialfleet_objective:fail"},
+            {"name": "trialfleet_objective:leave"},
             {"name": "trialfleet_objective.Note", "options": {"path": str(noted), "label": "a"}},
             {"name": "trialfleet_objective:Note", "options": {"path": str(noted), "label": "b"}},
         ],
@@ -84,6 +88,7 @@ def test_are_called_after_each_trial_with_study_and_trial(
     said = "callback trialfleet_objective:fail failed after trial 0, which is kept: RuntimeError"
     assert worker.errors.count("the server is away") == 1
     assert said in worker.errors
+    assert worker.errors.count("not the worker's end") == 1
 
 
 def test_stop_the_study_and_enqueue_before_the_next_trial(

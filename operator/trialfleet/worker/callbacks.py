@@ -13,11 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from trialfleet.api.callback import Callback
-from trialfleet.model.errors import (
-    ObjectiveImportError,
-    SchemaMismatch,
-    StorageUnavailable,
-)
+from trialfleet.model.errors import ObjectiveImportError, SchemaMismatch, StorageUnavailable
 from trialfleet.worker import failure, forks
 
 Function = Callable[[Study, FrozenTrial], object]
@@ -130,10 +126,10 @@ class Callbacks:
                     callback(study, trial)
             except _END_THE_WORKER:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._tell(name, trial.number, error)
 
-    def _tell(self, name: str, number: int, error: Exception) -> None:
+    def _tell(self, name: str, number: int, error: BaseException) -> None:
         told = name, failure.one_line(error)
         if told not in self._told:
             self._told.add(told)
