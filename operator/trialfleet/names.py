@@ -191,6 +191,9 @@ ANNOTATION_GENERATION: Final = f"{DOMAIN}/generation"
 ANNOTATION_CONTRACT: Final = f"{DOMAIN}/contract"
 """On a Job: hash of what its pods and the storage must agree on; with another they are replaced."""
 
+ANNOTATION_TOKENS: Final = f"{DOMAIN}/tokens"
+"""On a proxy's pod: "uid" if it knows tokens that bear the uid of a Study."""
+
 ANNOTATION_WAKE: Final = f"{DOMAIN}/wake"
 """On a StudyStorage: a time, since when it is awake for as long as it stays awake when idle."""
 

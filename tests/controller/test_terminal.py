@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
@@ -18,6 +19,8 @@ from tests.controller.terminal import Terminal
 from tests.scenarios.env import Env
 from trialfleet import names
 from trialfleet.wire import tokens
+from trialfleet.wire.v1 import trialfleet_pb2 as pb
+from trialfleet.wire.v1.trialfleet_pb2_grpc import TrialFleetStub
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,57 @@ def test_an_encrypted_storage(terminal: Terminal, finished: Env) -> None:
     assert told.startswith("secrets is forbidden: ") and "docs/terminal.md has a Role" in told
 
 
+def test_a_study_made_anew_is_not_opened_by_the_token_that_it_had(
+    finished: Env,
+) -> None:
+    spec: Object = {"postgres": {"external": {"secretRef": {"name": "database"}}}}
+    spec |= {"proxy": {"placement": "Shared"}, "security": {"tls": True}}
+    made = {"apiVersion": names.API_VERSION, "kind": "StudyStorage", "spec": spec}
+    finished.kube.create("studystorages", {**made, "metadata": {"name": "anew"}})
+    finished.ready("anew")
+
+    def begin() -> Object:
+        """Make the study; return its Secret when the storage is told of it."""
+        finished.study("again", storage={"name": "anew"}, parallelism=0)
+        wait_for("its trials", lambda: "trials" in finished.status("again"))
+        (secret,) = wait_for("its token", lambda: finished.kube.list("secrets", study="again"))
+        return data_of(secret)
+
+    def ask(secret: Object) -> list[str]:
+        """Return the studies that its token opens."""
+        (pod,) = finished.kube.list("pods", storage="anew", component="proxy")
+        name = names.proxy_host("anew", finished.kube.namespace)
+        with grpc.secure_channel(
+            f"{pod['status']['podIP']}:{names.PROXY_PORT}",
+            grpc.ssl_channel_credentials(secret["ca.crt"]),
+            options=[("grpc.ssl_target_name_override", name)],
+        ) as channel:
+            metadata = (tokens.metadata(secret["token"].decode()),)
+            call = TrialFleetStub(channel).ListStudies
+            reply = call(pb.ListStudiesRequest(), metadata=metadata, timeout=20)
+        return [study.name for study in reply.studies]
+
+    old = begin()
+    assert ask(old) == ["again"]
+    finished.kube.delete("studies", "again")
+    wait_for("gone", lambda: finished.kube.find("studies", "again") is None)
+    wait_for("its token gone", lambda: not finished.kube.list("secrets", study="again"))
+    # The trials of the earlier one are kept: whose they are now is what differs.
+    assert ask(begin()) == ["again"]
+    said = "the token is not of the Study 'again' that the storage has"
+
+    def refused() -> bool:
+        try:
+            ask(old)
+        except grpc.RpcError as error:
+            return error.code() == grpc.StatusCode.PERMISSION_DENIED and said in str(
+                error.details()
+            )
+        return False
+
+    wait_for("refused", refused)
+
+
 def test_the_key_of_tokens_is_replaced(terminal: Terminal, finished: Env) -> None:
     spec: Object = {"postgres": {"external": {"secretRef": {"name": "database"}}}}
     spec |= {"proxy": {"placement": "Shared"}, "security": {"tls": True}}
@@ -129,6 +183,7 @@ def test_the_key_of_tokens_is_replaced(terminal: Terminal, finished: Env) -> Non
     finished.kube.create("studystorages", {**made, "metadata": {"name": "rotated"}})
     finished.ready("rotated")
     finished.study("turned", storage={"name": "rotated"}, parallelism=0)
+    uid = finished.kube.get("studies", "turned")["metadata"]["uid"]
 
     def shown() -> set[str]:
         secrets = finished.kube.list("secrets", study="turned")
@@ -161,7 +216,7 @@ def test_the_key_of_tokens_is_replaced(terminal: Terminal, finished: Env) -> Non
     assert step([one, two]).startswith("rotated: step 2 of 3")
     assert accepted() == [two, one]
     wait_for("a new token", lambda: shown() - {old})
-    assert tokens.check([two], *(shown() - {old})) == tokens.Grant("turned")
+    assert tokens.check([two], *(shown() - {old})) == tokens.Grant("turned", uid)
     assert "opens nothing" in step([two, one])
     assert accepted() == [two]
     assert tokens.check([two], old) is None

@@ -214,7 +214,8 @@ def _statements(guarded: Running, call: Callable[[], object]) -> int:
     found = []
 
     def note(*arguments: Any) -> None:
-        if "trialfleet_schema" not in arguments[2]:  # the monitor looks whether it is there
+        # The monitor looks whether it is there; whose a study is, is asked every two seconds.
+        if not any(text in arguments[2] for text in ("trialfleet_schema", "bare_tokens_owner")):
             found.append(arguments[2])
 
     sa.event.listen(engine, "before_cursor_execute", note)
@@ -316,3 +317,69 @@ def test_a_key_file_that_can_not_be_used(database_url: str, tmp_path: Path) -> N
     missing.write_bytes(b"\xff" * 40)
     with pytest.raises(errors.InvalidInput, match="token-key: found bytes that are no text"):
         Running(database_url, token_key=missing)
+
+
+def _owned(guarded: Running, study: str, uid: str, **more: Any) -> Any:
+    """Make a study one of a Study object, or the next one's; return who has its token."""
+    admin: Any = Caller(guarded.stub, tokens.for_admin(KEY))
+    owner = f"uid-of-storage/{uid}"
+    admin.EnsureStudy(
+        pb.EnsureStudyRequest(name=study, directions=[pb.MINIMIZE], owner=owner, **more)
+    )
+    return Caller(guarded.stub, tokens.for_study(KEY, study, uid))
+
+
+def _opens(caller: Any) -> bool:
+    try:
+        caller.ListStudies(pb.ListStudiesRequest())
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.PERMISSION_DENIED
+        return False
+    return True
+
+
+def test_a_study_made_anew_is_not_opened_by_the_token_of_the_one_before(
+    guarded: Running, mine: Side
+) -> None:
+    old = _owned(guarded, mine.study, "first")
+    assert _opens(old)
+    before = mine.trial()
+    new = _owned(guarded, mine.study, "second")
+    # What was found out of a token is believed for two seconds.
+    eventually(lambda: not _opens(old))
+    status = grpc.StatusCode
+    allowed = [name for name in CALLS if name not in OPERATORS]
+    for name in allowed:
+        code, details = refusal(lambda: getattr(old, name)(REQUESTS[name](mine)))  # noqa: B023
+        opening = name in ("OpenSession", "Work.open_session")
+        assert code == (status.NOT_FOUND if opening else status.PERMISSION_DENIED)
+        assert details == (
+            f"the token is not of the Study {mine.study!r} that the storage has, but of one that "
+            "was deleted or that it is not told of yet; accepted: the token in that Study's Secret"
+        )
+    assert mine.trial() == before
+    assert _opens(new)
+    assert new.KeepAlive(REQUESTS["KeepAlive"](mine)).alive
+
+
+def test_a_token_works_at_once_when_the_storage_is_told_of_its_study(
+    guarded: Running, mine: Side
+) -> None:
+    early = Caller(guarded.stub, tokens.for_study(KEY, mine.study, "second"))
+    _owned(guarded, mine.study, "first")
+    assert not _opens(early)
+    _owned(guarded, mine.study, "second")
+    assert _opens(early)
+
+
+def test_a_token_without_a_uid_opens_the_study_that_it_was_given_to(
+    guarded: Running, mine: Side
+) -> None:
+    # Nobody's, as those of a proxy that is run by hand.
+    assert _opens(mine.caller)
+    _owned(guarded, mine.study, "first", bare_tokens=True)
+    # It stays so for this owner, whatever its next token is.
+    new = _owned(guarded, mine.study, "first")
+    assert _opens(mine.caller) and _opens(new)
+    _owned(guarded, mine.study, "second")
+    eventually(lambda: not _opens(mine.caller))

@@ -100,3 +100,23 @@ def test_keys_that_are_none(text: str, message: str) -> None:
 
 def test_metadata() -> None:
     assert tokens.metadata("abc") == ("authorization", "Bearer abc")
+
+
+def test_a_token_of_a_study_object_bears_its_uid() -> None:
+    token = tokens.for_study(KEY, "digits", "0f-1")
+    assert tokens.check([KEY], token) == Grant("digits", "0f-1")
+    assert tokens.check([OTHER], token) is None
+    kind, name, uid, code = token.split(".")
+    other = tokens.for_study(KEY, "digits", "0f-2").split(".")
+    for forged in (
+        f"{kind}.{name}.{other[2]}.{code}",
+        f"{kind}.{uid}.{name}.{code}",
+        f"{kind}.{name}..{code}",
+        f"{kind}.{name}.{code}",
+        f"tfs.{name}.{code}",
+        f"tfs.{name}.{uid}.{code}",
+        tokens.for_study(KEY, "digits").replace("tfs", "tfo"),
+    ):
+        assert tokens.check([KEY], forged) is None
+    with pytest.raises(errors.InvalidInput, match=r"^uid: found "):
+        tokens.for_study(KEY, "a", "b\0c")

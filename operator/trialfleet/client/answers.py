@@ -47,6 +47,8 @@ class StudyDefinition:
     """Take over trials of another definition."""
     owner: str = ""
     """Whose it is from now on, at most 256 characters; empty: as before."""
+    bare_tokens: bool = False
+    """Tokens that bear no owner open it for as long as it is this owner's."""
 
     def message(self) -> pb.EnsureStudyRequest:
         """Return the request that makes it so. Raises ``TypeError`` for what is not JSON."""
@@ -70,6 +72,7 @@ class StudyDefinition:
             definition=self.definition,
             adopt=self.adopt,
             owner=self.owner,
+            bare_tokens=self.bare_tokens,
         )
 
 

@@ -36,6 +36,7 @@ from trialfleet.controller.plan import DeadWorker, Note, Plan
 from trialfleet.controller.pod_view import view_pod
 from trialfleet.controller.policies.deaths import note_of
 from trialfleet.controller.policies.leftovers import note_of_volume
+from trialfleet.controller.policies.startup import uid_of_token
 from trialfleet.controller.proxy_connections import Proxies
 from trialfleet.controller.secrecy import Keys
 from trialfleet.controller.status import BEST
@@ -317,7 +318,10 @@ class Controller:
         if memory.ensured is None and deletes_trials(storage):
             await delete_predecessor(studies, storage, subject.name, subject.uid)
         owner = owner_of_trials(storage, subject.uid)
-        return await ensure(self._cluster, studies, observed, memory, owner)
+        bare_tokens = not uid_of_token(observed, self._keys)
+        return await ensure(
+            self._cluster, studies, observed, memory, owner=owner, bare_tokens=bare_tokens
+        )
 
     # -- what only proxies know ------------------------------------------------------------------
 

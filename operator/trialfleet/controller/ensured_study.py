@@ -17,6 +17,7 @@ def define(
     source: str | None = None,
     adopt: bool = False,
     owner: str = "",
+    bare_tokens: bool = False,
 ) -> StudyDefinition:
     """Return what a storage is told of a study.
 
@@ -45,6 +46,7 @@ def define(
         definition=study_definition.define(spec, source),
         adopt=adopt,
         owner=owner,
+        bare_tokens=bare_tokens,
     )
 
 

@@ -21,9 +21,18 @@ _WAYS_OUT = (
 
 
 async def ensure(
-    cluster: Cluster, studies: Studies, observed: StudyObserved, memory: Memory, owner: str
+    cluster: Cluster,
+    studies: Studies,
+    observed: StudyObserved,
+    memory: Memory,
+    *,
+    owner: str,
+    bare_tokens: bool,
 ) -> bool:
-    """Tell a storage what a study is and whose; whether anything is different now."""
+    """Tell a storage what a study is and whose; whether anything is different now.
+
+    With ``bare_tokens`` its token bears no uid.
+    """
     study, subject = observed.study, observed.subject
     assert study is not None and observed.storage is not None
     before = memory.blocked
@@ -38,6 +47,7 @@ async def ensure(
             source=await _source(cluster, observed, started=started),
             adopt=study.spec.adopt or started,
             owner=owner,
+            bare_tokens=bare_tokens,
         )
         ensured = await studies.ensure(definition)
     except InvalidInput as error:

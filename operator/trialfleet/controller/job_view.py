@@ -37,6 +37,11 @@ class JobView:
         """Whether it starts no pod any more."""
         return self.complete or bool(self.failure)
 
+    def mounts(self, secret: str) -> bool:
+        """Whether its pods have a Secret mounted."""
+        volumes = self.live["spec"]["template"]["spec"].get("volumes", ())
+        return any(one.get("secret", {}).get("secretName") == secret for one in volumes)
+
 
 def view_job(job: Mapping[str, Any]) -> JobView:
     """Return a Job as the operator sees it."""

@@ -229,7 +229,18 @@ def _storage_view(study: Study, store: Store, subject: Subject) -> StorageView |
         proxies=proxy_addresses(name, namespace, placement),
         tls=uses_tls(obj),
         token_key=token_key(obj),
+        uid_tokens=_knows_uid_tokens(store, Key("StudyStorage", namespace, name)),
     )
+
+
+def _knows_uid_tokens(store: Store, storage: Key) -> bool:
+    """Whether no proxy is there of a release that knows no tokens with a uid."""
+    for pod in store.owned(storage, "Pod"):
+        metadata = pod["metadata"]
+        proxy = metadata.get("labels", {}).get(names.LABEL_COMPONENT) == names.COMPONENT_PROXY
+        if proxy and names.ANNOTATION_TOKENS not in metadata.get("annotations", {}):
+            return False
+    return True
 
 
 def _is_of_a_job(pod: Mapping[str, Any]) -> bool:

@@ -60,6 +60,8 @@ class StorageView:
     """Its proxies encrypt and ask for tokens."""
     token_key: int = 1
     """Number of the key that tokens are made with."""
+    uid_tokens: bool = True
+    """All of its proxies know tokens that bear the uid of a Study."""
 
 
 @dataclass(frozen=True, slots=True)

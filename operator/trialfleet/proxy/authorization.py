@@ -2,13 +2,15 @@
 
 Every method of ``trialfleet.v1`` has a rule here; a service with a method that has none does not
 start. What a rule has to know of the database is immutable - the study of a session, a study's
-name - and remembered, so that the calls of a worker's loop cost no query.
+name - and remembered, so that the calls of a worker's loop cost no query. Whose a study is may
+change, when it is made anew: that is believed for two seconds.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -25,6 +27,9 @@ from trialfleet.wire.v1 import trialfleet_pb2 as pb
 _REMEMBERED: Final = 50_000
 """Sessions, and studies: some 10 MB; beyond that the oldest is read again."""
 
+_OWNER_S: Final = 2.0
+"""For so long a token that has opened a study does, without another look at the database."""
+
 _SCHEME: Final = "bearer "
 _ACCEPTED: Final = "accepted: metadata 'authorization: Bearer TOKEN'"
 
@@ -38,6 +43,7 @@ _caller: Final[ContextVar[str]] = ContextVar("caller", default="")
 """The study whose token the caller of the current call showed when it began."""
 
 K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Authorization(grpc.aio.ServerInterceptor):
@@ -52,6 +58,8 @@ class Authorization(grpc.aio.ServerInterceptor):
         self._storage = storage
         self._studies: dict[int, str] = {}
         self._sessions: dict[bytes, str] = {}
+        self._opened: dict[Grant, float] = {}
+        """Until when a token is believed to open its study."""
 
     def authenticate(self) -> Grant:
         """Return what the token of the current call opens. Raises ``Unauthenticated``."""
@@ -100,9 +108,40 @@ class Authorization(grpc.aio.ServerInterceptor):
             # Of a stream each request: the keys may have changed since it was opened.
             grant = self.authenticate()
             if grant.study is not None:
+                await self.require_owner(grant, method)
                 await rule(self, request, grant.study)
 
         return check
+
+    async def require_owner(self, grant: Grant, method: str) -> None:
+        """Raise ``PermissionDenied`` if the study of a token is another Study object's by now.
+
+        ``NotFound`` where a session is to be opened: a worker may be there before its storage is
+        told that the study is made anew, and waits for that as for a study that is not there yet.
+        """
+        if self._opened.get(grant, 0.0) > monotonic():
+            return
+        assert grant.study is not None
+        asked = monotonic()
+        owners = await self._storage.token_owners(grant.study)
+        if owners is None:
+            return  # what the method does without the study is its own affair
+        if not owners.owner:
+            opens = True
+        elif grant.uid:
+            # The storage's uid is there too: see controller/ownership.py.
+            opens = owners.owner.rpartition("/")[2] == grant.uid
+        else:
+            opens = owners.bare == owners.owner
+        if not opens:
+            self._opened.pop(grant, None)
+            denied = NotFound if method == "OpenSession" else PermissionDenied
+            raise denied(
+                f"the token is not of the Study {grant.study!r} that the storage has, but of one "
+                "that was deleted or that it is not told of yet; accepted: the token in that "
+                "Study's Secret"
+            )
+        _remember(self._opened, grant, asked + _OWNER_S)
 
     async def require_study(self, study_id: int, study: str) -> None:
         """Raise ``PermissionDenied`` unless a study has that name; ``NotFound``."""
@@ -164,10 +203,10 @@ def _read_keys(content: bytes) -> list[str]:
         raise InvalidInput("found bytes that are no text, accepted: a key a line") from error
 
 
-def _remember(known: dict[K, str], key: K, name: str) -> None:
-    if len(known) >= _REMEMBERED:
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    if key not in known and len(known) >= _REMEMBERED:
         del known[next(iter(known))]
-    known[key] = name
+    known[key] = value
 
 
 def _denied(study: str) -> PermissionDenied:

@@ -300,6 +300,7 @@ def ensure_study(request: pb.EnsureStudyRequest) -> EnsureStudy:
         search_space={
             name: check_distribution(text) for name, text in request.search_space.items()
         },
+        bare_tokens=request.bare_tokens,
     )
 
 

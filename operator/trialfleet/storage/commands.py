@@ -45,6 +45,8 @@ class EnsureStudy:
     """Names of studies whose finished trials are taken over once, before the first trial."""
     search_space: Mapping[str, str] = field(default_factory=dict)
     """Distributions that the trials of ``warm_start`` have to fit, by parameter."""
+    bare_tokens: bool = False
+    """Tokens that bear no owner open it for as long as it is this owner's."""
 
 
 class StudyEnsured(NamedTuple):

@@ -35,6 +35,7 @@ from trialfleet.storage.schema import prepare
 from trialfleet.storage.sessions import read_silent
 from trialfleet.storage.sharing import SharedReads
 from trialfleet.storage.standing import Standing, read_standings
+from trialfleet.storage.token_owners import TokenOwners, read_token_owners
 from trialfleet.storage.writer import Writer
 
 _READERS: Final = 4
@@ -90,6 +91,7 @@ class Storage:
         self._summaries = SharedReads(self._read_summaries)
         self._sessions_studies = SharedReads(self._read_sessions_studies)
         self._trials_studies = SharedReads(self._read_trials_studies)
+        self._token_owners = SharedReads(self._read_token_owners)
         self._long_poll = LongPoll(self._read_standings)
         # Beside the committer: what takes a minute is not to keep workers from saying they live.
         self._deletions = SharedReads(self._delete)
@@ -285,6 +287,10 @@ class Storage:
         """Return the name of a trial's study; None if the trial does not exist."""
         return await self._trials_studies.get(trial_id)
 
+    async def token_owners(self, study: str) -> TokenOwners | None:
+        """Return whose tokens open the study of a name; None if there is none."""
+        return await self._token_owners.get(study)
+
     async def _delete(self, commands: Sequence[DeleteStudy]) -> dict[DeleteStudy, Any]:
         return dict(zip(commands, await self._apply_beside(commands), strict=True))
 
@@ -318,6 +324,9 @@ class Storage:
 
     async def _read_standings(self, ids: Sequence[int]) -> dict[int, Standing]:
         return await self._reading(functools.partial(read_standings, ids=ids))
+
+    async def _read_token_owners(self, studies: Sequence[str]) -> dict[str, TokenOwners]:
+        return await self._reading(functools.partial(read_token_owners, studies=studies))
 
     async def _read_summaries(
         self, keys: Sequence[tuple[int, int]]

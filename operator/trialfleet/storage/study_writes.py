@@ -36,14 +36,16 @@ _INSERT_DIRECTIONS = sa.text(
 _DEFINE = sa.text(
     """
     INSERT INTO trialfleet_studies AS s
-        (study_id, max_trials, max_failed, timeout_s, goals, patience, retries, definition, owner)
+        (study_id, max_trials, max_failed, timeout_s, goals, patience, retries, definition, owner,
+        bare_tokens_owner)
     VALUES (:study_id, :max_trials, :max_failed, :timeout_s, CAST(:goals AS jsonb), :patience,
-        :retries, nullif(:definition, ''), nullif(:owner, ''))
+        :retries, nullif(:definition, ''), nullif(:owner, ''), nullif(:bare_tokens_owner, ''))
     ON CONFLICT (study_id) DO UPDATE SET max_trials = excluded.max_trials,
         max_failed = excluded.max_failed, timeout_s = excluded.timeout_s,
         goals = excluded.goals, patience = excluded.patience, retries = excluded.retries,
         definition = coalesce(excluded.definition, s.definition),
         owner = coalesce(excluded.owner, s.owner),
+        bare_tokens_owner = coalesce(excluded.bare_tokens_owner, s.bare_tokens_owner),
         stopped = s.stopped
             AND (s.max_trials, s.max_failed, s.timeout_s, s.goals, s.patience)
                 IS NOT DISTINCT FROM (excluded.max_trials, excluded.max_failed,
@@ -180,6 +182,7 @@ def ensure_study(transaction: Transaction, command: EnsureStudy) -> StudyEnsured
             "retries": command.retries,
             "definition": command.definition,
             "owner": command.owner,
+            "bare_tokens_owner": command.owner if command.bare_tokens else "",
         },
     ).scalar_one()
     if command.warm_start:

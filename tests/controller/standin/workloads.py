@@ -244,7 +244,9 @@ class Workloads:
                 self._objects.create(claim_place, made, "controller")
             volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": source}
             spec.setdefault("volumes", []).append(volume)
-        made_by = {"standin/template": repr(owner["spec"]["template"])}
+        made_by = template["metadata"].get("annotations", {}) | {
+            "standin/template": repr(owner["spec"]["template"])
+        }
         place = ("pods", metadata["namespace"], name)
         if self._objects.has(place):
             # Of a former one of the owner's name, and still ending: its end syncs this one.

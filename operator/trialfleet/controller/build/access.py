@@ -25,6 +25,8 @@ POSTGRES_RULES: Final = "pg_hba.conf"
 TOKEN_KEY: Final = "token.key"
 TOKEN: Final = names.ACCESS_TOKEN
 
+TOKENS_WITH_UID: Final = "uid"
+
 FOLDER: Final = "/run/trialfleet"
 """Where pods have what they need of a Secret."""
 
@@ -72,25 +74,33 @@ def build_storage_secret(
     return _secret(owner, names.storage_secret(storage.name, digest(data)[:8]), data)
 
 
-def access_secret_name(keys: Keys, study: str, storage: StorageNames, number: int) -> str:
-    """Return the name of the Secret by which the pods of a study reach its storage."""
+def access_secret_name(keys: Keys, study: str, uid: str, storage: StorageNames, number: int) -> str:
+    """Return the name of the Secret by which the pods of a study reach its storage.
+
+    Without a uid that of release 0.1.0, whose token bears none.
+    """
     identity = keys.derive("identity", *storage).hex()
     key = [] if number == 1 else [number]
-    return names.access_secret(study, digest([identity, study, *key])[:8])
+    return names.access_secret(study, digest([identity, study, *key, *([uid] if uid else [])])[:8])
 
 
 def build_access_secret(
-    owner: Owner, keys: Keys, storage: StorageNames, number: int, now: datetime.datetime
+    owner: Owner,
+    keys: Keys,
+    uid: str,
+    storage: StorageNames,
+    number: int,
+    now: datetime.datetime,
 ) -> Object:
     """Return the Secret with a study's token, and the authority to know the proxies by.
 
-    The token is made with the storage's key of that number.
+    The token bears the uid, if there is one, and is made with the storage's key of that number.
     """
     data = {
-        TOKEN: tokens.for_study(token_key(keys, storage, number), owner.name),
+        TOKEN: tokens.for_study(token_key(keys, storage, number), owner.name, uid),
         CA: authority(keys, storage, now).certificate_pem.decode(),
     }
-    return _secret(owner, access_secret_name(keys, owner.name, storage, number), data)
+    return _secret(owner, access_secret_name(keys, owner.name, uid, storage, number), data)
 
 
 def _certificates(

@@ -44,7 +44,10 @@ def build_workload(
     ``secret`` is the name of the storage's.
     """
     template = {
-        "metadata": {"labels": owner.labels(names.COMPONENT_PROXY)},
+        "metadata": {
+            "labels": owner.labels(names.COMPONENT_PROXY),
+            "annotations": {names.ANNOTATION_TOKENS: access.TOKENS_WITH_UID},
+        },
         "spec": _pod(owner, spec, options, secret),
     }
     common: Object = {"selector": {"matchLabels": selector(owner)}, "template": template}

@@ -46,9 +46,29 @@ def reach_of(observed: StudyObserved, keys: Keys) -> Reach:
     assert storage is not None
     secret = None
     if storage.tls:
-        where = access.StorageNames(observed.subject.namespace, storage.name)
-        secret = access.access_secret_name(keys, observed.subject.name, where, storage.token_key)
+        secret = _secret_name(observed, keys, uid=uid_of_token(observed, keys))
     return Reach(storage.name, storage.proxies, secret)
+
+
+def uid_of_token(observed: StudyObserved, keys: Keys) -> str:
+    """Return the uid that the token of a study bears; empty for a token as release 0.1.0 made them.
+
+    That is what a study has while a proxy is there that knows no other, or pods of a Job that it
+    was given to: they are not replaced for another one.
+    """
+    storage = observed.storage
+    assert storage is not None
+    bare = _secret_name(observed, keys, uid="")
+    given = any(job.mounts(bare) for job in observed.jobs if not (job.finished or job.deleting))
+    return observed.subject.uid if storage.uid_tokens and not given else ""
+
+
+def _secret_name(observed: StudyObserved, keys: Keys, *, uid: str) -> str:
+    storage = observed.storage
+    assert storage is not None
+    subject = observed.subject
+    where = access.StorageNames(subject.namespace, storage.name)
+    return access.access_secret_name(keys, subject.name, uid, where, storage.token_key)
 
 
 def plan_startup(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> Startup:
@@ -82,9 +102,8 @@ def _secret(observed: StudyObserved, keys: Keys, now: datetime.datetime) -> tupl
     if name is None or storage is None or name in observed.created:
         return ()
     where = access.StorageNames(observed.subject.namespace, storage.name)
-    return (
-        access.build_access_secret(observed.subject.owner, keys, where, storage.token_key, now),
-    )
+    owner, uid = observed.subject.owner, uid_of_token(observed, keys)
+    return (access.build_access_secret(owner, keys, uid, where, storage.token_key, now),)
 
 
 def _storage_trouble(observed: StudyObserved) -> Trouble | None:

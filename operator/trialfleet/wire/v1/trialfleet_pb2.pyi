@@ -152,7 +152,7 @@ class Goal(_message.Message):
     def __init__(self, objective: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
 
 class EnsureStudyRequest(_message.Message):
-    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt", "owner", "warm_start", "search_space")
+    __slots__ = ("name", "directions", "budget", "retries", "enqueue_json", "metric_names", "definition", "adopt", "owner", "warm_start", "search_space", "bare_tokens")
     class SearchSpaceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +171,7 @@ class EnsureStudyRequest(_message.Message):
     OWNER_FIELD_NUMBER: _ClassVar[int]
     WARM_START_FIELD_NUMBER: _ClassVar[int]
     SEARCH_SPACE_FIELD_NUMBER: _ClassVar[int]
+    BARE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     name: str
     directions: _containers.RepeatedScalarFieldContainer[Direction]
     budget: Budget
@@ -182,7 +183,8 @@ class EnsureStudyRequest(_message.Message):
     owner: str
     warm_start: _containers.RepeatedScalarFieldContainer[str]
     search_space: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ..., owner: _Optional[str] = ..., warm_start: _Optional[_Iterable[str]] = ..., search_space: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    bare_tokens: bool
+    def __init__(self, name: _Optional[str] = ..., directions: _Optional[_Iterable[_Union[Direction, str]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., retries: _Optional[int] = ..., enqueue_json: _Optional[_Iterable[str]] = ..., metric_names: _Optional[_Iterable[str]] = ..., definition: _Optional[str] = ..., adopt: _Optional[bool] = ..., owner: _Optional[str] = ..., warm_start: _Optional[_Iterable[str]] = ..., search_space: _Optional[_Mapping[str, str]] = ..., bare_tokens: _Optional[bool] = ...) -> None: ...
 
 class EnsureStudyReply(_message.Message):
     __slots__ = ("study_id", "created", "differs", "trials", "definition")
